@@ -1,0 +1,54 @@
+"""A folder is a registry: `edgediff/prune/laptop.py` is `kind = "laptop"`; other packages plug in
+through the entry-point groups `edgediff.prune`, `edgediff.reuse`, `edgediff.networks`, `edgediff.backends`."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+
+from edgediff.errors import ConfigError, MissingLibrary, unknown
+
+EXTRAS = {
+    "onnx": "onnxruntime", "onnxscript": "onnxruntime", "onnxruntime": "onnxruntime",
+    "coremltools": "coreml", "executorch": "executorch", "torchao": "executorch", "optimum": "optimum",
+}
+
+
+def plugin_names(folder: str) -> list[str]:
+    """Kinds in `edgediff/<folder>/` and in the entry-point group `edgediff.<folder>`."""
+    package = importlib.import_module(f"edgediff.{folder}")
+    own = [info.name for info in pkgutil.iter_modules(package.__path__) if not info.name.startswith("_")]
+    return sorted({*own, *(point.name for point in entry_points(group=f"edgediff.{folder}"))})
+
+
+def load_plugin(folder: str, kind: str) -> ModuleType:
+    """The module of a kind. Raises ConfigError for an unknown kind, MissingLibrary (chained to its
+    cause) when the module needs a library that is not installed."""
+    if kind not in plugin_names(folder):
+        raise ConfigError(unknown(f"{folder} kind", kind, plugin_names(folder)), code=f"unknown_{folder}")
+    for point in entry_points(group=f"edgediff.{folder}"):
+        if point.name == kind:
+            module: ModuleType = point.load()
+            return module
+    return import_or_explain(f"edgediff.{folder}.{kind}", needed_by=kind)
+
+
+def import_or_explain(module: str, *, needed_by: str) -> ModuleType:
+    """`import module`, or MissingLibrary saying which extra brings it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing = (error.name or module).partition(".")[0]
+        extra = EXTRAS.get(missing)
+        command = f'pip install "edgediff[{extra}]"' if extra else f"pip install {missing}"
+        raise MissingLibrary(f"{needed_by} needs the library '{missing}': {command}") from error
+
+
+def data_folder(name: str) -> Path:
+    """`targets/` or `recipes/`: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).parent
+    inside = package / name
+    return inside if inside.is_dir() else package.parent / name

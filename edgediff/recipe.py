@@ -1,0 +1,120 @@
+"""A recipe: how to compress, independent of the device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from edgediff.config import Model, read_toml
+from edgediff.errors import ConfigError, unknown
+from edgediff.plugins import data_folder
+
+Weights = Literal["auto", "fp32", "fp16", "int8"]
+
+
+class SamplerTable(Model):
+    """`kind` is a name of `edgediff.sampler.SAMPLERS`; `steps` the sampler's steps."""
+
+    kind: str = "ddim"
+    steps: int = Field(default=50, ge=1, le=1000)
+
+
+class GuidanceTable(Model):
+    """Classifier-free guidance: `scale` 1.0 or less turns it off; it acts on calls whose relative
+    position in the trajectory (0 first, 1 last) lies in `interval`."""
+
+    scale: float = Field(default=7.5, ge=0.0, le=100.0)
+    interval: tuple[float, float] = (0.0, 1.0)
+
+    @field_validator("interval")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0.0 <= value[0] < value[1] <= 1.0:
+            raise ValueError("the interval needs 0 <= start < end <= 1")
+        return value
+
+
+class CalibrationTable(Model):
+    """Prompts that the methods measure on: `file` (one prompt a line, UTF-8), else the model's own."""
+
+    prompts: int = Field(default=8, ge=1)
+    file: str | None = None
+    seed: int = Field(default=0, ge=0)
+
+
+class PrecisionTable(Model):
+    """`auto` leaves the choice to the target."""
+
+    weights: Weights = "auto"
+
+
+class ParityTable(Model):
+    """Floors in dB below which a bundle fails: per graph in fp32, fp16 and int8, and the final image."""
+
+    fp32_db: float = 60.0
+    fp16_db: float = 40.0
+    int8_db: float = 20.0
+    image_db: float = 35.0
+
+
+class StageTable(Model):
+    """One `[[prune]]` or `[[reuse]]` table; every key but `kind` belongs to that method's `Spec`."""
+
+    model_config = {"extra": "allow", "frozen": True}
+    kind: str
+
+    def options(self) -> dict[str, Any]:
+        return dict(self.__pydantic_extra__ or {})
+
+
+class Recipe(Model):
+    """One recipe file; see `recipes/balanced.toml`."""
+
+    name: str = Field(min_length=1)
+    description: str = ""
+    sampler: SamplerTable = SamplerTable()
+    guidance: GuidanceTable = GuidanceTable()
+    calibration: CalibrationTable = CalibrationTable()
+    prune: tuple[StageTable, ...] = ()
+    reuse: tuple[StageTable, ...] = ()
+    precision: PrecisionTable = PrecisionTable()
+    parity: ParityTable = ParityTable()
+    max_graphs: int = Field(default=3, ge=1)
+
+    @model_validator(mode="after")
+    def _one_reuse(self) -> Recipe:
+        if len(self.reuse) > 1:
+            raise ValueError("a recipe has at most one [[reuse]] table: a call has one row")
+        return self
+
+
+def load_recipe(recipe: str | Path | Recipe) -> Recipe:
+    """A recipe by name (`balanced`), by file, or as it is. Raises ConfigError."""
+    if isinstance(recipe, Recipe):
+        return recipe
+    return read_toml(find_config("recipe", recipe), Recipe)
+
+
+def list_recipes() -> list[str]:
+    """Names of the recipes in the package."""
+    return config_names("recipe")
+
+
+def find_config(kind: str, name: str | Path) -> Path:
+    """The TOML file of a recipe or target given by name or by path. Raises ConfigError for neither."""
+    path = Path(name)
+    if path.suffix == ".toml" or path.is_file():
+        if not path.is_file():
+            raise ConfigError("there is no such file", where=str(path), code="missing")
+        return path
+    packaged = data_folder(f"{kind}s") / f"{name}.toml"
+    if not packaged.is_file():
+        raise ConfigError(unknown(kind, str(name), config_names(kind)), code=f"unknown_{kind}")
+    return packaged
+
+
+def config_names(kind: str) -> list[str]:
+    """Names of all recipes or targets in the package."""
+    return sorted(path.stem for path in data_folder(f"{kind}s").glob("*.toml"))
