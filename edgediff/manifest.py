@@ -1,0 +1,254 @@
+"""`manifest.json`: the bundle as a program that a phone interprets.
+
+Graphs are typed functions; the program is tokenize -> encode -> rows -> decode. Each row is one network
+call: which graph runs (or none: the last output is held), at which timestep, with which guidance, which
+carries go in and out, and the coefficients of the latent's update. A new method needs no new app.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from edgediff.config import Model
+from edgediff.errors import BundleError, did_you_mean
+from edgediff.steps import StepRow, StepTable
+
+SCHEMA_MAJOR = 1
+BATCH = "batch"
+Kind = Literal["text-to-image", "class-to-image", "unconditional-image", "unconditional-audio"]
+DType = Literal["float32", "float16", "int64", "int32"]
+
+
+class TensorSpec(Model):
+    """One input or output. `batch` in a shape is 1, or 2 when guidance is batched (order: empty prompt, prompt)."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int | Literal["batch"], ...]
+
+    def sized(self, batch: int) -> tuple[int, ...]:
+        return tuple(batch if size == BATCH else size for size in self.shape)
+
+
+class Artifact(Model):
+    """Where a graph is on one backend: file, function or method inside it, precision, further files it needs."""
+
+    file: str
+    function: str | None = None
+    precision: Literal["fp32", "fp16", "int8"]
+    data: tuple[str, ...] = ()
+
+    @field_validator("file")
+    @classmethod
+    def _inside(cls, value: str) -> str:
+        return safe_path(value)
+
+
+class Graph(Model):
+    """A typed function. `carries_in` and `carries_out` map carry names to its input and output names."""
+
+    component: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    carries_in: dict[str, str] = {}
+    carries_out: dict[str, str] = {}
+    parameters: int = 0
+    macs: int = 0
+    artifacts: dict[str, Artifact] = {}
+
+
+class Tokenize(Model):
+    """Folder of the tokenizer (`vocab.json`, `merges.txt`), and how many ids a prompt becomes."""
+
+    folder: str
+    length: int = Field(ge=2)
+
+
+class Encode(Model):
+    """Runs once per text: ids `[1, length]` in, embedding `[1, length, width]` out."""
+
+    graph: str
+    input: str
+    output: str
+
+
+class Decode(Model):
+    """latent * scale + shift -> graph -> samples in [-1, 1]."""
+
+    graph: str
+    input: str
+    output: str
+    scale: float
+    shift: float = 0.0
+
+
+class ProgramRow(StepRow):
+    """One network call. `graph` None holds the last output. `guidance` None runs the prompt alone."""
+
+    graph: str | None
+    guidance: float | None = None
+
+
+class Program(Model):
+    """`latent` is the shape without batch. `mode`: both prompts in one batch, or one call after the other
+    with carries of their own."""
+
+    tokenize: Tokenize | None = None
+    encode: Encode | None = None
+    decode: Decode
+    latent: tuple[int, ...]
+    init_scale: float
+    sampler: str
+    steps: int
+    mode: Literal["batched", "sequential"]
+    rows: tuple[ProgramRow, ...] = Field(min_length=1)
+
+    def table(self) -> StepTable:
+        """The rows as a step table."""
+        rows = tuple(
+            StepRow(timestep=r.timestep, input_scale=r.input_scale, update=r.update) for r in self.rows
+        )
+        return StepTable(sampler=self.sampler, steps=self.steps, init_scale=self.init_scale, rows=rows)
+
+
+class RngSpec(Model):
+    """How noise is drawn from a seed: one stream, the initial latent first, then each row's noise in order."""
+
+    kind: Literal["torch-cpu", "philox"] = "torch-cpu"
+
+
+class FileEntry(Model):
+    """A file of the bundle: relative path, size, SHA-256 (hex)."""
+
+    path: str
+    bytes: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+    @field_validator("path")
+    @classmethod
+    def _inside(cls, value: str) -> str:
+        return safe_path(value)
+
+
+class Source(Model):
+    """Where the weights come from."""
+
+    model: str
+    revision: str | None = None
+    weights: str
+    licence: str = "unknown"
+
+
+class Manifest(Model):
+    """The whole program of a bundle. `parity` and `profile` are what `verify` and `profile` measured."""
+
+    schema_version: str = "1.0"
+    kind: Kind
+    name: str
+    carries: dict[str, TensorSpec] = {}
+    graphs: dict[str, Graph]
+    program: Program
+    rng: RngSpec = RngSpec()
+    files: tuple[FileEntry, ...]
+    source: Source
+    tools: dict[str, str] = {}
+    plan: str = "plan.json"
+    parity: dict[str, Any] | None = None
+    profile: dict[str, Any] | None = None
+
+    def check(self, *, where: str = "manifest.json") -> None:
+        """States what must hold inside a manifest. Raises BundleError, its code naming the rule:
+        `version`, `graph`, `tensor`, `carry`, `carry_before_write`, `history`, `file`."""
+        check_version(self.schema_version, where)
+        listed = {entry.path for entry in self.files}
+        if len(listed) != len(self.files):
+            raise BundleError("a file is listed twice", where=where, code="file")
+        if self.plan not in listed:
+            raise BundleError(f"the plan '{self.plan}' is not among the files", where=where, code="file")
+        for name, graph in self.graphs.items():
+            self._check_graph(name, graph, listed, where)
+        program = self.program
+        for stage in (program.encode, program.decode):
+            if stage is not None:
+                graph = self._graph(stage.graph, where)
+                _need(stage.graph, graph.inputs, stage.input, where)
+                _need(stage.graph, graph.outputs, stage.output, where)
+        self._check_rows(where)
+        try:
+            program.table().check()
+        except ValueError as error:
+            raise BundleError(str(error), where=where, code="history") from error
+
+    def _graph(self, name: str, where: str) -> Graph:
+        if name not in self.graphs:
+            message = f"the program runs graph '{name}', which does not exist{did_you_mean(name, self.graphs)}"
+            raise BundleError(message, where=where, code="graph")
+        return self.graphs[name]
+
+    def _check_graph(self, name: str, graph: Graph, listed: set[str], where: str) -> None:
+        for backend, artifact in graph.artifacts.items():
+            for file in (artifact.file, *artifact.data):
+                if file not in listed and not any(path.startswith(f"{file}/") for path in listed):
+                    message = f"graph '{name}' on {backend} needs '{file}', which is not among the files"
+                    raise BundleError(message, where=where, code="file")
+        sides = ((graph.carries_in, graph.inputs), (graph.carries_out, graph.outputs))
+        for carries, tensors in sides:
+            for carry, tensor in carries.items():
+                if carry not in self.carries:
+                    raise BundleError(f"graph '{name}' uses unknown carry '{carry}'", where=where, code="carry")
+                spec = _need(name, tensors, tensor, where)
+                if (spec.dtype, spec.shape) != (self.carries[carry].dtype, self.carries[carry].shape):
+                    message = f"carry '{carry}' and tensor '{tensor}' of graph '{name}' differ in type or shape"
+                    raise BundleError(message, where=where, code="carry")
+
+    def _check_rows(self, where: str) -> None:
+        written: dict[str, bool] = {}
+        ran = guided_last = False
+        for index, row in enumerate(self.program.rows):
+            if row.graph is None:
+                if not ran:
+                    message = f"row {index} holds the output before any graph has run"
+                    raise BundleError(message, where=where, code="carry_before_write")
+                continue
+            guided_last, ran = row.guidance is not None, True
+            graph = self._graph(row.graph, where)
+            for carry in graph.carries_in:
+                if carry not in written:
+                    message = f"row {index} ('{row.graph}') reads carry '{carry}' before any row writes it"
+                    raise BundleError(message, where=where, code="carry_before_write")
+                if guided_last and not written[carry]:
+                    message = f"row {index} is guided but carry '{carry}' was written without guidance"
+                    raise BundleError(message, where=where, code="carry")
+            written.update(dict.fromkeys(graph.carries_out, guided_last))
+
+
+def check_version(version: str, where: str) -> None:
+    """Raises BundleError for a major version that this reader does not know."""
+    match = re.fullmatch(r"(\d+)\.(\d+)", version)
+    if not match or int(match[1]) != SCHEMA_MAJOR:
+        message = f"schema_version '{version}' cannot be read: this edgediff reads {SCHEMA_MAJOR}.x; update edgediff"
+        raise BundleError(message, where=where, code="version")
+
+
+def safe_path(path: str) -> str:
+    """A relative path that stays inside the bundle, in POSIX form. Raises ValueError for any other."""
+    parts = PurePosixPath(path).parts
+    if not path or "\\" in path or "\0" in path or re.match(r"^[A-Za-z]:", path):
+        raise ValueError("a path in a bundle is relative, with forward slashes")
+    if path.startswith("/"):
+        raise ValueError("a path in a bundle is never absolute")
+    if ".." in parts or "." in path.split("/") or "" in path.split("/"):
+        raise ValueError("a path in a bundle never leaves it")
+    return path
+
+
+def _need(graph: str, tensors: tuple[TensorSpec, ...], name: str, where: str) -> TensorSpec:
+    found = next((tensor for tensor in tensors if tensor.name == name), None)
+    if found is None:
+        message = f"graph '{graph}' has no tensor '{name}'{did_you_mean(name, [t.name for t in tensors])}"
+        raise BundleError(message, where=where, code="tensor")
+    return found

@@ -1,0 +1,180 @@
+"""A plan: everything decided, nothing left to decide. No later stage reads the recipe.
+
+`plan.json` is deterministic: the same model, recipe and target give the same bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from edgediff.config import Model
+from edgediff.errors import PlanError
+from edgediff.recipe import ParityTable
+from edgediff.schedule import HOLD, Row, Schedule, carry_name, wire_schedule
+from edgediff.units import UnitGraph
+
+Precision = Literal["fp32", "fp16", "int8"]
+
+
+class ModelRef(Model):
+    """The model a plan was made for. `weights` is the SHA-256 over all its weights."""
+
+    id: str
+    revision: str | None = None
+    kind: str
+    denoiser: str
+    weights: str
+    licence: str = "unknown"
+
+
+class SamplerPlan(Model):
+    """`steps` as the user counts them; `calls` of the network (more for Heun and the like)."""
+
+    kind: str
+    steps: int = Field(ge=1)
+    calls: int = Field(ge=1)
+
+
+class Cut(Model):
+    """A unit removed for good, by which method, and what its removal costs by that method's score."""
+
+    unit: str
+    by: str
+    score: float
+
+
+class GraphPlan(Model):
+    """One graph of the denoiser: the row it computes, carries read and written, cost of one sample."""
+
+    row: str
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    macs: int
+    parameters: int
+
+
+class GuidancePlan(Model):
+    """Guidance scale of each network call (None: the prompt alone), and how the two prompts run."""
+
+    mode: Literal["batched", "sequential"]
+    calls: tuple[float | None, ...]
+
+
+class BackendPlan(Model):
+    """Precision and file format on one backend."""
+
+    precision: Precision
+    format: str = "onnx"
+    threads: int | None = None
+
+
+class EqualCompute(Model):
+    """The honest baseline: the untouched model with the same sampler and so few steps that it costs
+    as much. `macs` of its whole image."""
+
+    sampler: str
+    steps: int = Field(ge=1)
+    macs: int
+
+
+class Cost(Model):
+    """Predicted cost of one image: denoiser MACs over all calls and both prompts."""
+
+    macs: int
+    reference_macs: int
+    equal_compute: EqualCompute
+
+
+class Plan(Model):
+    """The one decision record. `recipe` and `target` are SHA-256 of their canonical JSON."""
+
+    schema_version: Literal["1.0"] = "1.0"
+    model: ModelRef
+    recipe_name: str
+    recipe: str
+    target_name: str
+    target: str
+    sampler: SamplerPlan
+    guidance: GuidancePlan
+    cuts: tuple[Cut, ...] = ()
+    schedule: Schedule
+    graphs: dict[str, GraphPlan]
+    backends: dict[str, BackendPlan]
+    parity: ParityTable = ParityTable()
+    cost: Cost
+
+    def check(self, graph: UnitGraph) -> None:
+        """States what must hold between this plan and the untouched network's unit graph.
+
+        Raises PlanError: call counts that disagree, unknown or protected units, a carry read before it
+        is written, a graph that does not match its row.
+        """
+        calls = self.sampler.calls
+        for what, count in (("schedule", len(self.schedule.calls)), ("guidance", len(self.guidance.calls))):
+            if count != calls:
+                raise PlanError(
+                    f"the {what} has {count} calls, but sampler '{self.sampler.kind}' with {self.sampler.steps} "
+                    f"steps makes {calls}; plan again for this step count",
+                    code="step_count",
+                )
+        wirings = wire_schedule(self.schedule, graph.with_cuts(cut.unit for cut in self.cuts))
+        if set(wirings) != set(self.graphs):
+            raise PlanError(f"graphs {sorted(self.graphs)} do not match the rows in use {sorted(wirings)}")
+        for name, wiring in wirings.items():
+            if (self.graphs[name].reads, self.graphs[name].writes) != (wiring.reads, wiring.writes):
+                raise PlanError(f"graph '{name}' does not read and write what its row needs")
+
+    def __str__(self) -> str:
+        """A table of the decisions that fits 80 columns and that a reviewer can diff."""
+        cost, equal = self.cost, self.cost.equal_compute
+        lines = [
+            f"plan       {self.recipe_name} for {self.target_name}",
+            f"model      {self.model.id} ({self.model.denoiser}, weights {self.model.weights[:12]})",
+            f"sampler    {self.sampler.kind}, {self.sampler.steps} steps, {self.sampler.calls} network calls",
+            f"guidance   {_guidance_text(self.guidance)}",
+            f"schedule   {wrap_letters(str(self.schedule))}",
+            f"cost       {cost.macs / 1e9:.2f} GMACs per image, {cost.macs / cost.reference_macs:.0%} of the "
+            f"untouched {cost.reference_macs / 1e9:.2f}",
+            f"baseline   {equal.sampler} with {equal.steps} steps costs {equal.macs / 1e9:.2f} GMACs",
+            "",
+            f"{'graph':<12}{'calls':>6}{'GMACs':>9}{'M params':>10}  reads -> writes",
+        ]
+        for name, graph in self.graphs.items():
+            count = sum(call == name for call in self.schedule.calls)
+            wires = f"{_short(graph.reads)} -> {_short(graph.writes)}"
+            lines.append(f"{name:<12}{count:>6}{graph.macs / 1e9:>9.3f}{graph.parameters / 1e6:>10.2f}  {wires}")
+        if held := sum(call == HOLD for call in self.schedule.calls):
+            lines.append(f"{'(hold)':<12}{held:>6}{0:>9.3f}")
+        lines += ["", f"{'backend':<14}{'precision':<11}format"]
+        lines += [f"{name:<14}{b.precision:<11}{b.format}" for name, b in self.backends.items()]
+        if self.cuts:
+            lines += ["", f"{'cut unit':<52}{'by':<10}score"]
+            lines += [f"{cut.unit:<52}{cut.by:<10}{cut.score:.3g}" for cut in self.cuts]
+        return "\n".join(lines)
+
+
+def row_of(plan: Plan, graph: str) -> Row:
+    """The row that a graph computes."""
+    return plan.schedule.rows[plan.graphs[graph].row]
+
+
+def wrap_letters(letters: str, width: int = 66) -> str:
+    """A schedule's letters over several lines, indented under the plan's second column."""
+    return ("\n" + " " * 11).join(letters[i:i + width] for i in range(0, len(letters), width))
+
+
+def _short(carries: tuple[str, ...]) -> str:
+    if not carries:
+        return "-"
+    names = [carry_name(carry) for carry in carries]
+    return names[0] if len(names) == 1 else f"{len(names)} tensors"
+
+
+def _guidance_text(guidance: GuidancePlan) -> str:
+    scales = [scale for scale in guidance.calls if scale is not None]
+    if not scales:
+        return "none"
+    shown = f"{min(scales):g}" if min(scales) == max(scales) else f"{min(scales):g} to {max(scales):g}"
+    return f"{shown} on {len(scales)} of {len(guidance.calls)} calls, {guidance.mode}"
