@@ -26,6 +26,8 @@ class Unit:
     when the unit is cut (identity, or the resnet's 1x1 shortcut) or when only its change is added
     (action `delta`). `shape` is the output for one sample, without the batch dimension; `macs` are
     multiply-accumulates for one sample, convolutions and matrix products (attention included).
+    `attention_macs` is the part of `macs` in the two products of scaled dot-product attention, which some
+    published counts leave out.
     `stream_parameters` and `stream_macs` are what is left of a cut unit (a resnet's shortcut), else 0.
     `block` and `layer` name the coarser levels it belongs to.
     """
@@ -39,6 +41,7 @@ class Unit:
     layer: str = ""
     parameters: int = 0
     macs: int = 0
+    attention_macs: int = 0
     stream_parameters: int = 0
     stream_macs: int = 0
     shape: tuple[int, ...] = ()
