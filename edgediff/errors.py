@@ -94,10 +94,14 @@ class EvaluationError(EdgeDiffError):
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     """The end of an error about an unknown word: the nearest one, then all that are allowed."""
     names = sorted(allowed)
-    near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    if not names:
+        return ""
+    near = difflib.get_close_matches(word, names, n=5, cutoff=0.6)
     hint = f"; did you mean '{near[0]}'?" if near else ""
-    shown = ", ".join(names) if len(names) <= 24 else f"{', '.join(names[:20])} and {len(names) - 20} more"
-    return f"{hint} (allowed: {shown})" if names else hint
+    if len(names) <= 24:
+        return f"{hint} (allowed: {', '.join(names)})"
+    shown = near or names[:5]
+    return f"{hint} ({len(names)} are known, among them {', '.join(shown)})"
 
 
 def unknown(kind: str, word: str, allowed: Iterable[str]) -> str:

@@ -115,7 +115,22 @@ class UnitGraph:
                     "samplers, the first and last convolution and the time embedding stay",
                     code="protected_unit",
                 )
-        return replace(self, cuts=self.cuts | cuts)
+        graph = replace(self, cuts=self.cuts | cuts)
+        graph._check_shapes()
+        return graph
+
+    def _check_shapes(self) -> None:
+        for name in self.live().run:
+            unit = self.by_name[name]
+            if name not in self.cuts or unit.cutting != "identity" or unit.stream[0] not in self.by_name:
+                continue
+            if unit.shape != self.by_name[unit.stream[0]].shape:
+                parent = name.rpartition(".")[0]
+                raise PlanError(
+                    f"cutting '{name}' alone leaves shape {self.by_name[unit.stream[0]].shape} where {unit.shape} "
+                    f"is needed; cut '{parent}' as a whole",
+                    code="shape",
+                )
 
     def live(self, actions: Mapping[str, Action] | None = None) -> Live:
         """Walks back from the output; the producers of a held unit are not visited.

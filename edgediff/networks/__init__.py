@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+# Counted with the plain form of attention, whose two batched products no linear layer uses.
+ATTENTION_OPS = ("bmm", "baddbmm")
+
+
 @dataclass(frozen=True)
 class Sizes:
     """Input sizes that costs are counted for: latent height and width, text tokens."""
@@ -141,10 +145,11 @@ def _count_costs(family: ModuleType, model: nn.Module, graph: UnitGraph, sizes: 
 
 def _counted(function: Callable[..., Tensor], *arguments: Any) -> tuple[Tensor, int, int]:
     """The function's value, its MACs, and those of its scaled dot-product attention."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    with FlopCounterMode(display=False) as counter:
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         value = function(*arguments)
     flops = counter.get_flop_counts().get("Global", {})
-    attention = sum(count for op, count in flops.items() if "scaled_dot_product" in str(op))
+    attention = sum(count for op, count in flops.items() if str(op).rpartition(".")[2] in ATTENTION_OPS)
     return value, sum(flops.values()) // 2, attention // 2

@@ -1,0 +1,260 @@
+"""The only code that changes a network: a copy is cut, and split into graphs that share its weights.
+
+Reuse is wiring: a cached feature is an explicit output of one graph and an explicit input of another.
+No `forward` is replaced and no state hides in a module.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from edgediff.config import dump_json
+from edgediff.errors import ModelError, PlanError
+from edgediff.manifest import BATCH, TensorSpec
+from edgediff.networks import evaluate, family_of
+from edgediff.plan import Plan
+from edgediff.schedule import Wiring, carry_name, wire_schedule
+from edgediff.units import UnitGraph
+
+if TYPE_CHECKING:
+    from edgediff.pipeline import Pipeline
+
+CACHE_IN, CACHE_OUT = "cache_in_", "cache_out_"
+
+
+class DenoiserGraph(nn.Module):
+    """One graph of the denoiser. Inputs: the network's own by name, then the carries read; outputs: the
+    noise prediction `[batch, channels, height, width]`, then the carries written."""
+
+    def __init__(self, network: nn.Module, graph: UnitGraph, wiring: Wiring) -> None:
+        super().__init__()
+        self.network = network
+        self.graph = graph
+        self.wiring = wiring
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        return (*self.graph.inputs, *(CACHE_IN + carry_name(c) for c in self.wiring.reads))
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return ("noise_pred", *(CACHE_OUT + carry_name(c) for c in self.wiring.writes))
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        count = len(self.graph.inputs)
+        inputs = dict(zip(self.graph.inputs, tensors[:count], strict=True))
+        carries = dict(zip(self.wiring.reads, tensors[count:], strict=True))
+        value, written = evaluate(self.network, self.graph, self.wiring.live, inputs, carries, self.wiring.writes)
+        return (value, *(written[carry] for carry in self.wiring.writes))
+
+
+class TextEncoderGraph(nn.Module):
+    """Token ids `[1, tokens]` -> embeddings `[1, tokens, width]`."""
+
+    input_names, output_names = ("input_ids",), ("last_hidden_state",)
+
+    def __init__(self, text_encoder: nn.Module) -> None:
+        super().__init__()
+        self.text_encoder = text_encoder
+
+    def forward(self, input_ids: Tensor) -> tuple[Tensor]:
+        return (self.text_encoder(input_ids).last_hidden_state,)
+
+
+class DecoderGraph(nn.Module):
+    """Scaled latent `[1, channels, height, width]` -> image `[1, 3, height, width]` in [-1, 1]."""
+
+    input_names, output_names = ("z",), ("image",)
+
+    def __init__(self, vae: nn.Module) -> None:
+        super().__init__()
+        self.vae: Any = vae
+
+    def forward(self, z: Tensor) -> tuple[Tensor]:
+        result: Tensor = self.vae.decode(z, return_dict=False)[0]
+        return (result,)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One graph ready to be lowered: its module, one example of each input (batch 1), typed inputs and
+    outputs (a symbolic batch where the graph has one), the carries it wires, and its cost."""
+
+    name: str
+    component: str
+    module: nn.Module
+    example: tuple[Tensor, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    carries_in: dict[str, str]
+    carries_out: dict[str, str]
+    macs: int = 0
+    parameters: int = 0
+
+
+@dataclass(frozen=True)
+class Variants:
+    """All graphs of a plan. The denoiser's share `network`, the cut copy."""
+
+    plan: Plan
+    network: nn.Module
+    graph: UnitGraph
+    graphs: dict[str, Variant]
+
+    def denoisers(self) -> dict[str, Variant]:
+        return {name: self.graphs[name] for name in self.plan.graphs}
+
+
+def build_variants(pipeline: Pipeline, plan: Plan) -> Variants:
+    """Cuts a copy of the denoiser and makes every graph of the plan. Raises PlanError when the plan
+    belongs to other weights or contradicts itself."""
+    if plan.model.weights != pipeline.weights:
+        raise PlanError(
+            f"was made for weights {plan.model.weights[:12]}, but '{pipeline.id}' has {pipeline.weights[:12]}; "
+            "plan again for this model",
+            where="plan.json", code="other_model",
+        )
+    plan.check(pipeline.graph)
+    network, graph = cut_network(pipeline.denoiser, pipeline.graph, [cut.unit for cut in plan.cuts])
+    wirings = wire_schedule(plan.schedule, graph)
+    graphs = {
+        name: _denoiser_variant(pipeline, network, graph, name, wirings[spec.row])
+        for name, spec in plan.graphs.items()
+    }
+    ids = torch.zeros(1, pipeline.tokens, dtype=torch.int64)
+    graphs["text_encoder"] = _plain_variant("text_encoder", TextEncoderGraph(pipeline.text_encoder), ids)
+    latent = torch.zeros(1, *pipeline.latent)
+    graphs["vae_decoder"] = _plain_variant("vae_decoder", DecoderGraph(pipeline.vae), latent)
+    return Variants(plan, network, graph, graphs)
+
+
+def cut_network(model: nn.Module, graph: UnitGraph, units: Iterable[str]) -> tuple[nn.Module, UnitGraph]:
+    """A copy without the cut units, and its graph. The copy shares the tensors of `model`; modules that
+    nothing reads any more are gone, not masked, so its parameters are exactly those of the cut graph.
+
+    Raises PlanError for unknown or protected units and for cuts that leave a wrong shape.
+    """
+    cut = graph.with_cuts(units)
+    shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    network: nn.Module = copy.deepcopy(model, memo=dict(shared))
+    family = family_of(model)
+    live = set(cut.live().run)
+    kept = {p for name in live for p in _kept_parameters(family, network, cut, name)}
+    _drop_modules(network, kept)
+    expected = cut.parameters()
+    found = sum(p.numel() for p in network.parameters())
+    if found != expected:
+        raise PlanError(f"cutting left {found} parameters where the unit graph counts {expected}")
+    return network, cut
+
+
+def save_network(network: nn.Module, graph: UnitGraph, folder: Path) -> None:
+    """Config, cuts and safetensors: all that `load_network` needs, nothing pickled."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    config: Any = network.config
+    plain = {key: value for key, value in config.items() if not key.startswith("_") or key == "_class_name"}
+    plain["_class_name"] = type(network).__name__
+    (folder / "config.json").write_text(dump_json(plain), encoding="utf-8")
+    (folder / "cuts.json").write_text(dump_json({"cuts": sorted(graph.cuts)}), encoding="utf-8")
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / "model.safetensors")
+
+
+def load_network(folder: Path, graph: UnitGraph | None = None) -> tuple[nn.Module, UnitGraph]:
+    """Reads what `save_network` wrote. Raises ModelError for a missing part or tensors that do not fit."""
+    import diffusers
+    from safetensors.torch import load_file
+
+    from edgediff.networks import Sizes, unit_graph
+
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        cuts = json.loads((folder / "cuts.json").read_text(encoding="utf-8"))["cuts"]
+        weights = load_file(folder / "model.safetensors")
+    except (OSError, json.JSONDecodeError, KeyError) as error:
+        raise ModelError(f"is not a saved network: {error}", where=str(folder)) from error
+    with torch.device("meta"):
+        whole = getattr(diffusers, config["_class_name"]).from_config(config)
+    size = config["sample_size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    graph = graph or unit_graph(whole, Sizes(height, width))
+    network, cut = cut_network(whole, graph, cuts)
+    try:
+        network.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
+        raise ModelError(f"weights do not fit the config and cuts: {error}", where=str(folder)) from error
+    return network.eval().requires_grad_(False), cut
+
+
+def _kept_parameters(family: Any, network: nn.Module, cut: UnitGraph, name: str) -> list[nn.Parameter]:
+    unit = cut.by_name[name]
+    parameters = family.stream_parameters if name in cut.cuts else family.unit_parameters
+    return list(parameters(network, unit))
+
+
+def _drop_modules(network: nn.Module, kept: set[nn.Parameter]) -> None:
+    """Removes every module none of whose parameters is kept (and that has any)."""
+    for parent in list(network.modules()):
+        for child_name, child in list(parent.named_children()):
+            parameters = list(child.parameters())
+            if parameters and not any(p in kept for p in parameters):
+                _remove_child(parent, child_name)
+
+
+def _remove_child(parent: nn.Module, name: str) -> None:
+    """`None` in place of the module, also inside a ModuleList, so that its neighbours keep their names."""
+    parent._modules[name] = None
+
+
+def _denoiser_variant(
+    pipeline: Pipeline, network: nn.Module, graph: UnitGraph, name: str, wiring: Wiring
+) -> Variant:
+    module = DenoiserGraph(network, graph, wiring).eval()
+    family = family_of(network)
+    own = list(family.example_inputs(network, pipeline.sizes, batch=1).values())
+    shapes = [graph.by_name[carry.rstrip("+")].shape for carry in (*wiring.reads, *wiring.writes)]
+    reads, writes = shapes[: len(wiring.reads)], shapes[len(wiring.reads):]
+    generator = torch.Generator().manual_seed(2)
+    example = (*own, *(torch.randn(1, *shape, generator=generator) for shape in reads))
+    inputs = [_spec(n, t, batch=n != "timestep") for n, t in zip(module.input_names, example, strict=True)]
+    outputs = [
+        TensorSpec(name=n, dtype="float32", shape=(BATCH, *shape))
+        for n, shape in zip(module.output_names, [graph.by_name[graph.output].shape, *writes], strict=True)
+    ]
+    return Variant(
+        name, pipeline.denoiser_name, module, example, tuple(inputs), tuple(outputs),
+        {carry_name(c): CACHE_IN + carry_name(c) for c in wiring.reads},
+        {carry_name(c): CACHE_OUT + carry_name(c) for c in wiring.writes},
+        graph.macs(wiring.live), graph.parameters(wiring.live),
+    )
+
+
+def _plain_variant(name: str, module: Any, example: Tensor) -> Variant:
+    with torch.no_grad():
+        outputs = module.eval()(example)
+    return Variant(
+        name, name, module, (example,),
+        tuple(_spec(n, t, batch=False) for n, t in zip(module.input_names, (example,), strict=True)),
+        tuple(_spec(n, t, batch=False) for n, t in zip(module.output_names, outputs, strict=True)),
+        {}, {}, parameters=_decoder_parameters(module),
+    )
+
+
+def _decoder_parameters(module: nn.Module) -> int:
+    """Parameters that the graph reads: a VAE's encoder is not part of its decoder."""
+    return sum(p.numel() for n, p in module.named_parameters() if not n.startswith(("vae.encoder", "vae.quant_conv")))
+
+
+def _spec(name: str, tensor: Tensor, *, batch: bool) -> TensorSpec:
+    dtype = {torch.float32: "float32", torch.int64: "int64", torch.float16: "float16"}[tensor.dtype]
+    shape = (BATCH, *tensor.shape[1:]) if batch else tuple(tensor.shape)
+    return TensorSpec(name=name, dtype=dtype, shape=shape)  # type: ignore[arg-type]
