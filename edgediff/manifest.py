@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from edgediff.config import Model
-from edgediff.errors import BundleError, did_you_mean
+from edgediff.errors import BundleError, SamplerError, did_you_mean
 from edgediff.steps import StepRow, StepTable
 
 SCHEMA_MAJOR = 1
@@ -180,8 +180,8 @@ class Manifest(Model):
         self._check_rows(where)
         try:
             program.table().check()
-        except ValueError as error:
-            raise BundleError(str(error), where=where, code="history") from error
+        except SamplerError as error:
+            raise BundleError(error.message, where=where, code="history") from error
 
     def _graph(self, name: str, where: str) -> Graph:
         if name not in self.graphs:

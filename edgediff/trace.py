@@ -1,0 +1,184 @@
+"""What the untouched network sees on the calibration prompts, and the batched reference sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgediff.config import read_text
+from edgediff.errors import ConfigError
+from edgediff.pipeline import GLYPH
+from edgediff.recipe import CalibrationTable, Recipe
+from edgediff.rng import Rng
+from edgediff.sampler import extract_step_table, make_scheduler
+from edgediff.steps import StepRow, StepTable, run_steps
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgediff.pipeline import Pipeline
+
+Progress = Callable[[str, int, int], None]
+Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+# For models that bring no captions of their own; what a phone user might type.
+PROMPTS = (
+    "a red apple on a wooden table", "portrait of an old fisherman", "a city street at night in the rain",
+    "a watercolor of a fox in the snow", "an astronaut riding a horse", "a bowl of ramen, food photography",
+    "a small house by a lake in autumn", "a robot reading a book in a library",
+)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Network inputs along the trajectories of `n` prompts.
+
+    `inputs` `[n, calls, *latent]` are the scaled latents, `timesteps` `[calls]`, `embeddings`
+    `[n, tokens, width]` those of the prompts, `finals` `[n, *latent]` the last latents.
+    """
+
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    inputs: Tensor
+    timesteps: Tensor
+    embeddings: Tensor
+    finals: Tensor
+
+
+def step_table(pipeline: Pipeline, kind: str, steps: int) -> StepTable:
+    """The step table of a sampler with this pipeline's noise schedule. Raises SamplerError."""
+    return extract_step_table(make_scheduler(kind, pipeline.scheduler), steps)
+
+
+def guidance_calls(scale: float, interval: tuple[float, float], calls: int) -> tuple[float | None, ...]:
+    """The guidance scale of each network call; None where the prompt runs alone.
+
+    The interval is Kynkaanniemi et al. 2024 (arXiv 2404.07724), here over the position of a call in the
+    trajectory, 0 for the first and 1 for the last.
+    """
+    if scale <= 1.0:
+        return (None,) * calls
+    places = [index / max(calls - 1, 1) for index in range(calls)]
+    return tuple(scale if interval[0] <= place <= interval[1] else None for place in places)
+
+
+def calibration_prompts(pipeline: Pipeline, table: CalibrationTable) -> tuple[str, ...]:
+    """The recipe's prompts file, else captions of the embedded model, else eight general prompts.
+
+    Raises ConfigError for a file that is missing, not UTF-8, or has fewer prompts than asked for.
+    """
+    if table.file is not None:
+        from pathlib import Path
+
+        return _read_prompts(Path(table.file), table.prompts)
+    if pipeline.id == "glyph":
+        from edgediff.embedded.captions import primary_captions
+
+        names = sorted(primary_captions())
+        chosen = np.random.default_rng(table.seed + 1).choice(len(names), size=table.prompts, replace=False)
+        return tuple(names[index] for index in chosen)
+    return tuple(PROMPTS[index % len(PROMPTS)] for index in range(table.prompts))
+
+
+def record_trace(pipeline: Pipeline, recipe: Recipe, progress: Progress | None = None) -> Trace:
+    """Samples the calibration prompts with the untouched network and keeps what it was given."""
+    prompts = calibration_prompts(pipeline, recipe.calibration)
+    seeds = tuple(recipe.calibration.seed + index for index in range(len(prompts)))
+    table = step_table(pipeline, recipe.sampler.kind, recipe.sampler.steps)
+    guidance = guidance_calls(recipe.guidance.scale, recipe.guidance.interval, len(table.rows))
+    seen: list[Tensor] = []
+
+    def keep(sample: Tensor) -> None:
+        seen.append(sample.clone())
+
+    finals = sample_latents(
+        pipeline, table, guidance, prompts, seeds, batch=len(prompts), on_input=keep, progress=progress
+    )
+    timesteps = torch.tensor([row.timestep for row in table.rows])
+    return Trace(prompts, seeds, torch.stack(seen, dim=1), timesteps, pipeline.encode(list(prompts)), finals)
+
+
+def sample_latents(
+    pipeline: Pipeline,
+    table: StepTable,
+    guidance: Sequence[float | None],
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    batch: int = 8,
+    denoiser: Denoiser | None = None,
+    on_input: Callable[[Tensor], None] | None = None,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Final latents `[n, *latent]` of the untouched network (or `denoiser`), `batch` prompts at a time.
+
+    Each picture draws its noise from a stream of its own seed, so it is the picture a bundle makes.
+    """
+    results: list[Tensor] = []
+    for start in range(0, len(prompts), batch):
+        part = slice(start, start + batch)
+        results.append(
+            _sample_batch(
+                pipeline, table, guidance, list(prompts[part]), list(seeds[part]), denoiser, on_input, progress,
+                (start, len(prompts)),
+            )
+        )
+    return torch.cat(results)
+
+
+def _sample_batch(
+    pipeline: Pipeline, table: StepTable, guidance: Sequence[float | None], prompts: list[str], seeds: list[int],
+    denoiser: Denoiser | None, on_input: Callable[[Tensor], None] | None, progress: Progress | None,
+    place: tuple[int, int],
+) -> Tensor:
+    streams = [Rng(seed) for seed in seeds]
+    network = denoiser or _denoiser(pipeline)
+    embeddings = pipeline.encode(prompts)
+    both = torch.cat([pipeline.encode([""]).expand_as(embeddings), embeddings])
+
+    def draw() -> Tensor:
+        return torch.stack([torch.from_numpy(stream.normal(pipeline.latent)) for stream in streams])
+
+    def predict(index: int, row: StepRow, sample: Tensor) -> Tensor:
+        if on_input is not None:
+            on_input(sample)
+        time, scale = torch.full((1,), row.timestep), guidance[index]
+        if scale is None:
+            return network(sample, time, embeddings)
+        empty, text = network(torch.cat([sample, sample]), time, both).chunk(2)
+        return empty + scale * (text - empty)
+
+    with torch.inference_mode():
+        latent: Any = draw() * table.init_scale
+        for step in run_steps(table, latent, predict, draw):
+            latent = step.latent
+            if progress is not None:
+                progress(f"sampling {place[0] + len(prompts)}/{place[1]} prompts", step.index + 1, step.total)
+    return torch.as_tensor(latent).clone()
+
+
+def _denoiser(pipeline: Pipeline) -> Denoiser:
+    network: Any = pipeline.denoiser
+
+    def call(sample: Tensor, time: Tensor, text: Tensor) -> Tensor:
+        result: Tensor = network(sample, time.expand(len(sample)), text, return_dict=False)[0]
+        return result
+
+    return call
+
+
+def _read_prompts(path: Path, count: int) -> tuple[str, ...]:
+    prompts = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    if not prompts:
+        raise ConfigError("has no prompts; write one a line", where=str(path), code="prompts")
+    if len(prompts) < count:
+        raise ConfigError(
+            f"has {len(prompts)} prompts, and the recipe asks for {count}; add prompts or lower calibration.prompts",
+            where=str(path), code="prompts",
+        )
+    return tuple(prompts[:count])
