@@ -60,7 +60,7 @@ def parse_json(text: str, model: type[M], *, where: str) -> M:
     """Parses JSON text into `model`; duplicate keys, NaN and infinity are errors too."""
     try:
         data = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"is not JSON: {error}", where=where, code="syntax") from error
     except EdgeDiffError as error:
         raise ConfigError(error.message, where=where, code="syntax") from error
@@ -74,7 +74,8 @@ def parse(data: Any, model: type[M], *, where: str) -> M:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])
-        code = "unknown_key" if first["type"] == "extra_forbidden" else "value"
+        own = getattr(first.get("ctx", {}).get("error"), "code", "value")  # a validator's error may bring its code
+        code = "unknown_key" if first["type"] == "extra_forbidden" else own
         raise ConfigError(_sentence(first, key, model), where=where, code=code) from None
 
 
@@ -159,3 +160,12 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((found for part in get_args(annotation) if (found := _model_in(part))), None)
+
+
+def cache_folder() -> Path:
+    """Where results that cost time are kept between runs: `$EDGEDIFF_CACHE`, else `edgediff` below
+    `$XDG_CACHE_HOME` or `~/.cache`. Everything in it may be deleted."""
+    if own := os.environ.get("EDGEDIFF_CACHE"):
+        return Path(own)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "edgediff"

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from edgediff.config import read_text
 from edgediff.errors import ConfigError
-from edgediff.pipeline import GLYPH
 from edgediff.recipe import CalibrationTable, Recipe
 from edgediff.rng import Rng
 from edgediff.sampler import extract_step_table, make_scheduler
@@ -77,9 +76,9 @@ def calibration_prompts(pipeline: Pipeline, table: CalibrationTable) -> tuple[st
 
         return _read_prompts(Path(table.file), table.prompts)
     if pipeline.id == "glyph":
-        from edgediff.embedded.captions import primary_captions
+        from edgediff.embedded.glyphs import load_glyphs
 
-        names = sorted(primary_captions())
+        names = sorted(glyph.primary for glyph in load_glyphs())
         chosen = np.random.default_rng(table.seed + 1).choice(len(names), size=table.prompts, replace=False)
         return tuple(names[index] for index in chosen)
     return tuple(PROMPTS[index % len(PROMPTS)] for index in range(table.prompts))

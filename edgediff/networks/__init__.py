@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-# Counted with the plain form of attention, whose two batched products no linear layer uses.
-ATTENTION_OPS = ("bmm", "baddbmm")
-
-
 @dataclass(frozen=True)
 class Sizes:
     """Input sizes that costs are counted for: latent height and width, text tokens."""
@@ -144,12 +140,23 @@ def _count_costs(family: ModuleType, model: nn.Module, graph: UnitGraph, sizes: 
 
 
 def _counted(function: Callable[..., Tensor], *arguments: Any) -> tuple[Tensor, int, int]:
-    """The function's value, its MACs, and those of its scaled dot-product attention."""
+    """The function's value, its MACs, and those of the two products of its attention."""
+    import torch.nn.functional as F
     from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.overrides import TorchFunctionMode
     from torch.utils.flop_counter import FlopCounterMode
 
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        value = function(*arguments)
-    flops = counter.get_flop_counts().get("Global", {})
-    attention = sum(count for op, count in flops.items() if str(op).rpartition(".")[2] in ATTENTION_OPS)
-    return value, sum(flops.values()) // 2, attention // 2
+    attention = 0
+
+    class WatchAttention(TorchFunctionMode):
+        def __torch_function__(self, called: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal attention
+            if called is F.scaled_dot_product_attention:
+                query, key, value = args[:3]
+                rows = query.numel() // query.shape[-1]
+                attention += rows * key.shape[-2] * (query.shape[-1] + value.shape[-1])
+            return called(*args, **(kwargs or {}))
+
+    with WatchAttention(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        result = function(*arguments)
+    return result, counter.get_total_flops() // 2, attention

@@ -1,0 +1,157 @@
+"""The stages in their order: load -> record -> score -> plan -> build -> lower -> write.
+
+Scores are kept in the cache folder under a hash of everything they depend on, so that building again for
+another target measures nothing twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgediff.config import cache_folder, dump_json, write_text_atomic
+from edgediff.plan import Plan
+from edgediff.recipe import Recipe, load_recipe
+from edgediff.target import Target, load_target
+
+if TYPE_CHECKING:
+    from edgediff.bundle import Bundle
+    from edgediff.pipeline import Pipeline
+    from edgediff.scores import Scores
+
+Progress = Callable[[str, int, int], None]
+STAGES = 6
+
+
+def build(
+    model: str | Path | Pipeline,
+    *,
+    recipe: str | Path | Recipe = "balanced",
+    target: str | Path | Target = "host",
+    out: str | Path,
+    backends: Sequence[str] | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Bundle:
+    """One recipe and one target in, one bundle out, at the folder `out`.
+
+    Recipe, target and `out` are checked before the model is loaded. Nothing is left at `out` unless the
+    whole bundle was written. Raises an EdgeDiffError of the stage that fails.
+    """
+    from edgediff.bundle import BundleWriter
+    from edgediff.pipeline import load_pipeline
+
+    chosen, device = load_recipe(recipe), load_target(target)
+    check_methods(chosen)
+    with BundleWriter(Path(out), overwrite=overwrite) as writer:
+        told = _Stages(progress)
+        told("loading the model")
+        pipeline = load_pipeline(model)
+        plan = plan_pipeline(pipeline, chosen, device, backends=backends, progress=told.inner)
+        return _write(pipeline, plan, device, writer, told)
+
+
+def plan_build(
+    model: str | Path | Pipeline,
+    *,
+    recipe: str | Path | Recipe = "balanced",
+    target: str | Path | Target = "host",
+    backends: Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> Plan:
+    """What `build` would do (`--dry-run`): the plan, nothing written but the cached scores."""
+    from edgediff.pipeline import load_pipeline
+
+    chosen, device = load_recipe(recipe), load_target(target)
+    check_methods(chosen)
+    return plan_pipeline(load_pipeline(model), chosen, device, backends=backends, progress=progress)
+
+
+def plan_pipeline(
+    pipeline: Pipeline, recipe: Recipe, target: Target, *, backends: Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> Plan:
+    """Scores the loaded pipeline as the recipe asks, and plans for the target."""
+    from edgediff.planner import make_plan
+    from edgediff.trace import step_table
+
+    calls = len(step_table(pipeline, recipe.sampler.kind, recipe.sampler.steps).rows)
+    scores = _scores(pipeline, recipe, progress)
+    return make_plan(
+        pipeline, scores, recipe, target, calls=calls, backends=tuple(backends) if backends else None
+    )
+
+
+def check_methods(recipe: Recipe) -> None:
+    """Raises ConfigError for a method of the recipe that does not exist or is configured wrongly."""
+    from edgediff.scores import read_spec
+
+    for folder, stages in (("prune", recipe.prune), ("reuse", recipe.reuse)):
+        for stage in stages:
+            read_spec(folder, stage)
+
+
+@dataclass
+class _Stages:
+    """Counts the stages of a build for whoever watches."""
+
+    watch: Progress | None
+    done: int = field(default=0)
+    text: str = field(default="")
+
+    def __call__(self, text: str) -> None:
+        self.text = text
+        if self.watch is not None:
+            self.watch(text, self.done, STAGES)
+        self.done += 1
+
+    def inner(self, text: str, done: int, total: int) -> None:
+        if self.watch is not None:
+            self.watch(f"{text} ({done}/{total})", self.done, STAGES)
+
+
+def _scores(pipeline: Pipeline, recipe: Recipe, progress: Progress | None) -> Scores:
+    from edgediff.scores import Scores, score_trace
+    from edgediff.trace import calibration_prompts, record_trace
+
+    if not recipe.prune:
+        return Scores(pipeline.graph)
+    basis = {
+        "weights": pipeline.weights, "prompts": calibration_prompts(pipeline, recipe.calibration),
+        "recipe": recipe.model_dump(mode="json", include={"sampler", "guidance", "calibration", "prune"}),
+        "tools": {name: importlib.metadata.version(name) for name in ("torch", "diffusers")},
+    }
+    path = cache_folder() / "scores" / f"{hashlib.sha256(dump_json(basis).encode()).hexdigest()}.json"
+    if path.is_file():
+        return Scores(pipeline.graph, tuple(json.loads(path.read_text(encoding="utf-8"))))
+    trace = record_trace(pipeline, recipe, progress)
+    scores = score_trace(pipeline, trace, recipe, progress)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text_atomic(path, json.dumps(list(scores.by_stage)))
+    return scores
+
+
+def _write(pipeline: Pipeline, plan: Plan, target: Target, writer: Any, told: _Stages) -> Bundle:
+    from edgediff.program import make_manifest, write_parts
+    from edgediff.plugins import load_plugin
+    from edgediff.variants import build_variants
+    from edgediff.verify import eager_recordings, write_golden
+
+    told("cutting and splitting the network")
+    variants = build_variants(pipeline, plan)
+    lowered = []
+    for name in plan.backends:
+        told(f"lowering to {name}")
+        lowered.append(load_plugin("backends", name).lower(variants, target, writer.folder))
+    told("recording golden inputs and outputs")
+    write_parts(pipeline, plan, writer.folder)
+    manifest = make_manifest(pipeline, plan, variants, lowered, name=writer.out.stem)
+    write_golden(writer.folder / "golden", eager_recordings(pipeline, variants, manifest))
+    told("writing the bundle")
+    bundle: Bundle = writer.commit(manifest)
+    return bundle
