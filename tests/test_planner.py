@@ -1,0 +1,112 @@
+"""DeepCache's schedule, and the plan as a decision record."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgediff.errors import ConfigError, MethodError, PlanError
+from edgediff.flow import plan_pipeline
+from edgediff.plan import Plan
+from edgediff.recipe import Recipe, load_recipe
+from edgediff.reuse import deepcache
+from edgediff.schedule import wire_schedule
+from edgediff.target import load_target
+from edgediff.variants import build_variants
+from tests.tiny import tiny_pipeline
+
+HOST = load_target("host")
+
+
+def make_recipe(**changes) -> Recipe:
+    base = {
+        "name": "t", "sampler": {"kind": "ddim", "steps": 10}, "guidance": {"scale": 3.0},
+        "reuse": [{"kind": "deepcache", "interval": 2, "branch": 0}],
+    }
+    return Recipe.model_validate({**base, **changes})
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    return tiny_pipeline(tmp_path_factory.mktemp("tiny"))
+
+
+def test_branch_0_runs_the_first_convolution_and_the_last_layer_only(pipeline):
+    graph = pipeline.graph
+    schedule = deepcache.propose(deepcache.Spec(interval=3), graph, 7)
+    assert str(schedule) == "FssFssF"
+    shallow = wire_schedule(schedule, graph)["shallow"]
+    blocks = {graph.by_name[name].layer or name for name in shallow.live.run}
+    last = [unit for unit in graph.units if unit.block.startswith("up_blocks")][-1].layer
+    assert blocks == {"conv_in", "time_embedding", last, "conv_out"}
+    assert len(shallow.reads) == 1
+
+
+def test_deeper_branches_cost_more_and_a_branch_too_deep_is_an_error(pipeline):
+    graph = pipeline.graph
+    costs = []
+    for branch in range(4):
+        schedule = deepcache.propose(deepcache.Spec(interval=2, branch=branch), graph, 4)
+        costs.append(graph.macs(wire_schedule(schedule, graph)["shallow"].live))
+    assert costs == sorted(costs) and len(set(costs)) == 4
+    with pytest.raises(MethodError, match=r"branch = 99 is deeper than the network: it has branches 0 to \d"):
+        deepcache.propose(deepcache.Spec(branch=99), graph, 4)
+    assert str(deepcache.propose(deepcache.Spec(interval=1), graph, 4)) == "FFFF"
+
+
+def test_a_plan_is_deterministic_and_reads_back(pipeline):
+    first = plan_pipeline(pipeline, make_recipe(), HOST)
+    second = plan_pipeline(pipeline, make_recipe(), HOST)
+    assert first.to_json() == second.to_json()
+    assert Plan.model_validate_json(first.to_json()) == first
+    assert all(len(line) <= 80 for line in str(first).splitlines())
+    assert "FsFsFsFsFs" in str(first)
+
+
+def test_the_equal_compute_baseline_is_never_cheaper_than_the_plan(pipeline):
+    for interval in (1, 2, 3, 5):
+        recipe = make_recipe(reuse=[{"kind": "deepcache", "interval": interval}])
+        cost = plan_pipeline(pipeline, recipe, HOST).cost
+        assert cost.equal_compute.macs >= cost.macs
+        assert 1 <= cost.equal_compute.steps <= 10
+    assert cost.macs < cost.reference_macs
+
+
+def test_guidance_interval_is_priced_and_written_down(pipeline):
+    recipe = make_recipe(guidance={"scale": 3.0, "interval": [0.0, 0.5]}, reuse=[])
+    plan = plan_pipeline(pipeline, recipe, HOST)
+    assert plan.guidance.calls == (3.0,) * 5 + (None,) * 5
+    assert plan.cost.macs == pipeline.graph.macs() * 15
+
+
+def test_samplers_with_more_calls_than_steps(pipeline):
+    plan = plan_pipeline(pipeline, make_recipe(sampler={"kind": "heun", "steps": 5}), HOST)
+    assert plan.sampler.calls == 9 == len(plan.schedule.calls)
+
+
+def test_cuts_from_a_recipe_reach_the_plan(pipeline, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEDIFF_CACHE", str(tmp_path))
+    stages = [{"kind": "laptop", "budget": {"parameters": 0.9}, "timesteps": 1}]
+    recipe = make_recipe(prune=stages, calibration={"prompts": 1})
+    plan = plan_pipeline(pipeline, recipe, HOST)
+    assert plan.cuts and plan.graphs["full"].parameters <= 0.9 * pipeline.graph.parameters()
+    assert len(list((tmp_path / "scores").glob("*.json"))) == 1
+    assert plan_pipeline(pipeline, recipe, HOST) == plan, "cached scores give the same plan"
+
+
+def test_plans_that_cannot_be(pipeline):
+    with pytest.raises(PlanError, match=r"needs 2 graphs, and max_graphs = 1"):
+        plan_pipeline(pipeline, make_recipe(max_graphs=1), HOST)
+    with pytest.raises(ConfigError, match=r"unknown backend 'onnx'; did you mean"):
+        plan_pipeline(pipeline, make_recipe(), HOST, backends=["onnx"])
+    plan = plan_pipeline(pipeline, make_recipe(), HOST)
+    shorter = plan.model_copy(update={"sampler": plan.sampler.model_copy(update={"calls": 9})})
+    with pytest.raises(PlanError, match=r"has 10 calls, but sampler 'ddim' with 10 steps makes 9"):
+        build_variants(pipeline, shorter)
+    other = plan.model_copy(update={"model": plan.model.model_copy(update={"weights": "0" * 64})})
+    with pytest.raises(PlanError, match="plan again for this model"):
+        build_variants(pipeline, other)
+
+
+@pytest.mark.parametrize("name", ["none", "balanced", "deepcache"])
+def test_recipes_of_the_package_read(name):
+    assert load_recipe(name).name == name
