@@ -64,7 +64,7 @@ def golden() -> dict:
                 streams.append({"kind": kind, "seed": str(seed), "draws": draws})
     return {
         "about": "Each stream starts from its seed (decimal text: seeds have 64 bits) and makes its draws in "
-        "order. sha256 is of the values as little-endian float32, C order; values are exact float32. Definition: "
+        "order. sha256 is of the values as little-endian float32, C order; values are exact. Defined in "
         "edgediff/rng.py. Written by EDGEDIFF_WRITE_GOLDEN=1 pytest tests/test_rng.py",
         "mt19937_words": {
             "seed": "5489",
