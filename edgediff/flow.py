@@ -137,8 +137,8 @@ def _scores(pipeline: Pipeline, recipe: Recipe, progress: Progress | None) -> Sc
 
 
 def _write(pipeline: Pipeline, plan: Plan, target: Target, writer: Any, told: _Stages) -> Bundle:
-    from edgediff.program import make_manifest, write_parts
     from edgediff.plugins import load_plugin
+    from edgediff.program import make_manifest, write_parts
     from edgediff.variants import build_variants
     from edgediff.verify import eager_recordings, write_golden
 

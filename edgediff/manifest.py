@@ -15,11 +15,12 @@ from pydantic import Field, field_validator
 
 from edgediff.config import Model
 from edgediff.errors import BundleError, SamplerError, did_you_mean
+from edgediff.plan import Kind, Mode, Precision
 from edgediff.steps import StepRow, StepTable
 
 SCHEMA_MAJOR = 1
-BATCH = "batch"
-Kind = Literal["text-to-image", "class-to-image", "unconditional-image", "unconditional-audio"]
+BATCH: Literal["batch"] = "batch"
+Size = int | Literal["batch"]
 DType = Literal["float32", "float16", "int64", "int32"]
 
 
@@ -28,10 +29,10 @@ class TensorSpec(Model):
 
     name: str
     dtype: DType
-    shape: tuple[int | Literal["batch"], ...]
+    shape: tuple[Size, ...]
 
     def sized(self, batch: int) -> tuple[int, ...]:
-        return tuple(batch if size == BATCH else size for size in self.shape)
+        return tuple(size if isinstance(size, int) else batch for size in self.shape)
 
 
 class Artifact(Model):
@@ -39,13 +40,18 @@ class Artifact(Model):
 
     file: str
     function: str | None = None
-    precision: Literal["fp32", "fp16", "int8"]
+    precision: Precision
     data: tuple[str, ...] = ()
 
     @field_validator("file")
     @classmethod
     def _inside(cls, value: str) -> str:
         return safe_path(value)
+
+    @field_validator("data")
+    @classmethod
+    def _all_inside(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(safe_path(path) for path in value)
 
 
 class Graph(Model):
@@ -66,6 +72,11 @@ class Tokenize(Model):
 
     folder: str
     length: int = Field(ge=2)
+
+    @field_validator("folder")
+    @classmethod
+    def _inside(cls, value: str) -> str:
+        return safe_path(value)
 
 
 class Encode(Model):
@@ -89,7 +100,7 @@ class Decode(Model):
 class ProgramRow(StepRow):
     """One network call. `graph` None holds the last output. `guidance` None runs the prompt alone."""
 
-    graph: str | None
+    graph: str | None = None
     guidance: float | None = None
 
 
@@ -104,7 +115,7 @@ class Program(Model):
     init_scale: float
     sampler: str
     steps: int
-    mode: Literal["batched", "sequential"]
+    mode: Mode
     rows: tuple[ProgramRow, ...] = Field(min_length=1)
 
     def table(self) -> StepTable:
@@ -118,7 +129,7 @@ class Program(Model):
 class RngSpec(Model):
     """How noise is drawn from a seed: one stream, the initial latent first, then each row's noise in order."""
 
-    kind: Literal["torch-cpu", "philox"] = "torch-cpu"
+    kind: Literal["mt19937", "philox"] = "mt19937"
 
 
 class FileEntry(Model):
@@ -169,10 +180,15 @@ class Manifest(Model):
             raise BundleError("a file is listed twice", where=where, code="file")
         if self.plan not in listed:
             raise BundleError(f"the plan '{self.plan}' is not among the files", where=where, code="file")
+        stage = self.program.tokenize
+        if stage is not None and not any(path.startswith(f"{stage.folder}/") for path in listed):
+            message = f"the tokenizer's folder '{stage.folder}' has no file among the files"
+            raise BundleError(message, where=where, code="file")
         for name, graph in self.graphs.items():
             self._check_graph(name, graph, listed, where)
         program = self.program
-        for stage in (program.encode, program.decode):
+        stages: tuple[Encode | Decode | None, ...] = (program.encode, program.decode)
+        for stage in stages:
             if stage is not None:
                 graph = self._graph(stage.graph, where)
                 _need(stage.graph, graph.inputs, stage.input, where)
@@ -234,15 +250,23 @@ def check_version(version: str, where: str) -> None:
         raise BundleError(message, where=where, code="version")
 
 
+class PathError(ValueError):
+    """A path that a bundle must not name; the reader reports it under this code."""
+
+    code = "path"
+
+
 def safe_path(path: str) -> str:
-    """A relative path that stays inside the bundle, in POSIX form. Raises ValueError for any other."""
+    """A relative path that stays inside the bundle, in POSIX form. Raises PathError for any other."""
     parts = PurePosixPath(path).parts
-    if not path or "\\" in path or "\0" in path or re.match(r"^[A-Za-z]:", path):
-        raise ValueError("a path in a bundle is relative, with forward slashes")
+    if not path or "\\" in path or re.match(r"^[A-Za-z]:", path):
+        raise PathError("a path in a bundle is relative, with forward slashes")
+    if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", path):
+        raise PathError("a path in a bundle has no control characters and no half of a surrogate pair")
     if path.startswith("/"):
-        raise ValueError("a path in a bundle is never absolute")
+        raise PathError("a path in a bundle is never absolute")
     if ".." in parts or "." in path.split("/") or "" in path.split("/"):
-        raise ValueError("a path in a bundle never leaves it")
+        raise PathError("a path in a bundle never leaves it")
     return path
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgediff.errors import ModelError, did_you_mean
 from edgediff.networks import Sizes, family_of, unit_graph
+from edgediff.plan import Kind
 from edgediff.units import UnitGraph
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Pipeline:
     """
 
     id: str
-    kind: str
+    kind: Kind
     denoiser: nn.Module
     vae: nn.Module
     text_encoder: nn.Module
@@ -92,8 +93,9 @@ class Pipeline:
         """Images `[n, 3, height, width]` in about [-1, 1]."""
         import torch
 
+        vae: Any = self.vae
         with torch.no_grad():
-            result: Tensor = self.vae.decode(latents * self.scale + self.shift, return_dict=False)[0]
+            result: Tensor = vae.decode(latents * self.scale + self.shift, return_dict=False)[0]
         return result
 
 

@@ -16,6 +16,8 @@ from edgediff.schedule import HOLD, Row, Schedule, carry_name, wire_schedule
 from edgediff.units import UnitGraph
 
 Precision = Literal["fp32", "fp16", "int8"]
+Kind = Literal["text-to-image", "class-to-image", "unconditional-image", "unconditional-audio"]
+Mode = Literal["batched", "sequential"]
 
 
 class ModelRef(Model):
@@ -23,7 +25,7 @@ class ModelRef(Model):
 
     id: str
     revision: str | None = None
-    kind: str
+    kind: Kind
     denoiser: str
     weights: str
     licence: str = "unknown"
@@ -58,7 +60,7 @@ class GraphPlan(Model):
 class GuidancePlan(Model):
     """Guidance scale of each network call (None: the prompt alone), and how the two prompts run."""
 
-    mode: Literal["batched", "sequential"]
+    mode: Mode
     calls: tuple[float | None, ...]
 
 
@@ -129,14 +131,14 @@ class Plan(Model):
     def __str__(self) -> str:
         """A table of the decisions that fits 80 columns and that a reviewer can diff."""
         cost, equal = self.cost, self.cost.equal_compute
+        share = cost.macs / cost.reference_macs
         lines = [
             f"plan       {self.recipe_name} for {self.target_name}",
             f"model      {self.model.id} ({self.model.denoiser}, weights {self.model.weights[:12]})",
             f"sampler    {self.sampler.kind}, {self.sampler.steps} steps, {self.sampler.calls} network calls",
             f"guidance   {_guidance_text(self.guidance)}",
             f"schedule   {wrap_letters(str(self.schedule))}",
-            f"cost       {cost.macs / 1e9:.2f} GMACs per image, {cost.macs / cost.reference_macs:.0%} of the "
-            f"untouched {cost.reference_macs / 1e9:.2f}",
+            f"cost       {cost.macs / 1e9:.2f} of {cost.reference_macs / 1e9:.2f} GMACs per image ({share:.0%})",
             f"baseline   {equal.sampler} with {equal.steps} steps costs {equal.macs / 1e9:.2f} GMACs",
             "",
             f"{'graph':<12}{'calls':>6}{'GMACs':>9}{'M params':>10}  reads -> writes",

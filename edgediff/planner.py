@@ -12,6 +12,7 @@ from edgediff.plan import (
     EqualCompute,
     GraphPlan,
     GuidancePlan,
+    Mode,
     ModelRef,
     Plan,
     SamplerPlan,
@@ -101,7 +102,7 @@ def _backend_plans(
     return plans
 
 
-def _guidance_mode(target: Target, backends: tuple[str, ...] | None) -> str:
+def _guidance_mode(target: Target, backends: tuple[str, ...] | None) -> Mode:
     """One program serves all backends of a bundle, so one sequential backend makes all sequential."""
     modes = {target.backend(name).guidance for name in _chosen(target, backends)}
     return "sequential" if "sequential" in modes else "batched"

@@ -64,7 +64,8 @@ def describe_units(model: nn.Module) -> tuple[tuple[Unit, ...], tuple[str, ...],
 
 def run_unit(model: nn.Module, unit: Unit, reads: Sequence[Tensor]) -> Tensor:
     """The unit's output `[batch, *unit.shape]` from the values of `unit.reads`."""
-    return _RUN[unit.kind](model, unit, *reads)
+    result: Tensor = _RUN[unit.kind](model, unit, *reads)
+    return result
 
 
 def pass_unit(model: nn.Module, unit: Unit, streams: Sequence[Tensor]) -> Tensor:
@@ -74,7 +75,7 @@ def pass_unit(model: nn.Module, unit: Unit, streams: Sequence[Tensor]) -> Tensor
     value = streams[0] if len(streams) == 1 else torch.cat(list(streams), dim=1)
     if unit.cutting != "shortcut":
         return value
-    shortcut = model.get_submodule(unit.name).conv_shortcut
+    shortcut: Any = model.get_submodule(unit.name).conv_shortcut
     result: Tensor = shortcut(value)
     return result
 
