@@ -1,0 +1,215 @@
+"""The command line: one subcommand per verb. Only the parser and the errors are here; `cli_commands` does the work.
+
+Exit status: 0 done, 1 a check failed, 2 bad input, 130 interrupted. Nothing heavy is imported before a command
+needs it, so that `edgediff recipes` and `edgediff --help` answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import TextIOWrapper
+from typing import Any, NoReturn
+
+from edgediff import __version__, cli_commands
+from edgediff.cli_commands import Answer
+from edgediff.cli_text import one_line, print_error
+from edgediff.errors import EdgeDiffError, unknown
+
+DONE, FAILED, BAD_INPUT, BUG, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 70, 130, 141
+EPILOG = """exit status: 0 done, 1 a check failed, 2 bad input, 70 a bug in edgediff, 130 interrupted.
+EDGEDIFF_DEBUG=1 shows the traceback of an error, EDGEDIFF_CACHE is where measured scores are kept."""
+
+Option = tuple[tuple[str, ...], dict[str, Any]]
+
+
+class UsageError(EdgeDiffError):
+    """A command line that does not parse."""
+
+    code = "usage"
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand: what it runs, its help, its arguments."""
+
+    run: Callable[[argparse.Namespace], Answer]
+    help: str
+    options: tuple[Option, ...] = ()
+
+
+def _option(*flags: str, **settings: Any) -> Option:
+    return flags, settings
+
+
+BUNDLE = _option("bundle", metavar="BUNDLE", help="folder of a bundle")
+OVERWRITE = _option("--overwrite", action="store_true", help="replace what is there")
+BACKEND = _option("--backend", metavar="NAME", help="backend to run on (default: the bundle's first)")
+THREADS = _option("--threads", type=int, metavar="N", help="threads of the backend (default: its own choice)")
+SEED = _option("--seed", type=int, default=0, metavar="N", help="default 0, which is a seed like any other")
+
+COMMANDS = {
+    "build": Command(cli_commands.build, "compress a model for a device and write a bundle", (
+        _option("model", metavar="MODEL", help="glyph (embedded), random:sd15 (random weights, for costs), a folder "
+                "in diffusers layout, or a hub id"),
+        _option("--recipe", default="balanced", metavar="R", help="name or .toml file (default balanced)"),
+        _option("--target", default="host", metavar="T", help="name or .toml file (default host)"),
+        _option("--out", metavar="DIR", help="folder of the new bundle"),
+        _option("--backend", action="append", metavar="NAME", help="lower for this backend only; may be repeated "
+                "(default: all that the target names)"),
+        _option("--dry-run", action="store_true", help="print the plan and write no bundle"),
+        OVERWRITE,
+    )),
+    "verify": Command(cli_commands.verify, "compare every graph and a whole picture with PyTorch", (
+        BUNDLE, _option("--backend", metavar="NAME", help="check this backend only"),
+    )),
+    "run": Command(cli_commands.run, "make a picture", (
+        BUNDLE,
+        _option("prompt", metavar="PROMPT", help="what to draw"),
+        _option("out", metavar="OUT.png", help="PNG file, replaced if it is there"),
+        SEED,
+        _option("--negative", default="", metavar="TEXT", help="negative prompt"),
+        BACKEND, THREADS,
+    )),
+    "profile": Command(cli_commands.profile, "measure load, every graph and whole pictures", (
+        BUNDLE,
+        _option("--device", default="host", metavar="NAME", help="where to measure (default host)"),
+        _option("--images", type=int, metavar="N", help="pictures to time"),
+        BACKEND, THREADS,
+    )),
+    "evaluate": Command(cli_commands.evaluate, "measure quality beside the untouched model", (
+        BUNDLE,
+        _option("--prompts", type=int, default=256, metavar="N", help="how many prompts (default 256)"),
+        SEED,
+        _option("--out", metavar="FILE", help="also write the figures as JSON, for `edgediff report --evaluation`"),
+        BACKEND,
+    )),
+    "report": Command(cli_commands.report, "one HTML page about one or more bundles", (
+        _option("bundles", nargs="+", metavar="BUNDLE", help="folders of bundles"),
+        _option("--out", required=True, metavar="FILE", help="HTML file, replaced if it is there"),
+        _option("--evaluation", action="append", default=[], metavar="FILE",
+                help="JSON of `edgediff evaluate --out`; once per bundle, in their order"),
+    )),
+    "inspect": Command(cli_commands.inspect, "what a bundle holds", (BUNDLE,)),
+    "compare": Command(cli_commands.compare, "is bundle B faster than bundle A here?", (
+        _option("a", metavar="A", help="folder of a bundle"),
+        _option("b", metavar="B", help="folder of a bundle"),
+    )),
+    "export-layout": Command(cli_commands.export_layout, "write the bundle as another tool expects it", (
+        BUNDLE,
+        _option("layout", metavar="LAYOUT", help="name of the layout; a wrong one lists them"),
+        _option("out", metavar="DIR", help="new folder"),
+    )),
+    "pack": Command(cli_commands.pack, "write a bundle as one zip file", (
+        BUNDLE, _option("file", metavar="FILE", help="zip file to write"), OVERWRITE,
+    )),
+    "unpack": Command(cli_commands.unpack, "check a packed bundle and unpack it", (
+        _option("file", metavar="FILE", help="zip file of `edgediff pack`"),
+        _option("out", metavar="DIR", help="new folder"),
+        OVERWRITE,
+    )),
+    "devices": Command(cli_commands.devices, "the targets that come with edgediff"),
+    "recipes": Command(cli_commands.recipes, "the recipes that come with edgediff"),
+    "methods": Command(cli_commands.methods, "the pruning and reuse methods, with their settings"),
+    "doctor": Command(cli_commands.doctor, "what works on this machine, and what would mend the rest"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line; returns the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    as_json = "--json" in words
+    _prepare_output(as_json)
+    try:
+        args = make_parser().parse_args(words)
+        answer = COMMANDS[args.command].run(args)
+        _print_answer(answer, as_json)
+        return answer.code
+    except KeyboardInterrupt:
+        print("edgediff: interrupted, nothing was left half-written", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except (EdgeDiffError, OSError, MemoryError) as error:
+        _print_failure(_explained(error), error, as_json)
+        return BAD_INPUT
+    except Exception as error:
+        text = f"{type(error).__name__}: {one_line(str(error))} (a bug: please report what EDGEDIFF_DEBUG=1 shows)"
+        _print_failure(EdgeDiffError(text, code="internal"), error, as_json)
+        return BUG
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all subcommands."""
+    parser = _Parser(
+        prog="edgediff", description="Takes diffusion models to phones: one recipe and one target in, one bundle out.",
+        epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"edgediff {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        sub = commands.add_parser(
+            name, help=command.help, description=f"{command.help[0].upper()}{command.help[1:]}.", allow_abbrev=False,
+        )
+        for flags, settings in command.options:
+            sub.add_argument(*flags, **settings)
+        sub.add_argument("--json", action="store_true", help="JSON on standard output, errors too")
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises where argparse would print its usage and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see `{self.prog} --help`")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            what = "command" if action.dest == "command" else str(action.metavar or action.dest)
+            raise UsageError(unknown(what, str(value), map(str, action.choices)))
+
+
+def _prepare_output(as_json: bool) -> None:
+    """JSON is UTF-8 whatever the locale; text never fails for want of a letter."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(encoding="utf-8" if as_json else None, errors="backslashreplace")
+
+
+def _print_answer(answer: Answer, as_json: bool) -> None:
+    if as_json:
+        from edgediff.config import dump_json
+
+        sys.stdout.write(dump_json(answer.data))
+    else:
+        print(answer.text)
+    sys.stdout.flush()
+
+
+def _print_failure(shown: EdgeDiffError, error: BaseException, as_json: bool) -> None:
+    if os.environ.get("EDGEDIFF_DEBUG", "0") not in ("", "0"):
+        traceback.print_exception(error)
+    if as_json:
+        from edgediff.config import dump_json
+
+        body = {"code": shown.code, "message": shown.message, "where": shown.where}
+        sys.stdout.write(dump_json({"error": body}))
+        sys.stdout.flush()
+    else:
+        print_error(str(shown))
+
+
+def _explained(error: BaseException) -> EdgeDiffError:
+    """What the system refuses, as an error that finishes the sentence."""
+    if isinstance(error, EdgeDiffError):
+        return error
+    if isinstance(error, MemoryError):
+        text = "there is not enough memory; close other programs, or use a smaller model or fewer prompts"
+        return EdgeDiffError(text, code="memory")
+    assert isinstance(error, OSError)
+    return EdgeDiffError(error.strerror or str(error), code="system", where=error.filename and str(error.filename))

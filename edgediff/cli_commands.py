@@ -1,0 +1,332 @@
+"""What each subcommand does: call the public function of the same name and say what came of it."""
+
+from __future__ import annotations
+
+import inspect as python_inspect
+import io
+import os
+import tempfile
+from argparse import Namespace
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgediff.cli_text import format_bytes, format_table, show_progress
+from edgediff.errors import ConfigError, OutputError
+
+if TYPE_CHECKING:
+    from edgediff.bundle import Bundle
+    from edgediff.manifest import Manifest
+
+
+QUALITY_KEYS = ("retrieval_at_1", "frechet", "psnr_db", "ssim")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`data` is what --json prints, `text` what a person reads, `code` the exit status."""
+
+    data: Any
+    text: str
+    code: int = 0
+
+
+def build(args: Namespace) -> Answer:
+    """`flow.build`, or with --dry-run `flow.plan_build`."""
+    from edgediff import flow
+
+    if not args.out and not args.dry_run:
+        raise ConfigError("build needs --out DIR, or --dry-run to see the plan only", code="usage")
+    choices = {"recipe": args.recipe, "target": args.target, "backends": args.backend}
+    with show_progress(quiet=args.json) as progress:
+        if args.dry_run:
+            plan = flow.plan_build(args.model, **choices, progress=progress)
+            return Answer(plan.model_dump(mode="json", by_alias=True, exclude_none=True), str(plan))
+        bundle = flow.build(args.model, **choices, out=args.out, overwrite=args.overwrite, progress=progress)
+    text = f"{bundle.plan}\n\n{_summary(bundle)}\nwrote {args.out}"
+    return Answer({"bundle": args.out, **describe_bundle(bundle.manifest)}, text)
+
+
+def verify(args: Namespace) -> Answer:
+    """`verify.verify_bundle`; the result is kept in the manifest. Exit status 1 when a floor is missed."""
+    from edgediff.bundle import open_bundle, update_manifest
+    from edgediff.verify import verify_bundle
+
+    bundle = open_bundle(args.bundle)
+    with show_progress(quiet=args.json) as progress:
+        found = verify_bundle(bundle, backends=[args.backend] if args.backend else None, progress=progress)
+    update_manifest(bundle, parity=found)
+    return Answer(found, _parity_text(found), 0 if found["ok"] else 1)
+
+
+def run(args: Namespace) -> Answer:
+    """`runtime.generate_steps`, a step at a time, then the PNG, with what made it in its text chunk."""
+    from edgediff.bundle import open_bundle
+    from edgediff.runtime import GenerationStep, generate_steps
+
+    out = Path(args.out)
+    if out.suffix.lower() != ".png":
+        raise OutputError("pictures are written as PNG; give a name that ends in .png", where=args.out)
+    if not out.parent.is_dir():
+        raise OutputError(f"the folder '{out.parent}' does not exist; create it", where=args.out)
+    bundle = open_bundle(args.bundle)
+    steps: list[GenerationStep] = []
+    image: Any = None
+    with show_progress(quiet=args.json) as progress:
+        progress("loading", 0, len(bundle.manifest.program.rows))
+        for item in generate_steps(
+            bundle, args.prompt, negative_prompt=args.negative, seed=args.seed, backend=args.backend,
+            threads=args.threads,
+        ):
+            if isinstance(item, GenerationStep):
+                steps.append(item)
+                what = item.graph or "held"
+                progress(f"{what:<12}{item.seconds_total * 1e3:>7.1f} ms", item.index + 1, item.total)
+            else:
+                image = item
+    made = {"prompt": args.prompt, "negative_prompt": args.negative, "seed": args.seed, "bundle": bundle.manifest.name}
+    _save_png(image, out, made)
+    seconds = sum(step.seconds_total for step in steps)
+    data = {"image": args.out, **made, "steps": len(steps), "seconds": seconds}
+    return Answer(data, f"{args.out}: {image.width} x {image.height}, {len(steps)} steps in {seconds:.2f} s")
+
+
+def profile(args: Namespace) -> Answer:
+    """`profiling.profile_bundle`; the table is kept in the manifest."""
+    from edgediff.bundle import open_bundle, update_manifest
+    from edgediff.profiling import profile_bundle
+
+    bundle = open_bundle(args.bundle)
+    with show_progress(quiet=args.json) as progress:
+        table = profile_bundle(bundle, device=args.device, progress=progress)
+    data = table.model_dump(mode="json", exclude_none=True)
+    update_manifest(bundle, profile=data)
+    return Answer(data, str(table))
+
+
+def evaluate(args: Namespace) -> Answer:
+    """`evaluation.evaluate_bundle`; with --out the figures are written for the report."""
+    from edgediff.bundle import open_bundle
+    from edgediff.config import dump_json, write_text_atomic
+    from edgediff.evaluation import evaluate_bundle
+
+    bundle = open_bundle(args.bundle)
+    with show_progress(quiet=args.json) as progress:
+        found = evaluate_bundle(bundle, prompts=args.prompts, progress=progress)
+    if args.out:
+        write_text_atomic(Path(args.out), dump_json(found))
+    return Answer(found, _quality_text(found))
+
+
+def report(args: Namespace) -> Answer:
+    """`report.render_report`."""
+    from edgediff.bundle import open_bundle
+    from edgediff.report import render_report
+
+    bundles = [open_bundle(folder) for folder in args.bundles]
+    render_report(bundles, Path(args.out))
+    return Answer({"report": args.out, "bundles": args.bundles}, f"wrote {args.out}")
+
+
+def inspect(args: Namespace) -> Answer:
+    """What a bundle holds, without a runtime."""
+    from edgediff.bundle import open_bundle
+
+    bundle = open_bundle(args.bundle)
+    return Answer(describe_bundle(bundle.manifest), f"{bundle}\n\n{_summary(bundle)}")
+
+
+def compare(args: Namespace) -> Answer:
+    """`profiling.compare_bundles`: the time of B over the time of A, in pairs taken one after the other."""
+    from edgediff.bundle import open_bundle
+    from edgediff.profiling import compare_bundles
+
+    with show_progress(quiet=args.json) as progress:
+        found = compare_bundles(open_bundle(args.a), open_bundle(args.b), progress=progress)
+    ratio = found["ratio"]
+    text = (
+        f"{args.b} is {found['verdict']}: {ratio['median']:.3f} of the time of {args.a} "
+        f"(95 % interval {ratio['low']:.3f} to {ratio['high']:.3f}, {found['n']} pairs)"
+    )
+    return Answer(found, text)
+
+
+def export_layout(args: Namespace) -> Answer:
+    """`layouts.export_layout`."""
+    from edgediff.bundle import open_bundle
+    from edgediff.layouts import export_layout as export
+
+    export(open_bundle(args.bundle), args.layout, Path(args.out))
+    return Answer({"layout": args.layout, "out": args.out}, f"wrote {args.out} in the layout '{args.layout}'")
+
+
+def pack(args: Namespace) -> Answer:
+    """`bundle.pack_bundle`."""
+    from edgediff.bundle import open_bundle, pack_bundle
+
+    file = pack_bundle(open_bundle(args.bundle, verify=False), args.file, overwrite=args.overwrite)
+    size = file.stat().st_size
+    return Answer({"file": args.file, "bytes": size}, f"wrote {args.file}, {format_bytes(size)}")
+
+
+def unpack(args: Namespace) -> Answer:
+    """`bundle.unpack_bundle`."""
+    from edgediff.bundle import unpack_bundle
+
+    bundle = unpack_bundle(args.file, args.out, overwrite=args.overwrite)
+    return Answer({"bundle": args.out, **describe_bundle(bundle.manifest)}, f"{bundle}\n\nwrote {args.out}")
+
+
+def devices(args: Namespace) -> Answer:
+    """`target.list_targets`, read."""
+    from edgediff.target import list_targets, load_target
+
+    targets = {name: load_target(name) for name in list_targets()}
+    rows = [(name, t.name, t.soc, f"{t.memory_gb:g}" if t.memory_gb else "", " ".join(t.backends))
+            for name, t in targets.items()]
+    data = {name: t.model_dump(mode="json", exclude_none=True) for name, t in targets.items()}
+    return Answer(data, format_table(("target", "device", "chip", "GB", "backends"), rows))
+
+
+def recipes(args: Namespace) -> Answer:
+    """`recipe.list_recipes`, read."""
+    from edgediff.recipe import list_recipes, load_recipe
+
+    found = {name: load_recipe(name) for name in list_recipes()}
+    rows = [(name, f"{r.sampler.kind} {r.sampler.steps}", r.description) for name, r in found.items()]
+    data = {name: r.model_dump(mode="json", exclude_none=True) for name, r in found.items()}
+    return Answer(data, format_table(("recipe", "sampler", "what it does"), rows))
+
+
+def methods(args: Namespace) -> Answer:
+    """Every `[[prune]]` and `[[reuse]]` kind with the keys of its table."""
+    from edgediff.plugins import load_plugin, plugin_names
+
+    data: dict[str, dict[str, Any]] = {}
+    blocks: list[str] = []
+    for folder in ("prune", "reuse"):
+        data[folder] = {}
+        for kind in plugin_names(folder):
+            module = load_plugin(folder, kind)
+            about = (python_inspect.getdoc(module) or "").split("\n\n")[0].replace("\n", " ")
+            data[folder][kind] = {"about": about, "settings": module.Spec.model_json_schema()}
+            rows = [(f"  {key}", _setting(field)) for key, field in module.Spec.model_fields.items()]
+            blocks.append("\n".join([f"[[{folder}]] kind = \"{kind}\"", format_table(("  " + about,), ()),
+                                     format_table(("  key", "what it takes"), rows)]))
+    return Answer(data, "\n\n".join(blocks))
+
+
+def doctor(args: Namespace) -> Answer:
+    """`doctor.examine`. Exit status 1 when something that every command needs is missing."""
+    from edgediff.doctor import as_data, examine, is_healthy
+
+    with show_progress(quiet=args.json) as progress:
+        checks = examine(progress)
+    rows = [(check.state, check.name, check.detail + (f" -> {check.fix}" if check.fix else "")) for check in checks]
+    healthy = is_healthy(checks)
+    verdict = "everything that is needed is here" if healthy else "something that every command needs is missing"
+    return Answer(as_data(checks), f"{format_table(('', 'what', 'found'), rows)}\n\n{verdict}", 0 if healthy else 1)
+
+
+def describe_bundle(manifest: Manifest) -> dict[str, Any]:
+    """`inspect`'s JSON. `macs_per_image` counts a call twice where it is guided; `parameters` takes the largest
+    graph of each component, since the others share its weights."""
+    from edgediff.runtime import list_backends, used_graphs
+
+    program = manifest.program
+    calls = [(row.graph, 2 if row.guidance is not None else 1) for row in program.rows if row.graph is not None]
+    once = [(program.decode.graph, 1)]
+    if program.encode is not None:
+        once.append((program.encode.graph, max(count for _, count in calls)))
+    components: dict[str, int] = {}
+    for graph in manifest.graphs.values():
+        components[graph.component] = max(components.get(graph.component, 0), graph.parameters)
+    return {
+        "kind": manifest.kind, "name": manifest.name, "sampler": program.sampler, "steps": program.steps,
+        "rows": len(program.rows), "bytes": sum(entry.bytes for entry in manifest.files),
+        "parameters": sum(components.values()),
+        "macs_per_image": sum(manifest.graphs[name].macs * count for name, count in (*calls, *once)),
+        "backends": list_backends(manifest),
+        "graphs": {name: _describe_graph(manifest, name, used_graphs(manifest)) for name in manifest.graphs},
+        "parity_ok": manifest.parity["ok"] if manifest.parity else None,
+        "profile": manifest.profile,
+    }
+
+
+def _describe_graph(manifest: Manifest, name: str, used: tuple[tuple[str, int], ...]) -> dict[str, Any]:
+    graph = manifest.graphs[name]
+    return {
+        "component": graph.component, "rows": sum(row.graph == name for row in manifest.program.rows),
+        "batches": [batch for used_name, batch in used if used_name == name],
+        "macs": graph.macs, "parameters": graph.parameters,
+        "reads": sorted(graph.carries_in), "writes": sorted(graph.carries_out),
+        "backends": {backend: artifact.precision for backend, artifact in sorted(graph.artifacts.items())},
+    }
+
+
+def _summary(bundle: Bundle) -> str:
+    """What `print(bundle)` does not say: the cost of an image, and what was checked and measured."""
+    manifest, facts = bundle.manifest, describe_bundle(bundle.manifest)
+    parity = {None: "not verified yet: edgediff verify", True: "verified", False: "a floor was missed"}
+    end = (manifest.profile or {}).get("end_to_end_ms")
+    profiled = f"p50 {end['p50']:.0f} ms an image" if end else "not measured yet: edgediff profile"
+    return "\n".join([
+        f"image      {facts['macs_per_image'] / 1e9:.2f} GMACs, {facts['parameters'] / 1e6:.2f} M parameters",
+        f"backends   {', '.join(facts['backends'])}",
+        f"parity     {parity[facts['parity_ok']]}",
+        f"profile    {profiled}",
+    ])
+
+
+def _parity_text(found: dict[str, Any]) -> str:
+    """Conversion error of every graph, of the trajectory at its worst step and of the picture, per backend."""
+    rows: list[tuple[str, ...]] = []
+    for backend, result in found["backends"].items():
+        for name, graph in result["graphs"].items():
+            rows.append((backend, f"graph {name}", f"{graph['psnr_db']:.1f}", f"{graph['max_abs']:.2g}"))
+        trajectory = result["trajectory"]
+        rows.append((backend, f"latent, step {trajectory['worst_step']}", f"{trajectory['psnr_db']:.1f}", ""))
+        rows.append((backend, "picture", f"{result['image']['psnr_db']:.1f}", ""))
+    verdict = "every floor holds" if found["ok"] else "a floor was missed"
+    return f"{format_table(('backend', 'against PyTorch', 'PSNR dB', 'largest error'), rows)}\n\n{verdict}"
+
+
+def _quality_text(found: dict[str, Any]) -> str:
+    """The bundle beside the untouched model and beside the untouched model with fewer steps at equal compute."""
+    equal = found["equal_compute"]
+    columns = (found, found["reference"], equal)
+    rows = []
+    for key in QUALITY_KEYS:
+        values = [column.get(key) for column in columns]
+        rows.append((key, *("-" if value is None else f"{value:.4g}" for value in values)))
+    headers = ("", "this bundle", "untouched", f"untouched, {equal['sampler']} {equal['steps']}")
+    return f"{found['prompts']} prompts\n{format_table(headers, rows)}"
+
+
+def _setting(field: Any) -> str:
+    """Type and default of one key of a method's table."""
+    kind = getattr(field.annotation, "__name__", None) or str(field.annotation).replace("typing.", "")
+    if field.is_required():
+        return f"{kind}, needed"
+    return f"{kind}, default {field.get_default(call_default_factory=True)!r}"
+
+
+def _save_png(image: Any, path: Path, made: dict[str, Any]) -> None:
+    """Writes the picture whole or not at all; how it was made stands in its text chunk `edgediff`."""
+    from PIL.PngImagePlugin import PngInfo
+
+    from edgediff.config import dump_json
+
+    info = PngInfo()
+    info.add_itxt("edgediff", dump_json(made))
+    data = io.BytesIO()
+    image.save(data, "PNG", pnginfo=info)
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data.getvalue())
+        os.chmod(partial, 0o644)
+        os.replace(partial, path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise

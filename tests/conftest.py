@@ -1,0 +1,40 @@
+"""No test reaches the network or the user's cache; the last lines say which tests did not run, and how to run them."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+HOW_TO_RUN = {"slow": "make test-slow", "full_size": "make test-full-size", "optimum": "make test-optimum"}
+LEFT_OUT = pytest.StashKey[Counter[str]]()
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
+os.environ.pop("EDGEDIFF_DEBUG", None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEDIFF_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    for item in items:
+        counts = item.config.stash.setdefault(LEFT_OUT, Counter())
+        counts.update(marker for marker in HOW_TO_RUN if item.get_closest_marker(marker))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for marker, count in sorted(config.stash.get(LEFT_OUT, Counter()).items()):
+        tests = "test" if count == 1 else "tests"
+        terminalreporter.write_line(f"not run: {count} {tests} marked {marker} ({HOW_TO_RUN[marker]})")
+    skipped: Counter[str] = Counter()
+    for report in terminalreporter.stats.get("skipped", []):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        skipped[reason.removeprefix("Skipped: ")] += 1
+    for reason, count in sorted(skipped.items()):
+        terminalreporter.write_line(f"skipped: {count} ({reason})")
