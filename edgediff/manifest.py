@@ -180,9 +180,9 @@ class Manifest(Model):
             raise BundleError("a file is listed twice", where=where, code="file")
         if self.plan not in listed:
             raise BundleError(f"the plan '{self.plan}' is not among the files", where=where, code="file")
-        stage = self.program.tokenize
-        if stage is not None and not any(path.startswith(f"{stage.folder}/") for path in listed):
-            message = f"the tokenizer's folder '{stage.folder}' has no file among the files"
+        tokenize = self.program.tokenize
+        if tokenize is not None and not any(path.startswith(f"{tokenize.folder}/") for path in listed):
+            message = f"the tokenizer's folder '{tokenize.folder}' has no file among the files"
             raise BundleError(message, where=where, code="file")
         for name, graph in self.graphs.items():
             self._check_graph(name, graph, listed, where)
