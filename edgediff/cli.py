@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -21,8 +22,9 @@ from edgediff.cli_text import one_line, print_error
 from edgediff.errors import EdgeDiffError, unknown
 
 DONE, FAILED, BAD_INPUT, BUG, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 70, 130, 141
-EPILOG = """exit status: 0 done, 1 a check failed, 2 bad input, 70 a bug in edgediff, 130 interrupted.
-EDGEDIFF_DEBUG=1 shows the traceback of an error, EDGEDIFF_CACHE is where measured scores are kept."""
+EPILOG = """exit status: 0 done, 1 a check failed, 2 bad input, 70 a bug, 130 interrupted
+EDGEDIFF_DEBUG=1  shows the traceback of an error
+EDGEDIFF_CACHE    is where measured scores are kept (default ~/.cache/edgediff)"""
 
 Option = tuple[tuple[str, ...], dict[str, Any]]
 
@@ -78,7 +80,7 @@ COMMANDS = {
     "profile": Command(cli_commands.profile, "measure load, every graph and whole pictures", (
         BUNDLE,
         _option("--device", default="host", metavar="NAME", help="where to measure (default host)"),
-        _option("--images", type=int, metavar="N", help="pictures to time"),
+        _option("--runs", type=int, default=5, metavar="N", help="pictures to time (default 5)"),
         BACKEND, THREADS,
     )),
     "evaluate": Command(cli_commands.evaluate, "measure quality beside the untouched model", (
@@ -98,6 +100,8 @@ COMMANDS = {
     "compare": Command(cli_commands.compare, "is bundle B faster than bundle A here?", (
         _option("a", metavar="A", help="folder of a bundle"),
         _option("b", metavar="B", help="folder of a bundle"),
+        _option("--runs", type=int, default=10, metavar="N", help="pairs of pictures to time (default 10)"),
+        BACKEND, THREADS,
     )),
     "export-layout": Command(cli_commands.export_layout, "write the bundle as another tool expects it", (
         BUNDLE,
@@ -148,7 +152,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The parser of all subcommands."""
     parser = _Parser(
         prog="edgediff", description="Takes diffusion models to phones: one recipe and one target in, one bundle out.",
-        epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+        epilog=EPILOG, formatter_class=_Formatter, allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"edgediff {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -160,6 +164,14 @@ def make_parser() -> argparse.ArgumentParser:
             sub.add_argument(*flags, **settings)
         sub.add_argument("--json", action="store_true", help="JSON on standard output, errors too")
     return parser
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Room for the longest command's name, `export-layout`."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=min(100, shutil.get_terminal_size().columns - 2))
+        self._action_max_length = 18
 
 
 class _Parser(argparse.ArgumentParser):

@@ -98,7 +98,9 @@ def profile(args: Namespace) -> Answer:
 
     bundle = open_bundle(args.bundle)
     with show_progress(quiet=args.json) as progress:
-        table = profile_bundle(bundle, device=args.device, progress=progress)
+        table = profile_bundle(
+            bundle, device=args.device, backend=args.backend, runs=args.runs, threads=args.threads, progress=progress
+        )
     data = table.model_dump(mode="json", exclude_none=True)
     update_manifest(bundle, profile=data)
     return Answer(data, str(table))
@@ -142,7 +144,10 @@ def compare(args: Namespace) -> Answer:
     from edgediff.profiling import compare_bundles
 
     with show_progress(quiet=args.json) as progress:
-        found = compare_bundles(open_bundle(args.a), open_bundle(args.b), progress=progress)
+        found = compare_bundles(
+            open_bundle(args.a), open_bundle(args.b), backend=args.backend, runs=args.runs, threads=args.threads,
+            progress=progress,
+        )
     ratio = found["ratio"]
     text = (
         f"{args.b} is {found['verdict']}: {ratio['median']:.3f} of the time of {args.a} "
