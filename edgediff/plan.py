@@ -134,7 +134,7 @@ class Plan(Model):
         share = cost.macs / cost.reference_macs
         lines = [
             f"plan       {self.recipe_name} for {self.target_name}",
-            f"model      {self.model.id} ({self.model.denoiser}, weights {self.model.weights[:12]})",
+            f"model      {shorten(self.model.id, 24)} ({self.model.denoiser}, weights {self.model.weights[:10]})",
             f"sampler    {self.sampler.kind}, {self.sampler.steps} steps, {self.sampler.calls} network calls",
             f"guidance   {_guidance_text(self.guidance)}",
             f"schedule   {wrap_letters(str(self.schedule))}",
@@ -146,14 +146,14 @@ class Plan(Model):
         for name, graph in self.graphs.items():
             count = sum(call == name for call in self.schedule.calls)
             wires = f"{_short(graph.reads)} -> {_short(graph.writes)}"
-            lines.append(f"{name:<12}{count:>6}{graph.macs / 1e9:>9.3f}{graph.parameters / 1e6:>10.2f}  {wires}")
+            lines.append(f"{shorten(name, 12):<12}{count:>6}{graph.macs / 1e9:>9.3f}{graph.parameters / 1e6:>10.2f}  {wires}")
         if held := sum(call == HOLD for call in self.schedule.calls):
             lines.append(f"{'(hold)':<12}{held:>6}{0:>9.3f}")
         lines += ["", f"{'backend':<14}{'precision':<11}format"]
         lines += [f"{name:<14}{b.precision:<11}{b.format}" for name, b in self.backends.items()]
         if self.cuts:
             lines += ["", f"{'cut unit':<52}{'by':<10}score"]
-            lines += [f"{cut.unit:<52}{cut.by:<10}{cut.score:.3g}" for cut in self.cuts]
+            lines += [f"{shorten(cut.unit, 51):<52}{cut.by:<10}{cut.score:.3g}" for cut in self.cuts]
         return "\n".join(lines)
 
 
@@ -167,11 +167,16 @@ def wrap_letters(letters: str, width: int = 66) -> str:
     return ("\n" + " " * 11).join(letters[i:i + width] for i in range(0, len(letters), width))
 
 
+def shorten(text: str, width: int) -> str:
+    """`text`, or its end behind three dots when it is longer than `width`."""
+    return text if len(text) <= width else f"...{text[3 - width:]}"
+
+
 def _short(carries: tuple[str, ...]) -> str:
     if not carries:
         return "-"
     names = [carry_name(carry) for carry in carries]
-    return names[0] if len(names) == 1 else f"{len(names)} tensors"
+    return shorten(names[0], 36) if len(names) == 1 else f"{len(names)} tensors"
 
 
 def _guidance_text(guidance: GuidancePlan) -> str:

@@ -96,8 +96,8 @@ def test_cuts_from_a_recipe_reach_the_plan(pipeline, tmp_path, monkeypatch):
 def test_plans_that_cannot_be(pipeline):
     with pytest.raises(PlanError, match=r"needs 2 graphs, and max_graphs = 1"):
         plan_pipeline(pipeline, make_recipe(max_graphs=1), HOST)
-    with pytest.raises(ConfigError, match=r"unknown backend 'onnx'; did you mean"):
-        plan_pipeline(pipeline, make_recipe(), HOST, backends=["onnx"])
+    with pytest.raises(ConfigError, match=r"unknown backend 'onnxruntim'; did you mean 'onnxruntime'"):
+        plan_pipeline(pipeline, make_recipe(), HOST, backends=["onnxruntim"])
     plan = plan_pipeline(pipeline, make_recipe(), HOST)
     shorter = plan.model_copy(update={"sampler": plan.sampler.model_copy(update={"calls": 9})})
     with pytest.raises(PlanError, match=r"has 10 calls, but sampler 'ddim' with 10 steps makes 9"):
