@@ -5,6 +5,7 @@ PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 	if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; \
 	then echo $$python; break; fi; done)
 EXTRAS ?= onnxruntime,dev
+HOURS ?= 3
 BIN := .venv/bin
 READY := .venv/.installed
 EDGEDIFF := $(BIN)/edgediff
@@ -19,7 +20,7 @@ help:
 	@echo "make test            ruff, mypy and the quick tests"
 	@echo "make test-slow       the tests that take minutes"
 	@echo "make test-full-size  the tests at Stable Diffusion 1.5 sizes (over 8 GB of memory)"
-	@echo "make train           train the embedded model again (hours)"
+	@echo "make train HOURS=3   train the embedded model again, in build/training"
 	@echo "make clean           remove what the commands above made, .venv included"
 
 $(READY): pyproject.toml
@@ -56,5 +57,8 @@ demo: $(READY)
 	@echo "pictures  $(DEMO)/red-heart.png $(DEMO)/cat.png $(DEMO)/coffee.png"
 	@echo "report    $(DEMO)/report.html"
 
+train: $(READY)
+	$(BIN)/python -m edgediff.embedded.train all --work build/training --hours $(HOURS)
+
 clean:
-	rm -rf .venv $(DEMO) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-* $(DEMO) .mypy_cache .ruff_cache .pytest_cache

@@ -85,8 +85,10 @@ COMMANDS = {
     )),
     "evaluate": Command(cli_commands.evaluate, "measure quality beside the untouched model", (
         BUNDLE,
-        _option("--prompts", type=int, default=256, metavar="N", help="how many prompts (default 256)"),
-        SEED,
+        _option("--prompts", default="256", metavar="N|FILE", help="how many of the embedded model's captions, or a "
+                "file with one prompt a line (default 256)"),
+        _option("--seeds", type=int, default=1, metavar="N", help="pictures of each prompt (default 1)"),
+        _option("--model", metavar="MODEL", help="the untouched model, if it is no longer where the bundle says"),
         _option("--out", metavar="FILE", help="also write the figures as JSON, for `edgediff report --evaluation`"),
         BACKEND,
     )),

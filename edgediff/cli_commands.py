@@ -114,7 +114,10 @@ def evaluate(args: Namespace) -> Answer:
 
     bundle = open_bundle(args.bundle)
     with show_progress(quiet=args.json) as progress:
-        found = evaluate_bundle(bundle, prompts=args.prompts, progress=progress)
+        found = evaluate_bundle(
+            bundle, prompts=args.prompts, seeds=range(args.seeds), backend=args.backend, pipeline=args.model,
+            progress=progress,
+        )
     if args.out:
         write_text_atomic(Path(args.out), dump_json(found))
     return Answer(found, _quality_text(found))
@@ -305,7 +308,14 @@ def _quality_text(found: dict[str, Any]) -> str:
         values = [column.get(key) for column in columns]
         rows.append((key, *("-" if value is None else f"{value:.4g}" for value in values)))
     headers = ("", "this bundle", "untouched", f"untouched, {equal['sampler']} {equal['steps']}")
-    return f"{found['prompts']} prompts\n{format_table(headers, rows)}"
+    words = {True: "better", False: "worse", None: "no clear difference"}
+    gaps = [
+        (key, f"{gap['difference']:+.3g}", f"{gap['low']:+.3g} to {gap['high']:+.3g}", words[gap["better"]])
+        for key, gap in found["against_equal_compute"].items()
+    ]
+    against = format_table(("at equal compute", "difference", "95 % interval", "this bundle is"), gaps)
+    title = f"{found['n']} pictures of {found['prompts']} prompts"
+    return "\n".join([title, "", format_table(headers, rows), "", against, *found["reasons"].values()])
 
 
 def _setting(field: Any) -> str:
