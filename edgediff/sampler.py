@@ -55,21 +55,19 @@ _THRESHOLDING = (
     "scheduler config (clip_sample is supported)"
 )
 _LEARNED_VARIANCE = (
-    "variance_type '{}' reads a second network output, which no step table holds; use 'fixed_small' or "
-    "another sampler"
+    "variance_type '{}' reads a second network output, which no step table holds; use 'fixed_small' or another sampler"
 )
-_SHORT_PRK = (
-    "its Runge-Kutta warm-up takes 4 steps, and steps = {}; ask for at least 4, or set skip_prk_steps to true"
-)
+_SHORT_PRK = "its Runge-Kutta warm-up takes 4 steps, and steps = {}; ask for at least 4, or set skip_prk_steps to true"
 _DIVIDES_BY_ZERO = (
-    "diffusers itself divides by zero here: either two steps share a timestep (ask for fewer steps), or the "
-    "schedule has no signal left at this timestep (rescale_betas_zero_snr needs prediction_type v_prediction "
-    "or sample)"
+    "diffusers itself divides by zero here: two steps share a timestep (ask for fewer steps), or the schedule has "
+    "no signal left at this timestep (rescale_betas_zero_snr needs prediction_type v_prediction or sample), or "
+    "this variant cannot take a last sigma of 0 (set final_sigmas_type to sigma_min)"
 )
-_DIFFERS = (
-    "the step table differs from the scheduler by {:.2g} (relative; allowed {:g}): this sampler is not "
-    "linear with at most a clamp, or draws noise elsewhere; use one of {}"
+_NOT_LINEAR = (
+    "the step is not linear with at most a clamp, or draws noise past diffusers' randn_tensor, so that no step "
+    f"table holds it; use one of {', '.join(SAMPLERS)}"
 )
+_DIFFERS = "the step table differs from the scheduler by {:.2g} (relative; allowed {:g}): " + _NOT_LINEAR
 Coefficients = npt.NDArray[np.float64]
 Options = dict[str, Any]
 _PATCH = threading.Lock()
@@ -177,6 +175,8 @@ class _Session:
                 expansion = recorder.coefficients(after)
                 if not np.isfinite(expansion).all():
                     raise self.error(_DIVIDES_BY_ZERO, index)
+                if expansion[:, index + 1 :].any() or (expansion[C, index] and index not in recorder.clamps):
+                    raise self.error(_NOT_LINEAR, index)
                 update = self.localise(recorder, index, expansion, before)
                 scale = float(recorder.coefficients(scaled)[X, index])
                 if np.count_nonzero(recorder.coefficients(scaled)) > 1:
@@ -189,9 +189,7 @@ class _Session:
     def step(self, scheduler: Any, output: Any, timestep: Any, latent: Any) -> Any:
         return scheduler.step(output, timestep, latent, return_dict=False, **self.step_options)[0]
 
-    def localise(
-        self, recorder: _Recorder, index: int, now: Coefficients, before: Coefficients | None
-    ) -> Update:
+    def localise(self, recorder: _Recorder, index: int, now: Coefficients, before: Coefficients | None) -> Update:
         """The smallest exact recurrence for x_{i+1}: `now`, or `now` with the row before it solved for x_i.
 
         UniPC corrects a latent that it never returns, so `now` reaches back to the start; adding the right
@@ -250,7 +248,7 @@ class _Session:
                 error = float((next(ran).latent - true).abs().max() / true.abs().max().clamp(min=1e-9))
                 worst = max(worst, error)
                 if not error <= TOLERANCE:
-                    raise self.error(_DIFFERS.format(error, TOLERANCE, ", ".join(SAMPLERS)), index)
+                    raise self.error(_DIFFERS.format(error, TOLERANCE), index)
         return worst
 
 
@@ -270,7 +268,7 @@ class _Recorder:
 
     def coefficients(self, vector: torch.Tensor) -> Coefficients:
         """(4, rows) float64: what multiplies each X, E, Z, C."""
-        return np.array(vector.as_subclass(torch.Tensor).reshape(4, self.rows))
+        return vector.as_subclass(torch.Tensor).reshape(4, self.rows).numpy().copy()
 
     def draw(self) -> torch.Tensor:
         if self.drawn == self.row:
