@@ -32,18 +32,26 @@ class DeviceFacts(Model):
     memory_gb: float | None = None
     runtime: str | None = None
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether other work held a quarter of the cores or more before the run: times are then upper bounds."""
+        return bool(self.load_average and self.cores and self.load_average >= 0.25 * self.cores)
+
 
 class LoadTimes(Model):
     """Milliseconds to open the bundle (hashes included) and make it ready to run.
 
     `cold`: first time in a fresh process; `cache_dropped` says whether the files had left the system's page
-    cache before (None: could not be told). `warm`: opened again in the same process. Libraries are loaded
-    before, in `imports`. None: not measured (an estimate).
+    cache before (None: could not be told). Of it, `hashing` goes to reading and checking the files, `graphs`
+    to readying each graph. `warm`: opened again in the same process. Libraries are loaded before, in
+    `imports`. None: not measured (an estimate).
     """
 
     cold: float | None = Field(default=None, ge=0)
     warm: float | None = Field(default=None, ge=0)
+    hashing: float | None = Field(default=None, ge=0)
     imports: float | None = Field(default=None, ge=0)
+    graphs: dict[str, float] = {}
     cache_dropped: bool | None = None
 
 
@@ -113,6 +121,8 @@ class LatencyTable(Model):
             f"first run   {_ms(self.first_run_ms)}",
             f"overhead    {_share(self.overhead_fraction)} of the time outside the graphs",
             f"memory      peak {_mb(self.peak_rss_mb)}, of which {_mb(self.base_rss_mb)} before the bundle",
+            *([f"beware      load average {facts.load_average:g} on {facts.cores} cores before the run: upper bounds"]
+              if facts.is_busy else []),
             "",
             f"{'graph':<16}{'p50 ms':>10}{'p90 ms':>10}{'p95 ms':>10}{'n':>7}",
         ]
@@ -124,10 +134,10 @@ class LatencyTable(Model):
 
 
 def percentiles(samples: Sequence[float]) -> dict[str, float]:
-    """`p50`, `p90` and `p95`, interpolated linearly between order statistics (with few samples p95 is close
-    to the largest). Raises EdgeDiffError for none, and for values that are not finite."""
+    """`p50`, `p90` and `p95` to 4 digits, interpolated linearly between order statistics (with few samples
+    p95 is close to the largest). Raises EdgeDiffError for none, and for values that are not finite."""
     values = _finite("percentiles", samples)
-    found = np.percentile(values, [50, 90, 95])
+    found = np.percentile(values, [50, 90, 95]).round(4)
     return {name: float(value) for name, value in zip(("p50", "p90", "p95"), found, strict=True)}
 
 

@@ -87,10 +87,12 @@ def frechet_distance(features: Array, reference: Array) -> float:
     return max(0.0, float(gap @ gap + np.trace(cov_f) + np.trace(cov_r) - 2.0 * cross))
 
 
-def retrieval_hits(embeddings: Array, gallery: Array, targets: Array) -> NDArray[np.bool_]:
+def retrieval_hits(
+    embeddings: Array, gallery: Array, targets: Array, *, alike: float | None = None
+) -> NDArray[np.bool_]:
     """`[n]`: whether the nearest row of `gallery` `[g, d]` by cosine to each of `embeddings` `[n, d]` is its
-    target, an index into the gallery. Of equally near rows the first counts, so ties are not won by luck of
-    order: a picture without content (a zero embedding) is a miss.
+    target, an index into the gallery; or, with `alike`, a row whose cosine to the target is above it (Norway's
+    flag and Bouvet Island's are the same picture). A zero embedding is near nothing: a miss.
 
     Raises EvaluationError for widths or counts that differ, targets outside the gallery, and values that are
     not finite.
@@ -111,17 +113,23 @@ def retrieval_hits(embeddings: Array, gallery: Array, targets: Array) -> NDArray
             f"targets are rows of the gallery, 0 to {len(g) - 1}; found {wanted.min()} to {wanted.max()}",
             code="target",
         )
-    found = np.argmax(_unit_rows(e) @ _unit_rows(g).T, axis=1)
-    hits: NDArray[np.bool_] = (found == wanted) & e.any(axis=1)
+    unit = _unit_rows(g)
+    found = np.argmax(_unit_rows(e) @ unit.T, axis=1)
+    right = found == wanted
+    if alike is not None:
+        right |= (unit[found] * unit[wanted]).sum(axis=1) > alike
+    hits: NDArray[np.bool_] = right & e.any(axis=1)
     return hits
 
 
-def retrieval_at_1(embeddings: Array, gallery: Array, targets: Array) -> float:
+def retrieval_at_1(
+    embeddings: Array, gallery: Array, targets: Array, *, alike: float | None = None
+) -> float:
     """The fraction of `retrieval_hits`: the judge names the picture by its own prompt before all others.
 
     Raises EvaluationError as `retrieval_hits` does, and for no pictures.
     """
-    hits = retrieval_hits(embeddings, gallery, targets)
+    hits = retrieval_hits(embeddings, gallery, targets, alike=alike)
     if not len(hits):
         raise EvaluationError("retrieval_at_1 needs at least one picture", code="too_few")
     return float(hits.mean())

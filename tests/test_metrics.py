@@ -115,9 +115,9 @@ def test_ssim_refuses_small_pictures() -> None:
 
 
 def test_frechet_of_gaussians_with_a_closed_form() -> None:
-    """Samples made to have exactly these moments: diagonal covariances s and t, means 3 apart in one place."""
+    """Samples made to have exactly these moments: diagonal covariances s, t, and means 3 apart."""
     raw = RNG.normal(size=(500, 4))
-    raw -= raw.mean(axis=0)
+    raw -= raw.mean(0)
     white = raw @ np.linalg.inv(np.linalg.cholesky(np.cov(raw, rowvar=False))).T
     s, t = np.array([1.0, 4.0, 9.0, 0.25]), np.array([4.0, 4.0, 1.0, 1.0])
     shift = np.array([3.0, 0, 0, 0])
@@ -159,6 +159,14 @@ def test_retrieval_uses_the_cosine_and_counts_hits() -> None:
     hits = retrieval_hits(pictures, gallery, np.array([0, 1, 2, 1]))
     assert hits.tolist() == [True, True, True, False]
     assert retrieval_at_1(pictures, gallery, np.array([0, 1, 2, 1])) == 0.75
+
+
+def test_names_of_the_same_picture_count_as_one() -> None:
+    gallery = np.array([[1.0, 0.0], [0.999, 0.02], [0.0, 1.0]])
+    picture, target = np.array([[2.0, 0.0]]), np.array([1])
+    assert retrieval_at_1(picture, gallery, target) == 0.0
+    assert retrieval_at_1(picture, gallery, target, alike=0.995) == 1.0
+    assert retrieval_at_1(picture, gallery, np.array([2]), alike=0.995) == 0.0
 
 
 def test_a_picture_without_content_is_a_miss() -> None:

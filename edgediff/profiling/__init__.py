@@ -1,0 +1,138 @@
+"""What a bundle takes on this machine, measured; and which of two bundles is faster.
+
+Everything is measured in a fresh Python process, so that the first load and the memory are the bundle's own
+and not what the caller has imported. No torch, unless the backend is torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgediff import errors
+from edgediff.config import parse
+from edgediff.errors import ConfigError, EdgeDiffError, LinkError
+from edgediff.latency import LatencyTable
+from edgediff.runtime import choose_backend
+
+if TYPE_CHECKING:
+    from edgediff.bundle import Bundle
+
+__all__ = ["compare_bundles", "profile_bundle"]
+
+Progress = Callable[[str, int, int], None]
+
+
+def profile_bundle(
+    bundle: Bundle,
+    *,
+    device: str = "host",
+    backend: str | None = None,
+    runs: int = 5,
+    warmup: int = 1,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> LatencyTable:
+    """Loads the bundle cold, makes `warmup` + `runs` pictures, loads it again warm.
+
+    Cold: the bundle's files are dropped from the system's page cache where it lets us (`load_ms.cache_dropped`
+    says whether that came true), and the process is new; libraries are imported before the clock starts.
+    A load opens the bundle, checks every hash, and readies every graph. A graph's times are those of its
+    runner's calls alone. Raises LinkError for a device that cannot be reached, ConfigError for counts,
+    BackendError, BundleError, and EdgeDiffError `profiling` when the process dies.
+    """
+    _check(device, runs, warmup)
+    job = {
+        "what": "profile", "bundles": [str(bundle.folder)], "backend": choose_backend(bundle.manifest, backend),
+        "runs": runs, "warmup": warmup, "threads": threads,
+    }  # fmt: skip
+    return parse(_run_worker(job, progress), LatencyTable, where=f"profile of {bundle.manifest.name}")
+
+
+def compare_bundles(
+    a: Bundle,
+    b: Bundle,
+    *,
+    device: str = "host",
+    backend: str | None = None,
+    runs: int = 10,
+    warmup: int = 1,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Is `b` faster than `a`? Both are loaded into one fresh process and take turns, picture by picture.
+
+    `{"ratio": {"median", "low", "high"}, "n", "verdict"}` is the time of b over the time of a, as
+    `latency.compare_samples` has it; besides, `a` and `b` with name, backend, `p50_ms` and their samples, and the
+    `device`. Who goes first changes from pair to pair, so that neither always finds the other's heat and
+    caches. Raises what `profile_bundle` raises.
+    """
+    _check(device, runs, warmup)
+    job = {
+        "what": "compare", "bundles": [str(a.folder), str(b.folder)],
+        "backends": [choose_backend(one.manifest, backend) for one in (a, b)],
+        "runs": runs, "warmup": warmup, "threads": threads,
+    }  # fmt: skip
+    found: dict[str, Any] = _run_worker(job, progress)
+    return found
+
+
+def _check(device: str, runs: int, warmup: int) -> None:
+    if device != "host":
+        raise LinkError(
+            f"device '{device}' cannot be profiled from here: this edgediff measures 'host', the machine it runs "
+            "on; for a phone use the demo apps' own profile screen, whose file has the same form",
+            code="unknown_device",
+        )
+    for name, count, least in (("runs", runs, 1), ("warmup", warmup, 0)):
+        if isinstance(count, bool) or not isinstance(count, int) or not least <= count <= 10_000:
+            raise ConfigError(f"{name} = {count!r}: it must be a whole number from {least} to 10000", code="runs")
+
+
+def _run_worker(job: dict[str, Any], progress: Progress | None) -> Any:
+    """Runs `python -m edgediff.profiling` on the job and hands on its progress, its result or its error."""
+    environment = dict(os.environ)
+    package = str(Path(errors.__file__).parent.parent)
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH")]))
+    command = [sys.executable, "-P", "-m", "edgediff.profiling", json.dumps(job)]
+    result: Any = None
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=said, env=environment, encoding="utf-8"
+        ) as worker:
+            try:
+                for line in worker.stdout or ():
+                    message = json.loads(line)
+                    if "progress" in message and progress is not None:
+                        progress(*message["progress"])
+                    result = message.get("result", result)
+                    if "error" in message:
+                        raise _as_raised(message["error"])
+            except BaseException:
+                worker.kill()
+                raise
+        if result is None or worker.returncode != 0:
+            said.seek(0)
+            raise EdgeDiffError(_why_died(worker.returncode, said.read()), code="profiling")
+    return result
+
+
+def _as_raised(error: dict[str, Any]) -> EdgeDiffError:
+    """The worker's error as the class it was there."""
+    kind = getattr(errors, error["class"], EdgeDiffError)
+    raised: EdgeDiffError = kind(error["message"], code=error["code"], where=error["where"])
+    return raised
+
+
+def _why_died(code: int, said: str) -> str:
+    last = said.strip().splitlines()[-1:] or ["it said nothing"]
+    if code < 0:
+        hint = " (the system does that when memory runs out)" if code == -9 else ""
+        return f"the measuring process was ended by signal {-code}{hint}; its last words: {last[0]}"
+    return f"the measuring process failed with status {code}: {last[0]}"

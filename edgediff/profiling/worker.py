@@ -1,0 +1,215 @@
+"""Inside the measuring process: load, run, time, count memory. Its standard output is for results only."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import importlib.util
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgediff.bundle import Bundle, open_bundle
+from edgediff.errors import EdgeDiffError
+from edgediff.latency import (
+    DeviceFacts,
+    GraphTimes,
+    LatencyTable,
+    LoadTimes,
+    Samples,
+    compare_samples,
+    graph_times,
+    image_times,
+)
+from edgediff.profiling.device import drop_from_cache, peak_rss_mb, pss_mb, read_device, rss_mb
+from edgediff.runtime import Runner, Session, open_session, used_graphs
+
+Tell = Callable[[str, int, int], None]
+Array = np.ndarray[Any, np.dtype[Any]]
+
+PROMPT = "red heart"  # a picture takes as long for any prompt
+# What a backend imports at its first load; imported before the clock starts, since an app has it linked in.
+LIBRARIES = {"onnxruntime": "onnxruntime", "executorch": "executorch.runtime", "eager": "torch", "cuda": "torch"}
+
+
+@dataclass
+class Clock:
+    """Seconds of every call of every runner, by graph (`<graph>@<batch>` where it runs at two batch sizes)."""
+
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+
+    def wrap(self, session: Session) -> None:
+        """Puts a stopwatch around each runner of the session."""
+        sizes: dict[str, set[int]] = {}
+        for name, batch in used_graphs(session.manifest):
+            sizes.setdefault(name, set()).add(batch)
+        for name, runner in session.runners.items():
+            session.runners[name] = Timed(name, runner, self, by_batch=len(sizes.get(name, ())) > 1)
+
+    def total(self) -> float:
+        return sum(map(sum, self.seconds.values()))
+
+
+@dataclass
+class Timed:
+    """A runner with a stopwatch."""
+
+    name: str
+    runner: Runner
+    clock: Clock
+    by_batch: bool
+
+    def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        start = time.perf_counter()
+        outputs = self.runner.run(inputs)
+        seconds = time.perf_counter() - start
+        name = f"{self.name}@{inputs['sample'].shape[0]}" if self.by_batch else self.name
+        self.clock.seconds.setdefault(name, []).append(seconds)
+        return outputs
+
+
+def main(text: str) -> int:
+    """Does the job and writes JSON lines: `progress`, then `result` or `error`."""
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever a library prints goes to standard error
+
+    def say(message: dict[str, Any]) -> None:
+        print(json.dumps(message), file=out, flush=True)
+
+    def tell(what: str, done: int, total: int) -> None:
+        say({"progress": [what, done, total]})
+
+    job = json.loads(text)
+    try:
+        say({"result": {"profile": profile, "compare": compare}[job["what"]](job, tell)})
+    except EdgeDiffError as error:
+        found = {"class": type(error).__name__, "message": error.message, "code": error.code}
+        say({"error": {**found, "where": error.where}})
+    return 0
+
+
+def profile(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
+    """The latency table of one bundle, as plain data."""
+    folder, runs, warmup, backend = job["bundles"][0], job["runs"], job["warmup"], job["backend"]
+    facts = read_device(backend, job["threads"])
+    tell("loading", 0, warmup + runs)
+    imports = _import_library(backend)
+    base = rss_mb()
+    dropped = drop_from_cache(path for path in Path(folder).rglob("*") if path.is_file())
+    session, cold, hashing = _load(folder, backend, job["threads"])
+    graphs = dict(session.load_seconds)
+    clock = Clock()
+    clock.wrap(session)
+    first = _warm_up(session, warmup, clock, lambda done: tell("warming up", done, warmup + runs))
+    images = []
+    for index in range(runs):
+        images.append(time_image(session, index))
+        tell("measuring", warmup + index + 1, warmup + runs)
+    first = _ms(images[0]) if first is None else first
+    peak, pss = peak_rss_mb(), pss_mb()
+    del session
+    gc.collect()
+    _, warm, _ = _load(folder, backend, job["threads"])
+    loads = LoadTimes(
+        cold=_ms(cold), warm=_ms(warm), hashing=_ms(hashing), imports=_ms(imports), cache_dropped=dropped,
+        graphs={name: _ms(seconds) for name, seconds in graphs.items()},
+    )  # fmt: skip
+    table = make_table(facts, loads, clock, images, warmup)
+    memory = {"first_run_ms": first, "peak_rss_mb": peak, "base_rss_mb": base, "pss_mb": pss}
+    return {**table.model_dump(mode="json"), **memory}
+
+
+def compare(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
+    """Pairs of pictures by two bundles that take turns."""
+    facts = read_device(job["backends"][0], job["threads"])
+    bundles = [open_bundle(folder) for folder in job["bundles"]]
+    sessions = [
+        open_session(bundle, backend, job["threads"])
+        for bundle, backend in zip(bundles, job["backends"], strict=True)
+    ]
+    for session in sessions:
+        _warm_up(session, job["warmup"], Clock(), lambda done: tell("warming up", 0, job["runs"]))
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for pair in range(job["runs"]):
+        for side in (0, 1) if pair % 2 == 0 else (1, 0):
+            seconds[side].append(time_image(sessions[side], pair))
+        tell("measuring pairs", pair + 1, job["runs"])
+    found = compare_samples(*seconds)
+    sides = zip(("a", "b"), bundles, job["backends"], seconds, strict=True)
+    found.update({key: _side(bundle, backend, times) for key, bundle, backend, times in sides})
+    return {**found, "device": facts.model_dump(mode="json", exclude_none=True)}
+
+
+def time_image(session: Session, seed: int) -> float:
+    """Seconds from prompt to picture."""
+    start = time.perf_counter()
+    latent: Any = None
+    for step in session.steps(PROMPT if session.manifest.program.tokenize else "", seed=seed):
+        latent = step.latent
+    session.decode(latent)
+    return time.perf_counter() - start
+
+
+def make_table(
+    facts: DeviceFacts, loads: LoadTimes, clock: Clock, images: list[float], warmup: int
+) -> LatencyTable:
+    """The table of what the clock saw while `images` (seconds each) were made."""
+    graphs: dict[str, GraphTimes] = {}
+    kept: dict[str, tuple[float, ...]] = {}
+    for name, seconds in clock.seconds.items():
+        kept[name] = tuple(round(value * 1e3, 4) for value in seconds)
+        graphs[name] = graph_times(kept[name])
+    whole = tuple(map(_ms, images))
+    return LatencyTable(
+        source="measured", device=facts, load_ms=loads, graphs=graphs, end_to_end_ms=image_times(whole),
+        warmup=warmup, overhead_fraction=round(max(0.0, 1.0 - clock.total() / sum(images)), 5),
+        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        samples=Samples(end_to_end_ms=whole, graphs=kept),
+    )  # fmt: skip
+
+
+def _side(bundle: Bundle, backend: str, seconds: list[float]) -> dict[str, Any]:
+    times = [_ms(value) for value in seconds]
+    name = bundle.manifest.name
+    return {"name": name, "backend": backend, "p50_ms": float(np.median(times)), "samples_ms": times}
+
+
+def _import_library(backend: str) -> float:
+    """Seconds to import what the backend stands on; 0 for a backend from outside, whose library we do not know."""
+    start = time.perf_counter()
+    library = LIBRARIES.get(backend)
+    if library and importlib.util.find_spec(library.partition(".")[0]):
+        importlib.import_module(library)
+    return time.perf_counter() - start
+
+
+def _load(folder: str, backend: str, threads: int | None) -> tuple[Session, float, float]:
+    """The session, the seconds of the whole load, and those of opening and hashing among them."""
+    start = time.perf_counter()
+    bundle = open_bundle(folder)
+    opened = time.perf_counter()
+    session = open_session(bundle, backend, threads)
+    return session, time.perf_counter() - start, opened - start
+
+
+def _warm_up(session: Session, count: int, clock: Clock, tell: Callable[[int], None]) -> float | None:
+    """Makes `count` pictures and forgets their times; milliseconds of the first, which pays what is done late."""
+    first: float | None = None
+    for index in range(count):
+        seconds = time_image(session, index)
+        first = _ms(seconds) if first is None else first
+        tell(index + 1)
+    clock.seconds.clear()
+    return first
+
+
+def _ms(seconds: float) -> float:
+    """Milliseconds to the microsecond."""
+    return round(seconds * 1e3, 3)

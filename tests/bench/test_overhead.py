@@ -1,0 +1,75 @@
+"""What the runtime adds to its graphs: guidance, carries and the update, around runners that do nothing.
+
+The phones' loops do the same arithmetic; this is the Python one's own cost. Figures: `pytest -s tests/bench`.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from edgediff.manifest import Manifest, TensorSpec
+from edgediff.runtime import Session
+from tests.hostile import LENGTH, WIDTH, make_manifest
+
+Array = np.ndarray
+
+# Milliseconds a network call, the best of several runs: ten times what one busy server core takes (0.024, 0.077).
+LIMITS = {"glyph": ((4, 16, 16), 0.25), "sd15": ((4, 64, 64), 0.8)}
+ROWS, REPEATS = 50, 7
+
+
+class Nothing:
+    """Returns the same arrays at every call."""
+
+    def __init__(self, outputs: dict[str, Array]) -> None:
+        self.outputs = outputs
+
+    def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        return self.outputs
+
+
+def at_size(latent: tuple[int, ...]) -> Manifest:
+    """The tiny manifest with 50 guided rows, full and shallow in turn, for a latent of this size."""
+    calls = tuple(("full" if row % 2 == 0 else "shallow", 3.0) for row in range(ROWS))
+    manifest = make_manifest(calls=calls)
+    sized = ("sample", "noise_pred", "z")
+
+    def grown(spec: TensorSpec) -> TensorSpec:
+        shape = (spec.shape[0], *latent) if spec.name in sized else spec.shape
+        return spec.model_copy(update={"shape": shape})
+
+    graphs = {
+        name: graph.model_copy(update={"inputs": tuple(map(grown, graph.inputs)),
+                                       "outputs": tuple(map(grown, graph.outputs))})
+        for name, graph in manifest.graphs.items()
+    }  # fmt: skip
+    program = manifest.program.model_copy(update={"latent": latent})
+    return manifest.model_copy(update={"graphs": graphs, "program": program})
+
+
+def milliseconds_per_row(latent: tuple[int, ...]) -> float:
+    manifest = at_size(latent)
+    runners = {
+        name: Nothing({spec.name: np.full(spec.sized(2), 0.01, spec.dtype) for spec in graph.outputs})
+        for name, graph in manifest.graphs.items()
+    }
+    session = Session(manifest, None, runners)
+    text = np.zeros((2, LENGTH, WIDTH), np.float32)
+    best = np.inf
+    for seed in range(REPEATS):
+        start = time.perf_counter()
+        steps = list(session.steps(seed=seed, embeddings=text))
+        best = min(best, time.perf_counter() - start)
+        assert len(steps) == ROWS
+    return best / ROWS * 1e3
+
+
+@pytest.mark.parametrize("model", LIMITS)
+def test_a_row_costs_little_beside_its_graph(model: str) -> None:
+    latent, limit = LIMITS[model]
+    taken = milliseconds_per_row(latent)
+    print(f"\n{model}: {taken:.3f} ms of overhead a network call, {taken * ROWS:.1f} ms in a picture of {ROWS}")
+    assert taken < limit

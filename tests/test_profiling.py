@@ -1,0 +1,240 @@
+"""Profiling in a fresh process: what is measured, what is claimed about it, and how it fails."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import mmap
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgediff.bundle import Bundle, BundleWriter
+from edgediff.errors import BackendError, BundleError, ConfigError, EdgeDiffError, LinkError
+from edgediff.profiling import compare_bundles, profile_bundle
+from edgediff.profiling.device import drop_from_cache, peak_rss_mb, pss_mb, read_device, rss_mb
+from edgediff.profiling.worker import Clock
+from tests.hostile import CARRY, LATENT, LENGTH, WIDTH, make_manifest, make_plan, valid_parts
+
+FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
+linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+
+
+def io(name: str, kind: int, shape: tuple[int | str, ...]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def model(nodes: list[Any], inputs: list[Any], outputs: list[Any], **constants: np.ndarray) -> bytes:
+    weights = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, initializer=weights)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return made.SerializeToString()
+
+
+def denoiser(work: int, reads: bool) -> bytes:
+    """noise_pred = 0.1 sample + 0 * (`work` products of 256 x 256 matrices); `full` leaves a carry as well."""
+    node = helper.make_node
+    nodes = [node("Mul", ["timestep", "zeros"], ["m0"])]
+    nodes += [node("MatMul", [f"m{i}", "eye"], [f"m{i + 1}"]) for i in range(work)]
+    nodes += [node("ReduceMax", [f"m{work}"], ["top"], keepdims=0), node("ReduceMax", ["text"], ["t"], keepdims=0)]
+    nodes += [node("Mul", ["t", "nought"], ["t0"]), node("Add", ["top", "t0"], ["rest0"])]
+    if reads:
+        nodes += [node("ReduceMax", ["cache_in_mid"], ["c"], keepdims=0), node("Mul", ["c", "nought"], ["c0"])]
+    nodes += [node("Add", ["rest0", "c0"] if reads else ["rest0", "nought"], ["rest"])]
+    nodes += [node("Mul", ["sample", "tenth"], ["s"]), node("Add", ["s", "rest"], ["noise_pred"])]
+    inputs = [io("sample", FLOAT, ("batch", *LATENT)), io("timestep", FLOAT, (1,))]
+    inputs += [io("encoder_hidden_states", FLOAT, ("batch", LENGTH, WIDTH))]
+    outputs = [io("noise_pred", FLOAT, ("batch", *LATENT))]
+    nodes.insert(0, node("Identity", ["encoder_hidden_states"], ["text"]))
+    if reads:
+        inputs += [io("cache_in_mid", FLOAT, ("batch", *CARRY))]
+    else:
+        outputs += [io("cache_out_mid", FLOAT, ("batch", *CARRY))]
+        nodes += [node("Slice", ["sample", "from", "to", "axes"], ["cache_out_mid"])]
+    small = {"from": np.zeros(3, np.int64), "to": np.array(CARRY), "axes": np.array([1, 2, 3])}
+    return model(
+        nodes, inputs, outputs, zeros=np.zeros((256, 256), np.float32), eye=np.eye(256, dtype=np.float32),
+        nought=np.float32(0), tenth=np.float32(0.1), **({} if reads else small),
+    )  # fmt: skip
+
+
+def running_parts(work: int) -> dict[str, bytes]:
+    """The files of the valid bundle, with graphs that ONNX Runtime can run."""
+    table = np.arange(WIDTH * 4, dtype=np.float32).reshape(4, WIDTH)
+    text = model(
+        [helper.make_node("Gather", ["table", "input_ids"], ["last_hidden_state"])],
+        [io("input_ids", INT64, (1, LENGTH))], [io("last_hidden_state", FLOAT, (1, LENGTH, WIDTH))], table=table,
+    )  # fmt: skip
+    scales = np.array([1, 1, 2, 2], np.float32)
+    image = model(
+        [helper.make_node("Slice", ["z", "from", "to", "axes"], ["rgb"]),
+         helper.make_node("Resize", ["rgb", "", "scales"], ["image"], mode="nearest")],
+        [io("z", FLOAT, (1, *LATENT))], [io("image", FLOAT, (1, 3, 16, 16))],
+        **{"from": np.zeros(1, np.int64), "to": np.array([3]), "axes": np.array([1])}, scales=scales,
+    )  # fmt: skip
+    graphs = {"unet/full": denoiser(work, False), "unet/shallow": denoiser(max(1, work // 8), True)}
+    graphs |= {"text_encoder": text, "vae_decoder": image}
+    return {**valid_parts(), **{f"onnxruntime/{name}.onnx": data for name, data in graphs.items()}}
+
+
+def write_bundle(folder: Path, work: int, name: str = "red-panda") -> Bundle:
+    with BundleWriter(folder) as writer:
+        for path, data in running_parts(work).items():
+            writer.path(path).write_bytes(data)
+        writer.path("plan.json").write_text(make_plan().to_json(), encoding="utf-8")
+        return writer.commit(make_manifest().model_copy(update={"name": name}))
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return write_bundle(tmp_path_factory.mktemp("profiling") / "a.edgediff", 8)
+
+
+def test_the_table_counts_every_call_of_every_graph(bundle: Bundle) -> None:
+    seen: list[tuple[str, int, int]] = []
+    table = profile_bundle(bundle, runs=3, warmup=2, threads=1, progress=lambda *what: seen.append(what))
+    assert table.source == "measured"
+    assert {name: times.n for name, times in table.graphs.items()} == {
+        "text_encoder": 6, "full": 3, "shallow@2": 3, "shallow@1": 3, "vae_decoder": 3,
+    }  # fmt: skip
+    assert (table.end_to_end_ms.n, table.warmup, table.device.threads) == (3, 2, 1)
+    assert table.graphs["full"].p50_ms > table.graphs["shallow@2"].p50_ms > 0
+    assert seen[0] == ("loading", 0, 5)
+    assert seen[-1] == ("measuring", 5, 5)
+
+
+def test_the_parts_add_up(bundle: Bundle) -> None:
+    """Inside the graphs, plus the overhead, is the whole; loads contain their parts."""
+    table = profile_bundle(bundle, runs=4, warmup=1, threads=1)
+    inside = sum(map(sum, table.samples.graphs.values()))
+    whole = sum(table.samples.end_to_end_ms)
+    assert table.overhead_fraction == pytest.approx(1 - inside / whole, abs=1e-3)
+    assert 0 < table.overhead_fraction < 1
+    loads = table.load_ms
+    assert loads.cold is not None
+    assert loads.hashing is not None
+    assert loads.cold > loads.hashing + sum(loads.graphs.values()) * 0.99 > 0
+    assert set(loads.graphs) == {"text_encoder", "full", "shallow@2", "shallow@1", "vae_decoder"}
+    assert loads.warm is not None
+    assert loads.warm > 0
+    assert table.first_run_ms is not None
+
+
+@linux_only
+def test_memory_is_the_measuring_processs_own(bundle: Bundle) -> None:
+    """A caller that holds 400 MB more does not make the bundle heavier."""
+    ballast = np.ones(50_000_000)
+    table = profile_bundle(bundle, runs=1, warmup=0)
+    assert rss_mb() > 400  # this process
+    assert table.base_rss_mb < table.peak_rss_mb < 300 < ballast.nbytes / 1e6
+    assert 0 < table.pss_mb <= table.peak_rss_mb
+    assert table.first_run_ms == table.samples.end_to_end_ms[0]
+
+
+def test_the_measuring_process_has_no_torch(bundle: Bundle, tmp_path: Path) -> None:
+    """With a torch that cannot be imported first on its path, it still measures."""
+    (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')\n")
+    job = {"what": "profile", "bundles": [str(bundle.folder)], "backend": "onnxruntime", "runs": 1, "warmup": 0,
+           "threads": 1}  # fmt: skip
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parent.parent)])
+    done = subprocess.run(
+        [sys.executable, "-m", "edgediff.profiling", json.dumps(job)], env={**os.environ, "PYTHONPATH": path},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "result" in json.loads(done.stdout.splitlines()[-1])
+
+
+def test_compare_finds_the_faster_bundle(bundle: Bundle, tmp_path: Path) -> None:
+    slow = write_bundle(tmp_path / "b.edgediff", 64, "slow-panda")
+    found = compare_bundles(slow, bundle, runs=8, threads=1)
+    assert found["verdict"] == "faster"
+    assert found["ratio"]["high"] < 1
+    assert found["n"] == len(found["a"]["samples_ms"]) == len(found["b"]["samples_ms"]) == 8
+    assert (found["a"]["name"], found["b"]["name"]) == ("slow-panda", "red-panda")
+    assert compare_bundles(bundle, slow, runs=8, threads=1)["verdict"] == "slower"
+
+
+def test_errors_name_what_is_allowed(bundle: Bundle) -> None:
+    with pytest.raises(LinkError, match="device 'pixel_9' cannot be profiled from here: this edgediff measures 'host'"):
+        profile_bundle(bundle, device="pixel_9")
+    with pytest.raises(ConfigError, match="runs = 0: it must be a whole number from 1 to 10000"):
+        profile_bundle(bundle, runs=0)
+    with pytest.raises(ConfigError, match="warmup = -1: it must be a whole number from 0"):
+        compare_bundles(bundle, bundle, warmup=-1)
+    with pytest.raises(BackendError, match="unknown backend 'coreml'"):
+        profile_bundle(bundle, backend="coreml")
+
+
+def test_an_error_in_the_process_arrives_as_it_was(tmp_path: Path) -> None:
+    broken = write_bundle(tmp_path / "c.edgediff", 1)
+    file = broken.folder / "onnxruntime" / "unet" / "full.onnx"
+    file.write_bytes(bytes(reversed(file.read_bytes())))
+    with pytest.raises(BundleError, match=r"full.onnx' has SHA-256 .* copy it again") as caught:
+        profile_bundle(broken, runs=1)
+    assert caught.value.code == "hash"
+    assert caught.value.where == str(broken.folder)
+
+
+def test_a_process_that_dies_says_so(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\necho out of cheese >&2\nkill -9 $$\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    with pytest.raises(EdgeDiffError, match=r"ended by signal 9 \(the system does that when memory runs out\)"):
+        profile_bundle(bundle, runs=1)
+
+
+def test_a_stopwatch_sees_each_runner(bundle: Bundle) -> None:
+    @dataclasses.dataclass
+    class Twice:
+        def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            return {name: value * 2 for name, value in inputs.items()}
+
+    class FakeSession:
+        manifest = bundle.manifest
+        runners = {"full": Twice(), "shallow": Twice()}
+
+    clock, session = Clock(), FakeSession()
+    clock.wrap(session)  # type: ignore[arg-type]
+    for batch in (2, 1, 1):
+        session.runners["shallow"].run({"sample": np.ones((batch, 3))})
+    assert session.runners["full"].run({"sample": np.ones(3)})["sample"].tolist() == [2, 2, 2]
+    assert {name: len(seconds) for name, seconds in clock.seconds.items()} == {
+        "shallow@2": 1, "shallow@1": 2, "full": 1,
+    }  # fmt: skip
+
+
+@linux_only
+def test_dropping_files_from_the_cache_is_checked(tmp_path: Path) -> None:
+    file = tmp_path / "weights.bin"
+    file.write_bytes(os.urandom(3_000_000))
+    empty = tmp_path / "empty"
+    empty.touch()
+    dropped = drop_from_cache([file, empty])
+    if dropped is False:
+        pytest.skip("the temporary folder is in memory (tmpfs), which has no page cache to leave")
+    assert dropped is True
+    # Read back, and mapped so that it cannot be dropped.
+    with open(file, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        assert len(mapped[:]) == 3_000_000
+        assert drop_from_cache([file]) is False
+
+
+@linux_only
+def test_facts_about_this_machine() -> None:
+    facts = read_device("onnxruntime", 2)
+    assert facts.cpu
+    assert facts.cores == os.cpu_count()
+    assert facts.affinity == tuple(sorted(os.sched_getaffinity(0)))
+    assert facts.runtime.startswith("onnxruntime 1.")
+    assert facts.memory_gb > 0.5
+    assert peak_rss_mb() >= rss_mb() > 10
+    assert pss_mb() > 5
+    assert read_device("no-such-backend", None).runtime is None
