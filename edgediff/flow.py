@@ -151,7 +151,7 @@ def _write(pipeline: Pipeline, plan: Plan, target: Target, writer: Any, told: _S
     told("recording golden inputs and outputs")
     write_parts(pipeline, plan, writer.folder)
     manifest = make_manifest(pipeline, plan, variants, lowered, name=writer.out.stem)
-    write_golden(writer.folder / "golden", eager_recordings(pipeline, variants, manifest))
+    write_golden(writer.folder / "golden", eager_recordings(pipeline, variants, manifest, whole=False))
     told("writing the bundle")
     bundle: Bundle = writer.commit(manifest)
     return bundle
