@@ -1,0 +1,53 @@
+"""Backends: each file lowers graphs to one runtime's format, and opens them again.
+
+A backend module exposes `lower(variants, target, out) -> Artifacts` and
+`open_runner(folder, graph, artifact, *, batch, threads) -> Runner`. Precision, format and threads are those of
+`variants.plan.backends[<name>]`. Opening a runner imports neither torch nor an exporter, except in `eager`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from edgediff.manifest import Artifact
+from edgediff.plugins import load_plugin
+
+if TYPE_CHECKING:
+    from edgediff.target import Target
+    from edgediff.variants import Variants
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class Runner(Protocol):
+    """One graph, loaded."""
+
+    def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        """Outputs by name. The caller owns them; the inputs may be overwritten once `run` has returned."""
+        ...
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """What a backend wrote: the artifact of each graph, paths relative to the bundle, and the versions of the
+    tools that made it."""
+
+    backend: str
+    graphs: dict[str, Artifact]
+    tools: dict[str, str]
+
+
+def lower_variants(variants: Variants, target: Target, out: Path) -> tuple[Artifacts, ...]:
+    """Lowers to every backend of the plan, in the plan's order, into folders below `out`.
+
+    Raises what the backends raise: MissingLibrary, BackendError.
+    """
+    lowered = []
+    for name in variants.plan.backends:
+        artifacts: Artifacts = load_plugin("backends", name).lower(variants, target, out)
+        lowered.append(artifacts)
+    return tuple(lowered)

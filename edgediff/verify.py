@@ -1,0 +1,291 @@
+"""Conversion error: what a bundle's artifacts put out, against the PyTorch graphs they were made from.
+
+Three measures per backend, all PSNR in dB with the largest magnitude of the reference as peak:
+*graphs*, each on inputs recorded from PyTorch (caches included), so that errors cannot add up;
+*trajectory*, the latent after every step when the backend runs the whole program by itself on the same noise;
+*image*, the picture at the end (8 bit, peak 255). How much quality the compression costs is another question, which
+`evaluate` answers: here both sides are the compressed network.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgediff.backends import Array, Runner
+from edgediff.errors import BackendError, ModelError
+from edgediff.manifest import Manifest
+from edgediff.metrics import psnr
+from edgediff.recipe import CalibrationTable
+from edgediff.runtime import Session, choose_backend, list_backends, open_session
+
+if TYPE_CHECKING:
+    from edgediff.bundle import Bundle
+    from edgediff.pipeline import Pipeline
+    from edgediff.plan import Plan
+    from edgediff.variants import Variants
+
+Progress = Callable[[str, int, int], None]
+CAP_DB = 200.0  # what equal tensors get: JSON has no infinity. fp32 against fp32 comes to about 135
+IMAGE_CAP_DB = 99.0
+NOT_FINITE = {"psnr_db": 0.0, "max_abs": float(np.finfo(np.float32).max), "finite": False}
+SEED = 0
+KEPT = 3  # calls kept of every graph: the first, one in the middle, the last
+GOLDEN_BYTES = 16_000_000  # of one graph's recordings in a bundle; one call is written whatever its size
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What one call of a graph was given and returned; `call` counts the calls of that graph."""
+
+    graph: str
+    call: int
+    inputs: dict[str, Array]
+    outputs: dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """One picture made by PyTorch: calls of every graph, the latent after each step, the picture (uint8)."""
+
+    prompt: str
+    calls: tuple[Recording, ...]
+    latents: tuple[Array, ...]
+    image: Array
+
+
+def verify_bundle(
+    bundle: Bundle, *, backends: Sequence[str] | None = None, pipeline: Pipeline | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """The parity report, plain values that JSON can hold; the caller puts it into the manifest.
+
+    `ok` is whether every graph keeps the plan's floor for its precision, every picture the floor for pictures,
+    and no value anywhere is NaN or infinite (such a graph reports 0 dB and `finite` false). A trajectory has no
+    floor of its own: its end is the picture. `pipeline` spares loading the model that the bundle was made from.
+    Raises ModelError when that model cannot be had or has other weights, BackendError for an unknown backend.
+    """
+    start = time.perf_counter()
+    manifest, plan = bundle.manifest, bundle.plan
+    wanted = list(backends or list_backends(manifest))
+    names = [choose_backend(manifest, name) for name in wanted] or [choose_backend(manifest)]
+    told = _Told(progress, 2 + 2 * len(names))
+    told("loading the model")
+    recordings = _reference(bundle, pipeline, told)
+    results: dict[str, Any] = {}
+    for name in names:
+        results[name] = _verify_backend(bundle, plan, name, recordings, told)
+    return {
+        "ok": all(result["ok"] for result in results.values()),
+        "backends": results,
+        "floors_db": plan.parity.model_dump(mode="json"),
+        "prompt": recordings.prompt, "seed": SEED, "seconds": round(time.perf_counter() - start, 3),
+    }
+
+
+def eager_recordings(
+    pipeline: Pipeline, variants: Variants, manifest: Manifest, *, whole: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> Recordings:
+    """Makes a calibration prompt's picture with PyTorch and keeps a few calls of every graph.
+
+    `whole=False` stops as soon as every graph has run once: enough for golden files, and minutes saved on a
+    large network. Memory: the kept calls only.
+    """
+    from edgediff.backends.eager import eager_runners
+    from edgediff.tokenizer import Tokenizer
+    from edgediff.trace import calibration_prompts
+
+    prompt = calibration_prompts(pipeline, CalibrationTable(prompts=1))[0]
+    counts = _count_calls(manifest)
+    runners = {
+        name: _Recorder(name, runner, _spread(counts.get(name, 1)) if whole else {0})
+        for name, runner in eager_runners(variants).items()
+    }
+    session = Session(manifest, Tokenizer.load(pipeline.tokenizer_folder), runners)
+    latents: list[Array] = []
+    for step in session.steps(prompt, seed=SEED):
+        latents.append(step.latent)
+        if progress is not None:
+            progress(step.index + 1, step.total)
+        if not whole and all(runners[name].kept for name in counts):
+            break
+    image = session.decode(latents[-1])
+    calls = tuple(call for runner in runners.values() for call in runner.kept)
+    return Recordings(prompt, calls, tuple(latents), image)
+
+
+def write_golden(folder: Path, recordings: Recordings) -> None:
+    """Writes `<graph>.safetensors`, for a device to check itself: tensors `<call>.in.<name>` and what PyTorch
+    makes of them in fp32, `<call>.out.<name>`. As many calls as fit into 16 MB, at least one."""
+    from safetensors.numpy import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, dict[str, Array]] = {}
+    for one in recordings.calls:
+        named = {f"{one.call}.in.{name}": value for name, value in one.inputs.items()}
+        named.update({f"{one.call}.out.{name}": value for name, value in one.outputs.items()})
+        file = tensors.setdefault(one.graph, {})
+        if not file or _bytes(file.values()) + _bytes(named.values()) <= GOLDEN_BYTES:
+            file.update(named)
+    for graph, file in tensors.items():
+        contiguous = {name: np.ascontiguousarray(value) for name, value in file.items()}
+        save_file(contiguous, folder / f"{graph}.safetensors", metadata={"reference": "PyTorch, fp32"})
+
+
+@dataclass
+class _Told:
+    """Tells whoever watches how far it is."""
+
+    watch: Progress | None
+    total: int
+    done: int = -1
+    text: str = ""
+
+    def __call__(self, text: str) -> None:
+        self.text, self.done = text, self.done + 1
+        if self.watch is not None:
+            self.watch(text, self.done, self.total)
+
+    def step(self, index: int, total: int) -> None:
+        if self.watch is not None:
+            self.watch(f"{self.text}, step {index} of {total}", self.done, self.total)
+
+
+class _Recorder:
+    """A runner that keeps copies of what some of its calls were given and returned."""
+
+    def __init__(self, graph: str, runner: Runner, wanted: set[int]) -> None:
+        self._graph, self._runner, self._wanted = graph, runner, wanted
+        self._count = 0
+        self.kept: list[Recording] = []
+
+    def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        outputs = self._runner.run(inputs)
+        if self._count in self._wanted:
+            copies = {name: np.array(value) for name, value in inputs.items()}
+            self.kept.append(Recording(self._graph, self._count, copies, dict(outputs)))
+        self._count += 1
+        return outputs
+
+
+def _reference(bundle: Bundle, pipeline: Pipeline | None, told: _Told) -> Recordings:
+    """What PyTorch makes. The model is gone from memory when this returns, unless the caller holds it."""
+    from edgediff.variants import build_variants
+
+    model = _load_source(bundle.manifest) if pipeline is None else pipeline
+    source = bundle.manifest.source
+    if model.weights != source.weights:
+        raise ModelError(
+            f"'{model.id}' has weights {model.weights[:12]}, but this bundle was made from {source.weights[:12]} of "
+            f"'{source.model}'; verify with that model, or build the bundle again from this one",
+            where=str(bundle.folder), code="other_model",
+        )
+    told("PyTorch")
+    return eager_recordings(model, build_variants(model, bundle.plan), bundle.manifest, progress=told.step)
+
+
+def _load_source(manifest: Manifest) -> Pipeline:
+    from edgediff.pipeline import load_pipeline
+
+    source = manifest.source
+    try:
+        return load_pipeline(source.model, revision=source.revision)
+    except ModelError as error:
+        message = f"the model this bundle was made from is needed as reference: {error}"
+        raise ModelError(message, code=error.code) from error
+
+
+def _verify_backend(bundle: Bundle, plan: Plan, name: str, recordings: Recordings, told: _Told) -> dict[str, Any]:
+    start = time.perf_counter()
+    told(f"{name}: graphs")
+    session = open_session(bundle, name)
+    graphs: dict[str, Any] = {}
+    for graph, runner in session.runners.items():
+        precision = bundle.manifest.graphs[graph].artifacts[name].precision
+        floor = float(getattr(plan.parity, f"{precision}_db"))
+        measured = _compare_graph(runner, [one for one in recordings.calls if one.graph == graph])
+        passed = measured["finite"] and measured["psnr_db"] >= floor
+        graphs[graph] = {**measured, "precision": precision, "floor_db": floor, "ok": bool(passed)}
+    told(f"{name}: trajectory")
+    trajectory, image = _compare_program(session, recordings, told)
+    image["floor_db"] = plan.parity.image_db
+    image["ok"] = bool(trajectory["finite"] and image["psnr_db"] >= plan.parity.image_db)
+    return {
+        "ok": all(graph["ok"] for graph in graphs.values()) and image["ok"],
+        "graphs": graphs, "trajectory": trajectory, "image": image,
+        "seconds": round(time.perf_counter() - start, 3),
+    }
+
+
+def _compare_graph(runner: Runner, recordings: list[Recording]) -> dict[str, Any]:
+    """The worst output over all recorded calls: lowest PSNR, largest absolute error."""
+    worst: dict[str, Any] = {}
+    largest = 0.0
+    for one in recordings:
+        outputs = runner.run(one.inputs)
+        for name, reference in one.outputs.items():
+            found = compare_arrays(reference, outputs[name])
+            largest = max(largest, found["max_abs"])
+            if not worst or (found["finite"], found["psnr_db"]) < (worst["finite"], worst["psnr_db"]):
+                worst = {**found, "worst_output": name, "worst_call": one.call}
+    return {**worst, "max_abs": largest, "inputs": len(recordings)}
+
+
+def compare_arrays(reference: Array, found: Array) -> dict[str, Any]:
+    """`psnr_db` with the largest magnitude of the reference as peak, `max_abs`, `finite`.
+
+    Raises BackendError when the shapes differ."""
+    if reference.shape != found.shape:
+        raise BackendError(f"an output has shape {found.shape}, PyTorch's has {reference.shape}", code="output")
+    if not np.isfinite(found).all():
+        return dict(NOT_FINITE)
+    peak = float(np.abs(reference).max()) or 1.0
+    error = float(np.abs(reference - found).max())
+    return {"psnr_db": psnr(reference, found, peak, cap=CAP_DB), "max_abs": error, "finite": True}
+
+
+def _compare_program(
+    session: Session, recordings: Recordings, told: _Told
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The worst step, and the picture. A run that breaks off over NaN ends at the step that made it."""
+    steps: list[float] = []
+    try:
+        for step, reference in zip(session.steps(recordings.prompt, seed=SEED), recordings.latents, strict=True):
+            steps.append(compare_arrays(reference, step.latent)["psnr_db"])
+            told.step(step.index + 1, step.total)
+        image = session.decode(step.latent)
+    except BackendError as error:
+        if error.code != "non_finite":
+            raise
+        broken = {"worst_step": len(steps), "psnr_db": 0.0, "finite": False, "problem": error.message}
+        return broken, {"psnr_db": 0.0}
+    worst = int(np.argmin(steps))
+    trajectory = {"worst_step": worst, "psnr_db": steps[worst], "finite": True}
+    return trajectory, {"psnr_db": psnr(recordings.image, image, 255.0, cap=IMAGE_CAP_DB)}
+
+
+def _count_calls(manifest: Manifest) -> dict[str, int]:
+    """Graph -> how often one picture runs it; the decoder, which runs after the rows, is left out."""
+    program = manifest.program
+    guided = any(row.guidance is not None for row in program.rows)
+    counts = {program.encode.graph: 2 if guided else 1} if program.encode else {}
+    for row in program.rows:
+        if row.graph is not None:
+            twice = row.guidance is not None and program.mode == "sequential"
+            counts[row.graph] = counts.get(row.graph, 0) + (2 if twice else 1)
+    return counts
+
+
+def _spread(count: int) -> set[int]:
+    """Indices of `KEPT` of `count` calls, the first and the last among them."""
+    return {round(index) for index in np.linspace(0, count - 1, min(KEPT, count))}
+
+
+def _bytes(arrays: Iterable[Array]) -> int:
+    return sum(array.nbytes for array in arrays)
