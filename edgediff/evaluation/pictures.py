@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import os
+import re
 import secrets
 import zipfile
 from collections.abc import Callable, Sequence
@@ -64,10 +65,14 @@ class PictureCache:
     Everything in it may be deleted at any time.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Raises OutputError when the folder cannot be made or written to."""
+    def __init__(self, folder: Path, *, create: bool = True) -> None:
+        """`create=False` is for reading only. Raises OutputError when the folder cannot be made or written to."""
         self.folder = folder.absolute()
         self._pictures = self.folder / "pictures"
+        if create:
+            self._make_folder()
+
+    def _make_folder(self) -> None:
         try:
             self._pictures.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -77,6 +82,8 @@ class PictureCache:
 
     def read(self, key: str) -> Picture | None:
         """The picture [height, width, channels], or None."""
+        if not re.fullmatch(r"[0-9a-f]{64}", key):
+            return None
         try:
             with np.load(self._file(key), allow_pickle=False) as file:
                 picture: Picture = file["picture"]

@@ -1,0 +1,60 @@
+"""One HTML page about one or more bundles: self-contained, without scripts, readable on a phone and on paper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgediff.config import write_text_atomic
+from edgediff.errors import ConfigError
+from edgediff.latency import LatencyTable
+from edgediff.report.page import build_page
+from edgediff.report.subject import Source, make_subject
+
+if TYPE_CHECKING:
+    from edgediff.bundle import Bundle
+    from edgediff.units import UnitGraph
+
+__all__ = ["render_report"]
+
+def render_report(
+    bundles: Bundle | Sequence[Bundle],
+    out: str | Path,
+    *,
+    evaluations: Sequence[Source | None] | None = None,
+    profiles: Sequence[LatencyTable | Source | None] | None = None,
+    graphs: Sequence[UnitGraph | None] | None = None,
+    when: datetime | None = None,
+) -> Path:
+    """Writes the page to `out` (whole or not at all, replacing what was there) and returns its path.
+
+    `evaluations` and `profiles` go with the bundles in their order, each as plain data or as a file; None for one
+    that was not measured. Without `profiles` those in the manifests are shown, and parity always is. `graphs` are
+    unit graphs of the untouched models, for the map of the schedule; an evaluation brings what the map needs.
+    What is missing is said to be missing, with the command that measures it. Pictures come from the evaluation's
+    cache. `when` is the date to print, now by default; with it the same input gives the same bytes.
+
+    No torch is imported. Raises ConfigError for lists that do not fit the bundles and for broken files,
+    EvaluationError for an evaluation of another bundle, OutputError.
+    """
+    several = list(bundles) if isinstance(bundles, Sequence) else [bundles]
+    if not several:
+        raise ConfigError("a report needs at least one bundle", code="usage")
+    found = _in_order("evaluations", evaluations, len(several))
+    tables = _in_order("profiles", profiles, len(several))
+    subjects = [make_subject(one, found[index], tables[index]) for index, one in enumerate(several)]
+    page = build_page(subjects, _in_order("graphs", graphs, len(several)), when or datetime.now().astimezone())
+    write_text_atomic(Path(out), str(page))
+    return Path(out)
+
+
+def _in_order(what: str, values: Sequence[Any] | None, count: int) -> Sequence[Any]:
+    if not values:
+        return [None] * count
+    if len(values) != count:
+        raise ConfigError(
+            f"{len(values)} {what} for {count} bundles; give one for each bundle, in their order", code="usage"
+        )
+    return values

@@ -1,0 +1,184 @@
+"""The page around the sections: head, key figures, overview of several bundles, contents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from edgediff import __version__
+from edgediff.report.charts import key, scatter
+from edgediff.report.decisions import plan_section, schedule_section
+from edgediff.report.markup import (
+    NOT_MEASURED,
+    Child,
+    Html,
+    figure,
+    join,
+    macs,
+    milliseconds,
+    name,
+    percent,
+    size,
+    table,
+    tag,
+)
+from edgediff.report.origin import files_section, provenance_section
+from edgediff.report.parity import parity_section, parity_words
+from edgediff.report.quality import evaluate_command, pictures_section, quality_section
+from edgediff.report.subject import Subject
+from edgediff.report.timing import latency_section
+from edgediff.units import UnitGraph
+
+STYLE = Path(__file__).with_name("style.css")
+# Nothing is fetched and nothing runs, whatever a name or a file might try.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+
+
+def build_page(subjects: Sequence[Subject], graphs: Sequence[UnitGraph | None], when: datetime) -> Html:
+    """The whole document."""
+    single = len(subjects) == 1
+    title = subjects[0].title if single else f"{len(subjects)} bundles compared"
+    head = tag(
+        "head", tag("meta", charset="utf-8"), tag("title", f"{title} - edgediff report"),
+        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        Html(f"<style>{STYLE.read_text(encoding='utf-8')}</style>"),
+    )  # fmt: skip
+    articles = [
+        _article(index, subject, subjects, graph, single)
+        for index, (subject, graph) in enumerate(zip(subjects, graphs, strict=True))
+    ]
+    body = tag("body", tag("main", _masthead(subjects, when), None if single else _overview(subjects), *articles))
+    return Html(f"<!doctype html>\n{tag('html', head, body, lang='en')}\n")
+
+
+def _masthead(subjects: Sequence[Subject], when: datetime) -> Html:
+    kicker = f"edgediff {__version__} report, {when.day} {when:%B %Y, %H:%M}"
+    parts: list[Child] = [tag("p", kicker, class_="kicker")]
+    if len(subjects) == 1:
+        parts += [tag("h1", name(subjects[0].title)), _lede(subjects[0]), _key_figures(subjects[0])]
+    else:
+        links = [tag("li", tag("a", name(one.title), href=f"#bundle-{i}")) for i, one in enumerate(subjects)]
+        parts += [tag("h1", f"{len(subjects)} bundles compared"), tag("ul", *links, class_="contents")]
+    return tag("header", *parts, class_="masthead")
+
+
+def _lede(subject: Subject) -> Html:
+    plan, device = subject.plan, subject.profile.device if subject.profile else None
+    share = percent(plan.cost.macs / plan.cost.reference_macs)
+    where = f" Measured on {device.cpu or device.name} with {device.runtime or device.backend}." if device else ""
+    return tag(
+        "p", name(plan.model.id), " by the recipe ", name(plan.recipe_name), " for ", name(plan.target_name),
+        f": {plan.sampler.kind}, {plan.sampler.steps} steps, {share} of the untouched model's arithmetic.{where}",
+        class_="lede",
+    )  # fmt: skip
+
+
+def _key_figures(subject: Subject) -> Html:
+    """The five numbers that decide; each with what it must be read beside."""
+    cost, profile, found = subject.plan.cost, subject.profile, subject.figures()
+    equal = subject.figures("equal_compute")
+    state, words = parity_words(subject)
+    parity = {"passed": "passed", "failed": "failed", "missing": None}[state]
+    judged = found.get("retrieval_at_1") is not None
+    quality = "retrieval_at_1" if judged else "ssim"
+    titles = {"retrieval_at_1": "retrieval@1", "ssim": "SSIM to the untouched"}
+
+    def written(value: float | None) -> str | None:
+        return None if value is None else percent(value, 1) if judged else figure(value, 3)
+
+    beside = f"same compute on fewer steps: {written(equal.get(quality))}" if equal.get(quality) is not None else ""
+    entries = [
+        _key_figure("arithmetic", percent(cost.macs / cost.reference_macs),
+                    f"of the untouched model; {macs(cost.macs)} per image"),
+        _key_figure(titles[quality], written(found.get(quality)), beside, evaluate_command(subject)),
+        _key_figure("per image, p50", milliseconds(profile.end_to_end_ms.p50) if profile else None,
+                    f"peak memory {figure(profile.peak_rss_mb, 0, 'MB')}" if profile else "",
+                    f"edgediff profile {subject.quoted}"),
+        _key_figure("conversion", parity, words, f"edgediff verify {subject.quoted}", state),
+        _key_figure("on disk", size(subject.bytes), f"{len(subject.manifest.files)} files"),
+    ]  # fmt: skip
+    return tag("ul", *entries, class_="figures")
+
+
+def _key_figure(title: str, value: str | None, beside: str, command: str = "", state: str = "") -> Html:
+    shown = tag("strong", value, class_=state or None) if value else tag("strong", NOT_MEASURED, class_="missing")
+    note = beside if value else join(["run ", tag("code", command)])
+    return tag("li", tag("span", title), shown, tag("small", note))
+
+
+def _overview(subjects: Sequence[Subject]) -> Html:
+    """One row per bundle, then cost against quality, where at least two have a figure."""
+    head = ("bundle", "recipe", "MACs per image", "of untouched", "p50", "peak memory", "retrieval@1", "PSNR", "SSIM",
+            "conversion", "on disk")  # fmt: skip
+    rows = [_overview_row(index, subject) for index, subject in enumerate(subjects)]
+    made = table(head, rows, numbers=(2, 3, 4, 5, 6, 7, 8, 10), kind="overview")
+    content = tag("div", made, _cost_quality(subjects), class_="content")
+    return tag("section", tag("h3", "Side by side"), content, id="overview")
+
+
+def _overview_row(index: int, subject: Subject) -> list[Child]:
+    cost, profile, found = subject.plan.cost, subject.profile, subject.figures()
+    state, _ = parity_words(subject)
+    return [
+        tag("a", name(subject.title), href=f"#bundle-{index}"), name(subject.plan.recipe_name), macs(cost.macs),
+        percent(cost.macs / cost.reference_macs), milliseconds(profile.end_to_end_ms.p50 if profile else None),
+        figure(profile.peak_rss_mb, 0, "MB") if profile else figure(None),
+        percent(found.get("retrieval_at_1"), 1), figure(found.get("psnr_db"), 1, "dB"), figure(found.get("ssim"), 3),
+        tag("span", {"missing": NOT_MEASURED}.get(state, state), class_=f"mark {_KIND[state]}"), size(subject.bytes),
+    ]  # fmt: skip
+
+
+_KIND = {"passed": "ok", "failed": "bad", "missing": "quiet"}
+
+
+def _cost_quality(subjects: Sequence[Subject]) -> Html | None:
+    """GMAC against what the judge says, or SSIM without a judge; the baselines are in it."""
+    measured = [one for one in subjects if one.evaluation is not None]
+    judged = all(one.figures().get("retrieval_at_1") is not None for one in measured)
+    what, words = ("retrieval_at_1", "retrieval@1, %") if judged else ("ssim", "SSIM to the untouched model")
+    scale = 100.0 if judged else 1.0
+    marks = []
+    for one in measured:
+        equal = one.plan.cost.equal_compute
+        sides = (("bundle", one.title, one.plan.cost.macs, None),
+                 ("equal", f"{equal.steps} steps", equal.macs, "equal_compute"),
+                 ("reference", "untouched", one.plan.cost.reference_macs, "reference"))  # fmt: skip
+        for kind, title, cost, part in sides:
+            column = one.figures(part)
+            if column.get(what) is None:
+                continue
+            low_high = column.get("retrieval_interval") if judged else None
+            interval = (low_high[0] * scale, low_high[1] * scale) if low_high else None
+            mark = (kind, title, cost / 1e9, column[what] * scale, interval)
+            marks += [mark] if mark not in marks else []
+    if len(marks) < 2:
+        return None
+    legend = key((("reference", "untouched model"), ("bundle", "bundle"), ("equal", "untouched model, fewer steps")))
+    drawn = scatter(marks, "Cost against quality", ("GMAC per image", words))
+    return join([tag("h4", "Cost and quality"), legend, tag("div", drawn, class_="wide", tabindex="0")])
+
+
+def _article(
+    index: int, subject: Subject, subjects: Sequence[Subject], graph: UnitGraph | None, single: bool
+) -> Html:
+    others = [other for other in subjects if other is not subject]
+    sections = (
+        ("Pictures", pictures_section(subject)),
+        ("Cost and quality", quality_section(subject, others)),
+        ("Plan", plan_section(subject)),
+        ("Schedule", schedule_section(subject, graph)),
+        ("Latency", latency_section(subject)),
+        ("Conversion", parity_section(subject)),
+        ("Files", files_section(subject)),
+        ("Provenance", provenance_section(subject)),
+    )
+    head = None if single else join([tag("h2", name(subject.title)), _lede(subject), _key_figures(subject)])
+    made = [
+        tag("section", tag("h3", title), tag("div", content, class_="content")) for title, content in sections
+    ]
+    return tag("article", head, *made, id=f"bundle-{index}")
+
+

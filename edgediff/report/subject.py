@@ -1,0 +1,138 @@
+"""One bundle with all that was measured about it, read defensively: JSON that somebody may have edited."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import RootModel
+
+from edgediff.config import parse, read_json
+from edgediff.errors import EvaluationError
+from edgediff.evaluation.pictures import PictureCache, program_digest
+from edgediff.latency import LatencyTable
+from edgediff.plan import Plan
+from edgediff.schedule import HOLD, Row, used_rows
+
+if TYPE_CHECKING:
+    from edgediff.bundle import Bundle
+    from edgediff.manifest import Manifest
+
+Source = Mapping[str, Any] | str | Path
+FIGURES = ("retrieval_at_1", "frechet", "psnr_db", "ssim")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A bundle, its plan, and its measurements where there are any."""
+
+    bundle: Bundle
+    plan: Plan
+    evaluation: Mapping[str, Any] | None
+    profile: LatencyTable | None
+    parity: Mapping[str, Any] | None
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.bundle.manifest
+
+    @property
+    def title(self) -> str:
+        return self.bundle.manifest.name
+
+    @property
+    def quoted(self) -> str:
+        """The folder's own name as a shell takes it."""
+        return _quoted(self.bundle.folder.name)
+
+    @property
+    def quoted_stem(self) -> str:
+        """The same without `.edgediff`, for files that belong to it."""
+        return _quoted(self.bundle.folder.stem)
+
+    @property
+    def bytes(self) -> int:
+        return sum(entry.bytes for entry in self.manifest.files)
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether nothing is cut and every call runs everything."""
+        schedule = self.plan.schedule
+        whole = all(schedule.rows[name] == Row() for name in used_rows(schedule))
+        return whole and HOLD not in schedule.calls and not self.plan.cuts
+
+    def figures(self, key: str | None = None) -> Mapping[str, Any]:
+        """The bundle's own figures, or those of `reference` or `equal_compute`; empty when not measured."""
+        if self.evaluation is None:
+            return {}
+        part = self.evaluation if key is None else self.evaluation[key]
+        return {name: part.get(name) for name in part}
+
+
+def make_subject(bundle: Bundle, evaluation: Source | None, profile: LatencyTable | Source | None) -> Subject:
+    """Raises ConfigError or EvaluationError for a file that is not what it should be, or that is about another
+    bundle; a profile in the manifest is used when none is given."""
+    found = None if evaluation is None else _read_evaluation(bundle, evaluation)
+    kept = bundle.manifest.profile if profile is None else profile
+    return Subject(bundle, bundle.plan, found, _read_profile(bundle, kept), bundle.manifest.parity)
+
+
+def twin(subjects: Sequence[Subject], subject: Subject, steps: int) -> Subject | None:
+    """Among the report's bundles, the untouched model of `subject` sampled in so many steps: its latency is a
+    baseline's, measured."""
+    for other in subjects:
+        sampler = other.plan.sampler
+        same = other.plan.model.weights == subject.plan.model.weights and sampler.kind == subject.plan.sampler.kind
+        if same and other.is_untouched and sampler.steps == steps:
+            return other
+    return None
+
+
+def read_pictures(subject: Subject) -> list[dict[str, Any]]:
+    """The shown pictures with `images`: arrays uint8 by set. Those that the cache no longer has are left out."""
+    if subject.evaluation is None or not (rows := subject.evaluation.get("pictures")):
+        return []
+    folder = Path(str(subject.evaluation.get("cache", "")))
+    if not (folder / "pictures").is_dir():
+        return []
+    cache = PictureCache(folder, create=False)
+    found = []
+    for row in rows:
+        images = {key: cache.read(str(row[key])) for key in ("reference", "compressed", "equal_compute")}
+        if all(image is not None for image in images.values()):
+            found.append({**row, "images": images})
+    return found
+
+
+def _quoted(word: str) -> str:
+    """For a shell, and not to be taken for an option."""
+    return shlex.quote(f"./{word}" if word.startswith("-") else word)
+
+
+def _read_evaluation(bundle: Bundle, source: Source) -> Mapping[str, Any]:
+    where = str(source) if isinstance(source, str | Path) else "evaluation"
+    data = source if isinstance(source, Mapping) else read_json(Path(source), RootModel[dict[str, Any]]).root
+    for key in ("reference", "equal_compute"):
+        if not isinstance(data.get(key), Mapping):
+            raise EvaluationError(
+                f"is no evaluation: '{key}' is missing; write one with edgediff evaluate BUNDLE --out FILE",
+                where=where, code="form",
+            )  # fmt: skip
+    if data.get("program", program_digest(bundle.manifest)) != program_digest(bundle.manifest):
+        raise EvaluationError(
+            f"was made from another build of '{data.get('bundle')}' than bundle '{bundle.manifest.name}'; give the "
+            "evaluations in the order of the bundles, or evaluate again",
+            where=where, code="other_bundle",
+        )  # fmt: skip
+    return data
+
+
+def _read_profile(bundle: Bundle, source: LatencyTable | Source | None) -> LatencyTable | None:
+    if source is None or isinstance(source, LatencyTable):
+        return source
+    if isinstance(source, str | Path):
+        return read_json(Path(source), LatencyTable)
+    return parse(dict(source), LatencyTable, where=f"profile of {bundle.manifest.name}")

@@ -1,0 +1,97 @@
+"""Latency and memory as measured, with what they were measured on."""
+
+from __future__ import annotations
+
+from edgediff.latency import DeviceFacts, LatencyTable
+from edgediff.report.charts import stacked, ticks
+from edgediff.report.markup import Child, Html, code, facts, figure, join, milliseconds, missing, percent, table, tag
+from edgediff.report.subject import Subject
+
+MEGABYTE = "MB"
+
+
+def latency_section(subject: Subject) -> Html:
+    """Loads, first run, end to end, memory; then every graph."""
+    if subject.profile is None:
+        return missing("Latency and memory", f"edgediff profile {subject.quoted}")
+    found = subject.profile
+    return join([_caveats(found), _whole(found), _split(subject, found), _graphs(found), _device(found.device)])
+
+
+def _caveats(found: LatencyTable) -> Html:
+    lines: list[str] = []
+    if found.source == "estimated":
+        lines.append("Estimated, not measured: computed from the target's peak rates.")
+    if found.device.is_busy:
+        lines.append(
+            f"The machine was busy: load average {found.device.load_average:g} on {found.device.cores} cores before "
+            "the run. These times are upper bounds."
+        )
+    return join(tag("p", line, class_="caveat") for line in lines)
+
+
+def _whole(found: LatencyTable) -> Html:
+    loads, image = found.load_ms, found.end_to_end_ms
+    cold = {True: "files dropped from the page cache", False: "files stayed in the page cache"}
+    parts = f"{milliseconds(loads.hashing)} of it reading and hashing; " if loads.hashing is not None else ""
+    pairs: list[tuple[str, Child]] = [
+        ("Image, end to end", _pair(f"p50 {milliseconds(image.p50)}", f"p90 {milliseconds(image.p90)}, p95 "
+                                    f"{milliseconds(image.p95)}, n {image.n} after {found.warmup} warm-up")),
+        ("First image", _pair(milliseconds(found.first_run_ms), "includes what is done late")),
+        ("Cold load", _pair(milliseconds(loads.cold), parts + cold.get(
+            loads.cache_dropped, "page cache: not known") if loads.cache_dropped is not None else parts)),
+        ("Warm load", _pair(milliseconds(loads.warm), "again in the same process")),
+        ("Outside the graphs", _pair(percent(found.overhead_fraction, 1), "scheduler, guidance, caches, tokenizer")),
+        ("Peak memory", _pair(figure(found.peak_rss_mb, 0, MEGABYTE),
+                              f"{figure(found.base_rss_mb, 0, MEGABYTE)} of it libraries before the bundle")),
+    ]  # fmt: skip
+    return facts(pairs)
+
+
+def _split(subject: Subject, found: LatencyTable) -> Html:
+    """Where the median image's time goes: each graph's samples over all images, and the rest."""
+    total = sum(found.samples.end_to_end_ms)
+    if not total or not found.samples.graphs:
+        return Html("")
+    images = len(found.samples.end_to_end_ms)
+    parts = [
+        (f"p{index % 5}", graph, sum(times) / images)
+        for index, (graph, times) in enumerate(found.samples.graphs.items())
+    ]
+    parts.append(("rest", "outside the graphs", max(0.0, total / images - sum(value for _, _, value in parts))))
+    entries = [
+        tag("li", tag("span", class_=f"patch {kind}"), f"{title} ", tag("b", percent(value * images / total, 1)))
+        for kind, title, value in parts
+    ]
+    label = f"Where the time of an image of {subject.title} goes"
+    return join([tag("h4", "Where an image's time goes"), stacked(parts, label), tag("ul", *entries, class_="parts")])
+
+
+def _graphs(found: LatencyTable) -> Html:
+    samples = found.samples.graphs
+    everything = [value for times in samples.values() for value in times]
+    high = max(everything, default=1.0)
+    rows: list[list[Child]] = []
+    for graph, times in found.graphs.items():
+        drawn = ticks(samples[graph], 0.0, high, f"{len(samples[graph])} calls of {graph}") if graph in samples else ""
+        load = found.load_ms.graphs.get(graph)
+        rows.append([code(graph), milliseconds(times.p50_ms), milliseconds(times.p90_ms), milliseconds(times.p95_ms),
+                     times.n, milliseconds(load), drawn])  # fmt: skip
+    head = ("graph", "p50", "p90", "p95", "calls", "load", "every call, from 0")
+    return join([tag("h4", "Each graph, per call"), table(head, rows, numbers=(1, 2, 3, 4, 5))])
+
+
+def _device(facts_: DeviceFacts) -> Html:
+    affinity = facts_.affinity
+    shown = [
+        facts_.cpu, f"{facts_.cores} cores" if facts_.cores else None,
+        f"affinity {', '.join(map(str, affinity))}" if affinity and len(affinity) != facts_.cores else None,
+        f"{facts_.threads} threads" if facts_.threads else "threads: the backend's choice",
+        f"governor {facts_.governor}" if facts_.governor else None,
+        f"{facts_.memory_gb:g} GB memory" if facts_.memory_gb else None, facts_.os, facts_.runtime,
+    ]  # fmt: skip
+    return tag("p", "; ".join(part for part in shown if part), ".", class_="note")
+
+
+def _pair(value: str, beside: str) -> Html:
+    return join([tag("b", value), tag("small", beside.rstrip("; ")) if beside else None])
