@@ -23,7 +23,7 @@ class Mark:
 SHAPES = {"reference": "square", "bundle": "disc", "equal": "diamond"}
 
 
-def dot_strip(marks: Sequence[Mark], label: str, *, width: int = 220, height: int = 34) -> Html:
+def dot_strip(marks: Sequence[Mark], label: str, *, width: int = 170, height: int = 34) -> Html:
     """Marks on one horizontal scale from the least to the largest value shown, intervals included."""
     ends = [end for mark in marks for end in (mark.value, *(mark.interval or ()))]
     low, high = float(min(ends)), float(max(ends))
@@ -78,12 +78,12 @@ def ticks(samples: Sequence[float], low: float, high: float, label: str, *, widt
     return _svg([*lines, tag("path", d=path, class_="tick")], width, 20, label, "ticks")
 
 
-def floor_bar(value: float, floor: float | None, top: float, passed: bool, label: str, *, width: int = 180) -> Html:
-    """A bar up to `value` with a mark at the floor that it must reach."""
+def floor_bar(value: float, floor: float | None, top: float, state: str, label: str, *, width: int = 180) -> Html:
+    """A bar up to `value` with a mark at the floor that it must reach; `state`: passed, failed or plain."""
     x = min(value, top) / top * width
     parts = [
         tag("rect", x=0, y=6, width=width, height=6, class_="rail"),
-        tag("rect", x=0, y=6, width=max(x, 1.0), height=6, class_="passed" if passed else "failed"),
+        tag("rect", x=0, y=6, width=max(x, 1.0), height=6, class_=f"level {state}"),
     ]
     if floor is not None:
         at = min(floor, top) / top * width

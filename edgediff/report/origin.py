@@ -16,13 +16,13 @@ from edgediff.target import list_targets, load_target
 
 
 def files_section(subject: Subject) -> Html:
-    """Sizes by folder, then every file."""
+    """Sizes by folder (a file at the top stands for itself), then every file."""
     files = subject.manifest.files
     groups: dict[str, int] = {}
     for entry in files:
-        head = entry.path.partition("/")[0] if "/" in entry.path else "manifest and plan"
+        head = entry.path.partition("/")[0]
         groups[head] = groups.get(head, 0) + entry.bytes
-    rows = [("bundle", title, float(count), size(count)) for title, count in sorted(groups.items(), key=_by_size)]
+    rows = [("plain", title, float(count), size(count)) for title, count in sorted(groups.items(), key=_by_size)]
     words = f"{len(files)} files, {size(subject.bytes)}, each with its SHA-256 in the manifest."
     drawn = bars(rows, f"Sizes of the folders of {subject.title}")
     return join([tag("p", words, class_="note"), drawn, _all_files(files)])

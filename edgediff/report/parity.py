@@ -43,26 +43,28 @@ def _backend(key: str, found: Mapping[str, Any]) -> Html:
         rows.append(_row(join(["latent along the trajectory", tag("small", where)]), trajectory, ""))
     if found.get("image"):
         rows.append(_row("picture, 8 bit", found["image"], ""))
-    head = ("", "precision", "PSNR", "floor", "largest error", "", "")
+    head = ("", "", "PSNR", "floor", "", "largest error", "precision")
     mark = _mark(found.get("ok"))
     said = (trajectory or {}).get("problem")
     problem = tag("p", str(said), class_="caveat") if said else None
-    return join([tag("h4", key, " ", mark), problem, table(head, rows, numbers=(2, 3, 4))])
+    return join([tag("h4", key, " ", mark), problem, table(head, rows, numbers=(2, 3, 5))])
 
 
 def _row(title: Child, part: Mapping[str, Any], precision: str) -> list[Child]:
     value, floor = part.get("psnr_db"), part.get("floor_db")
     passed = part.get("ok")
     finite = part.get("finite", True)
-    if passed is None:
-        passed = None if floor is None or value is None else value >= floor
-    largest = f"{part['max_abs']:.2g}" if part.get("max_abs") is not None and finite else "\N{EN DASH}"
+    if passed is None and floor is not None and value is not None:
+        passed = value >= floor
+    passed = passed if finite else False
+    largest = f"{part['max_abs']:.2g}" if part.get("max_abs") is not None and finite else figure(None)
     bar: Child = ""
     if value is not None:
-        bar = floor_bar(value, floor, TOP_DB, passed is not False and finite, f"{value:.1f} dB")
+        state = {True: "passed", False: "failed", None: "plain"}[passed]
+        bar = floor_bar(value, floor, TOP_DB, state, f"{value:.1f} dB")
     shown = figure(value, 1, "dB") if finite else "NaN or infinite"
-    return [title, precision, shown, figure(floor, 0, "dB") if floor is not None else "\N{EN DASH}", largest, bar,
-            _mark(passed if finite else False)]  # fmt: skip
+    mark = _mark(passed)
+    return [title, mark, shown, figure(floor, 0, "dB") if floor is not None else figure(None), bar, largest, precision]
 
 
 def _mark(passed: bool | None) -> Html:

@@ -79,13 +79,14 @@ def evaluate_command(subject: Subject) -> str:
 def verdict_words(subject: Subject) -> list[tuple[str, str]]:
     """(state, sentence) for each figure compared with equal compute; state: better, worse, open."""
     found = []
-    for what, gap in (subject.figures().get("against_equal_compute") or {}).items():
+    gaps = subject.figures().get("against_equal_compute") or {}
+    for what, gap in ((what, gaps[what]) for what in GAP if what in gaps):
         state = {True: "better", False: "worse"}.get(gap["better"], "open")
         scale, digits, unit = {"retrieval_at_1": (100, 1, "points"), "psnr_db": (1, 1, "dB")}.get(what, (1, 3, ""))
         words = {"better": "better", "worse": "worse", "open": "no clear difference"}[state]
         middle, low, high = (_signed(gap[part] * scale, digits) for part in ("difference", "low", "high"))
         shown = f"{middle} {unit}".strip()
-        found.append((state, f"{GAP.get(what, what)}: {words} ({shown}, 95 % interval {low} to {high})"))
+        found.append((state, f"{GAP[what]}: {words} ({shown}, 95 % interval {low} to {high})"))
     return found
 
 

@@ -54,10 +54,8 @@ def _split(subject: Subject, found: LatencyTable) -> Html:
     if not total or not found.samples.graphs:
         return Html("")
     images = len(found.samples.end_to_end_ms)
-    parts = [
-        (f"p{index % 5}", graph, sum(times) / images)
-        for index, (graph, times) in enumerate(found.samples.graphs.items())
-    ]
+    shares = sorted(((sum(times) / images, graph) for graph, times in found.samples.graphs.items()), reverse=True)
+    parts = [(f"p{min(index, 4)}", graph, share) for index, (share, graph) in enumerate(shares)]
     parts.append(("rest", "outside the graphs", max(0.0, total / images - sum(value for _, _, value in parts))))
     entries = [
         tag("li", tag("span", class_=f"patch {kind}"), f"{title} ", tag("b", percent(value * images / total, 1)))
@@ -78,7 +76,10 @@ def _graphs(found: LatencyTable) -> Html:
         rows.append([code(graph), milliseconds(times.p50_ms), milliseconds(times.p90_ms), milliseconds(times.p95_ms),
                      times.n, milliseconds(load), drawn])  # fmt: skip
     head = ("graph", "p50", "p90", "p95", "calls", "load", "every call, from 0")
-    return join([tag("h4", "Each graph, per call"), table(head, rows, numbers=(1, 2, 3, 4, 5))])
+    split = any("@" in graph for graph in found.graphs)
+    words = "@2 is one call for both prompts, @1 a call for the prompt alone."
+    note = tag("p", words, class_="note") if split else None
+    return join([tag("h4", "Each graph, per call"), table(head, rows, numbers=(1, 2, 3, 4, 5)), note])
 
 
 def _device(facts_: DeviceFacts) -> Html:
