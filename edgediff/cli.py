@@ -52,6 +52,7 @@ BUNDLE = _option("bundle", metavar="BUNDLE", help="folder of a bundle")
 OVERWRITE = _option("--overwrite", action="store_true", help="replace what is there")
 BACKEND = _option("--backend", metavar="NAME", help="backend to run on (default: the bundle's first)")
 THREADS = _option("--threads", type=int, metavar="N", help="threads of the backend (default: its own choice)")
+MODEL = _option("--model", metavar="MODEL", help="the untouched model, if it is no longer where the bundle says")
 SEED = _option("--seed", type=int, default=0, metavar="N", help="default 0, which is a seed like any other")
 
 COMMANDS = {
@@ -67,7 +68,7 @@ COMMANDS = {
         OVERWRITE,
     )),
     "verify": Command(cli_commands.verify, "compare every graph and a whole picture with PyTorch", (
-        BUNDLE, _option("--backend", metavar="NAME", help="check this backend only"),
+        BUNDLE, _option("--backend", metavar="NAME", help="check this backend only"), MODEL,
     )),
     "run": Command(cli_commands.run, "make a picture", (
         BUNDLE,
@@ -88,7 +89,7 @@ COMMANDS = {
         _option("--prompts", default="256", metavar="N|FILE", help="how many of the embedded model's captions, or a "
                 "file with one prompt a line (default 256)"),
         _option("--seeds", type=int, default=1, metavar="N", help="pictures of each prompt (default 1)"),
-        _option("--model", metavar="MODEL", help="the untouched model, if it is no longer where the bundle says"),
+        MODEL,
         _option("--out", metavar="FILE", help="also write the figures as JSON, for `edgediff report --evaluation`"),
         BACKEND,
     )),
@@ -96,7 +97,7 @@ COMMANDS = {
         _option("bundles", nargs="+", metavar="BUNDLE", help="folders of bundles"),
         _option("--out", required=True, metavar="FILE", help="HTML file, replaced if it is there"),
         _option("--evaluation", action="append", default=[], metavar="FILE",
-                help="JSON of `edgediff evaluate --out`; once per bundle, in their order"),
+                help="JSON of `edgediff evaluate --out`; once for each bundle in their order, - for none"),
     )),
     "inspect": Command(cli_commands.inspect, "what a bundle holds", (BUNDLE,)),
     "compare": Command(cli_commands.compare, "is bundle B faster than bundle A here?", (

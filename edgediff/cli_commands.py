@@ -50,11 +50,15 @@ def build(args: Namespace) -> Answer:
 def verify(args: Namespace) -> Answer:
     """`verify.verify_bundle`; the result is kept in the manifest. Exit status 1 when a floor is missed."""
     from edgediff.bundle import open_bundle, update_manifest
+    from edgediff.pipeline import load_pipeline
     from edgediff.verify import verify_bundle
 
     bundle = open_bundle(args.bundle)
     with show_progress(quiet=args.json) as progress:
-        found = verify_bundle(bundle, backends=[args.backend] if args.backend else None, progress=progress)
+        found = verify_bundle(
+            bundle, backends=[args.backend] if args.backend else None,
+            pipeline=load_pipeline(args.model) if args.model else None, progress=progress,
+        )
     update_manifest(bundle, parity=found)
     return Answer(found, _parity_text(found), 0 if found["ok"] else 1)
 
@@ -129,7 +133,7 @@ def report(args: Namespace) -> Answer:
     from edgediff.report import render_report
 
     bundles = [open_bundle(folder) for folder in args.bundles]
-    render_report(bundles, Path(args.out))
+    render_report(bundles, args.out, evaluations=[None if file == "-" else Path(file) for file in args.evaluation])
     return Answer({"report": args.out, "bundles": args.bundles}, f"wrote {args.out}")
 
 
@@ -290,13 +294,15 @@ def _parity_text(found: dict[str, Any]) -> str:
     """Conversion error of every graph, of the trajectory at its worst step and of the picture, per backend."""
     rows: list[tuple[str, ...]] = []
     for backend, result in found["backends"].items():
-        for name, graph in result["graphs"].items():
-            rows.append((backend, f"graph {name}", f"{graph['psnr_db']:.1f}", f"{graph['max_abs']:.2g}"))
-        trajectory = result["trajectory"]
-        rows.append((backend, f"latent, step {trajectory['worst_step']}", f"{trajectory['psnr_db']:.1f}", ""))
-        rows.append((backend, "picture", f"{result['image']['psnr_db']:.1f}", ""))
+        parts = {f"graph {name}": graph for name, graph in result["graphs"].items()}
+        parts[f"latent, worst at step {result['trajectory']['worst_step'] + 1}"] = result["trajectory"]
+        parts["picture"] = result["image"]
+        for name, part in parts.items():
+            floor = f"{part['floor_db']:g}" if "floor_db" in part else ""
+            state = "" if part.get("ok", True) else "MISSED"
+            rows.append((backend, name, f"{part['psnr_db']:.1f}", floor, state))
     verdict = "every floor holds" if found["ok"] else "a floor was missed"
-    return f"{format_table(('backend', 'against PyTorch', 'PSNR dB', 'largest error'), rows)}\n\n{verdict}"
+    return f"{format_table(('backend', 'against PyTorch', 'PSNR dB', 'floor', ''), rows)}\n\n{verdict}"
 
 
 def _quality_text(found: dict[str, Any]) -> str:

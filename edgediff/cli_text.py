@@ -81,13 +81,13 @@ def _bar() -> Iterator[Progress]:
 
 
 def _plain_lines() -> Progress:
-    said = ""
+    """Every stage once: `scoring layers (3/40)` and `PyTorch, step 3 of 50` are stages that count."""
+    said: set[str] = set()
 
     def progress(text: str, done: int, total: int) -> None:
-        nonlocal said
-        stage = one_line(re.sub(r"\s*[\d(][\d/.() ms]*$", "", text))  # "scoring layers (3/40)" is one stage
-        if stage != said:
-            said = stage
+        stage = re.sub(r"[ ,(]*(step )?\d+( of |/)\d+\)?$", "", one_line(text))
+        if (kind := re.sub(r"[\d.]+", "#", stage)) not in said:
+            said.add(kind)
             print(f"edgediff: {stage}", file=sys.stderr, flush=True)
 
     return progress

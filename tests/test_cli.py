@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+import edgediff
 from edgediff import cli, cli_commands, cli_text
 from edgediff.cli import COMMANDS, main
 from edgediff.cli_commands import Answer
 from edgediff.errors import ModelError
+from tests.tiny import write_tiny_model
 
 LISTS = ("recipes", "devices", "methods")
 
@@ -35,7 +37,7 @@ def failing(monkeypatch):
     return install
 
 
-def edgediff(*arguments: str, **settings) -> subprocess.CompletedProcess[str]:
+def shell(*arguments: str, **settings) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "edgediff", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **settings)
 
@@ -145,7 +147,8 @@ def test_interrupted(failing, capsys):
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX systems")
 def test_ctrl_c_ends_a_running_command_with_one_line():
-    code = ("import sys, time\nfrom edgediff import cli\n"
+    code = ("import signal, sys, time\nfrom edgediff import cli\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job's child ignores it
             "def run(args):\n    print('ready', flush=True)\n    time.sleep(60)\n"
             "cli.COMMANDS['recipes'] = cli.Command(run, 'waits')\nsys.exit(cli.main(['recipes']))")
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -169,8 +172,8 @@ def test_a_reader_that_leaves_is_no_error():
 
 def test_it_works_in_an_empty_folder_and_any_locale(tmp_path):
     settings = {"cwd": tmp_path, "env": {**os.environ, "LC_ALL": "C", "PYTHONPATH": str(Path(cli.__file__).parents[1])}}
-    assert "balanced" in edgediff("recipes", **settings).stdout
-    assert edgediff("--version", **settings).stdout.startswith("edgediff 0.")
+    assert "balanced" in shell("recipes", **settings).stdout
+    assert shell("--version", **settings).stdout.startswith("edgediff 0.")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -229,3 +232,193 @@ def test_a_failed_picture_leaves_the_old_one(tmp_path, monkeypatch):
 
 def test_answers_have_an_exit_status():
     assert Answer({}, "").code == 0
+
+
+# One bundle of the tiny model, made by the command line and taken through every command.
+
+RECIPE = """
+name = "quick"
+[sampler]
+steps = 4
+[guidance]
+scale = 3.0
+[[reuse]]
+kind = "deepcache"
+interval = 2
+"""
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory):
+    """A folder with the tiny model, a recipe, and `a.edgediff` built from them for PyTorch."""
+    folder = tmp_path_factory.mktemp("workshop")
+    write_tiny_model(folder / "model")
+    (folder / "quick.toml").write_text(RECIPE, encoding="utf-8")
+    assert main([
+        "build", str(folder / "model"), "--recipe", str(folder / "quick.toml"), "--backend", "eager",
+        "--out", str(folder / "a.edgediff"),
+    ]) == 0
+    return folder
+
+
+@pytest.fixture
+def bundle(workshop):
+    return str(workshop / "a.edgediff")
+
+
+def answer(capsys, *arguments: str, code: int = 0):
+    """What a command prints with --json."""
+    capsys.readouterr()
+    assert main([*arguments, "--json"]) == code
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return json.loads(captured.out)
+
+
+def text(capsys, *arguments: str, code: int = 0) -> str:
+    """What a command prints for a person, which fits 80 columns."""
+    capsys.readouterr()
+    assert main([*arguments]) == code
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80 or str(Path.cwd().anchor) in out
+    return out
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(workshop, capsys):
+    before = sorted(workshop.iterdir())
+    common = ("build", str(workshop / "model"), "--recipe", str(workshop / "quick.toml"), "--dry-run")
+    assert "schedule   FsFs" in text(capsys, *common)
+    assert answer(capsys, *common)["schedule"]["calls"] == ["full", "shallow", "full", "shallow"]
+    assert sorted(workshop.iterdir()) == before
+
+
+def test_a_bundle_is_replaced_on_request_only(workshop, bundle, capsys):
+    arguments = ["build", str(workshop / "model"), "--recipe", str(workshop / "quick.toml"), "--out", bundle]
+    assert answer(capsys, *arguments, code=2)["error"]["code"] == "exists"
+
+
+def test_inspect(bundle, capsys):
+    data = answer(capsys, "inspect", bundle)
+    assert (data["kind"], data["steps"], data["backends"]) == ("text-to-image", 4, ["eager"])
+    assert data["graphs"]["full"]["rows"] == data["graphs"]["shallow"]["rows"] == 2
+    assert data["graphs"]["full"]["writes"] == data["graphs"]["shallow"]["reads"] != []
+    denoiser = 2 * 2 * (data["graphs"]["full"]["macs"] + data["graphs"]["shallow"]["macs"])
+    others = data["graphs"]["text_encoder"]["macs"] * 2 + data["graphs"]["vae_decoder"]["macs"]
+    assert data["macs_per_image"] == denoiser + others
+    assert data["parameters"] == sum(
+        data["graphs"][name]["parameters"] for name in ("full", "text_encoder", "vae_decoder")
+    )
+    assert data["bytes"] == sum(f.stat().st_size for f in Path(bundle).rglob("*") if f.is_file()) - (
+        Path(bundle, "manifest.json").stat().st_size
+    )
+    assert "not verified yet: edgediff verify" in text(capsys, "inspect", bundle)
+
+
+def test_verify_keeps_its_result_in_the_manifest(bundle, capsys):
+    found = answer(capsys, "verify", bundle)
+    assert found["ok"] is True
+    assert found["backends"]["eager"]["graphs"]["full"]["psnr_db"] > 100
+    assert answer(capsys, "inspect", bundle)["parity_ok"] is True
+
+
+def test_a_missed_floor_is_exit_status_1(bundle, capsys, monkeypatch):
+    from edgediff import bundle as bundle_module
+    from edgediff import verify
+
+    graph = {"psnr_db": 12.0, "max_abs": 1.0, "floor_db": 60.0, "ok": False}
+    found = {"ok": False, "backends": {"eager": {
+        "graphs": {"full": graph}, "trajectory": {"worst_step": 2, "psnr_db": 9.0},
+        "image": {"psnr_db": 11.0, "floor_db": 35.0, "ok": False},
+    }}}
+    monkeypatch.setattr(verify, "verify_bundle", lambda *_, **__: found)
+    monkeypatch.setattr(bundle_module, "update_manifest", lambda *_, **__: None)
+    said = text(capsys, "verify", bundle, code=1)
+    assert "graph full" in said
+    assert "12.0" in said
+    assert "MISSED" in said
+    assert said.endswith("a floor was missed\n")
+
+
+def test_run_makes_the_picture_that_python_makes(workshop, bundle, capsys):
+    from PIL import Image
+
+    out = workshop / "1.png"
+    data = answer(capsys, "run", bundle, "red heart", str(out), "--seed", "7")
+    assert (data["seed"], data["steps"], data["prompt"]) == (7, 4, "red heart")
+    picture = Image.open(out)
+    assert picture.tobytes() == edgediff.open_bundle(bundle).generate("red heart", seed=7).tobytes()
+    made = json.loads(picture.text["edgediff"])
+    assert (made["prompt"], made["seed"]) == ("red heart", 7)
+
+
+def test_run_says_what_the_bundle_has_not(workshop, bundle, capsys):
+    error = answer(capsys, "run", bundle, "x", str(workshop / "x.png"), "--backend", "coreml", code=2)["error"]
+    assert "unknown backend 'coreml'" in error["message"]
+    assert "(allowed: eager)" in error["message"]
+    assert not (workshop / "x.png").exists()
+
+
+def test_profile_keeps_its_table_in_the_manifest(bundle, capsys, monkeypatch):
+    from edgediff import profiling
+    from edgediff.latency import LatencyTable, graph_times, image_times
+
+    table = LatencyTable(
+        source="measured", device={"name": "this machine", "backend": "eager"},
+        graphs={"full": graph_times([1.0])}, end_to_end_ms=image_times([9.0]), samples={"end_to_end_ms": (9.0,)},
+    )
+    asked = {}
+    monkeypatch.setattr(profiling, "profile_bundle", lambda bundle, **settings: asked.update(settings) or table)
+    found = answer(capsys, "profile", bundle, "--runs", "3", "--threads", "1", "--backend", "eager")
+    assert (asked["runs"], asked["threads"], asked["backend"], asked["device"]) == (3, 1, "eager", "host")
+    assert answer(capsys, "inspect", bundle)["profile"] == found
+    assert "p50 9.0 ms" in text(capsys, "profile", bundle)
+    assert "p50 9 ms an image" in text(capsys, "inspect", bundle)
+
+
+def test_compare_says_which_is_faster(bundle, capsys, monkeypatch):
+    from edgediff import profiling
+
+    found = {"ratio": {"median": 0.5, "low": 0.4, "high": 0.6}, "n": 10, "verdict": "faster"}
+    monkeypatch.setattr(profiling, "compare_bundles", lambda a, b, **settings: found)
+    assert answer(capsys, "compare", bundle, bundle) == found
+    assert "is faster: 0.500 of the time of" in text(capsys, "compare", bundle, bundle)
+
+
+def test_evaluate_says_what_beats_what(workshop, bundle, capsys, monkeypatch):
+    from edgediff import evaluation
+
+    figures = {"retrieval_at_1": 0.5, "frechet": None, "psnr_db": 20.0, "ssim": 0.8}
+    found = {
+        "prompts": 4, "n": 8, **figures, "reference": figures,
+        "equal_compute": {"sampler": "ddim", "steps": 3, **figures},
+        "against_equal_compute": {"ssim": {"difference": 0.1, "low": 0.05, "high": 0.2, "better": True}},
+        "reasons": {"frechet": "too few pictures"},
+    }
+    asked = {}
+    monkeypatch.setattr(evaluation, "evaluate_bundle", lambda bundle, **settings: asked.update(settings) or found)
+    out = workshop / "evaluation.json"
+    assert answer(capsys, "evaluate", bundle, "--prompts", "4", "--seeds", "2", "--out", str(out)) == found
+    assert (asked["prompts"], list(asked["seeds"])) == ("4", [0, 1])
+    assert json.loads(out.read_text(encoding="utf-8")) == found
+    said = text(capsys, "evaluate", bundle)
+    assert "untouched, ddim 3" in said
+    assert "+0.05 to +0.2" in said
+    assert said.endswith("too few pictures\n")
+
+
+def test_report(workshop, bundle, capsys):
+    out = workshop / "report.html"
+    assert text(capsys, "report", bundle, "--out", str(out)).startswith("wrote ")
+    assert out.read_text(encoding="utf-8").startswith("<!doctype html>")
+    error = answer(capsys, "report", bundle, bundle, "--evaluation", "-", "--out", str(out), code=2)["error"]
+    assert error["message"] == "1 evaluations for 2 bundles; give one for each bundle, in their order"
+
+
+def test_pack_and_unpack(workshop, bundle, capsys):
+    packed, again = str(workshop / "a.zip"), str(workshop / "b.edgediff")
+    assert answer(capsys, "pack", bundle, packed)["bytes"] == Path(packed).stat().st_size
+    assert answer(capsys, "unpack", packed, again)["kind"] == "text-to-image"
+    assert "exists already" in answer(capsys, "pack", bundle, packed, code=2)["error"]["message"]
+    changed = next(Path(again).rglob("*.safetensors"))
+    changed.write_bytes(changed.read_bytes()[:-1] + b"\x07")
+    assert answer(capsys, "inspect", again, code=2)["error"]["code"] == "hash"
