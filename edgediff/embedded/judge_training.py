@@ -4,6 +4,8 @@ Generated pictures are soft and slightly off, so the judge sees shifted, scaled,
 and glyphs that went through the autoencoder with noise on their latents: the damage that a denoiser does.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -56,12 +58,14 @@ def train_judge(
 
 
 @torch.no_grad()
-def make_sources(vae: AutoencoderKL, pictures: torch.Tensor, seed: int = 0) -> torch.Tensor:
+def make_sources(
+    vae: AutoencoderKL, pictures: torch.Tensor, levels: Sequence[float] = LATENT_NOISE, seed: int = 0
+) -> torch.Tensor:
     """uint8 (1 + levels, n, 3, 64, 64): the real pictures, then decoded latents with more and more noise."""
     generator = torch.Generator().manual_seed(seed)
     latents = encode_pictures(vae, pictures)
     sources = [pictures.permute(0, 3, 1, 2)]
-    for level in LATENT_NOISE:
+    for level in levels:
         noise = torch.randn(latents.shape, generator=generator)
         noisy = latents + level * noise * latents.std()
         decoded = torch.cat([vae.decode(part).sample for part in noisy.split(64)])

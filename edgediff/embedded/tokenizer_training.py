@@ -9,6 +9,7 @@ import itertools
 import json
 import re
 from collections import Counter
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ LENGTH = 24  # tokens of a prompt, marks included; also the text encoder's posit
 _WORDS = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[^\W\d_]+|\d|(?:[^\s\w]|_)+")
 
 
+@lru_cache(maxsize=1)
 def byte_symbols() -> dict[int, str]:
     """GPT-2's table: each byte as one printable character, in the order in which CLIP numbers them."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]

@@ -30,7 +30,7 @@ from edgediff.embedded.judge import JUDGE, save_judge
 from edgediff.embedded.package import MODEL, write_package
 from edgediff.embedded.tokenizer_training import write_tokenizer
 from edgediff.embedded.training_loop import load_average
-from edgediff.embedded.training_settings import Budget, Settings, pick_device
+from edgediff.embedded.training_settings import Budget, Settings, TrainingError, pick_device
 
 # part: share of --hours under `all`, samples per step, learning rate
 PARTS = {
@@ -80,7 +80,7 @@ class Workshop:
     def vae(self) -> AutoencoderKL:
         """The finished autoencoder: the work folder's, else (with --from-package) the shipped one."""
         if self.options.from_package and not (self.work / "vae.pt").is_file():
-            return AutoencoderKL.from_pretrained(MODEL / "vae", torch_dtype=torch.float32).eval()
+            return AutoencoderKL.from_pretrained(MODEL / "vae", dtype=torch.float32).eval()
         vae = vae_training.make_vae()
         vae.load_state_dict(load_average(self.settings("vae")))
         return vae_training.normalise_latents(vae.eval(), self.pictures())
@@ -94,9 +94,9 @@ class Workshop:
 
 
 def load_shipped(model: Denoiser) -> None:
-    shipped = UNet2DConditionModel.from_pretrained(MODEL / "unet", torch_dtype=torch.float32)
+    shipped = UNet2DConditionModel.from_pretrained(MODEL / "unet", dtype=torch.float32)
     model.unet.load_state_dict(shipped.state_dict())
-    text = CLIPTextModel.from_pretrained(MODEL / "text_encoder", torch_dtype=torch.float32)
+    text = CLIPTextModel.from_pretrained(MODEL / "text_encoder", dtype=torch.float32)
     model.text_encoder.load_state_dict(text.state_dict())
 
 
@@ -146,7 +146,14 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    shop = Workshop(read_options(arguments))
+    options = read_options(arguments)
+    if options.from_package and options.part in ("vae", "all"):
+        raise TrainingError(
+            "continues the shipped denoiser, which knows only the shipped autoencoder; use it with denoiser, package "
+            "or judge",
+            where="--from-package",
+        )
+    shop = Workshop(options)
     for part in RUNS if shop.options.part == "all" else [shop.options.part]:
         RUNS[part](shop)
 

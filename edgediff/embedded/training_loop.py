@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import math
 import os
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -44,19 +47,19 @@ class Training:
             self._load()
 
     def run(self) -> Weights:
-        """Trains to the end of the budget; returns the averaged weights. Ctrl-C saves first."""
+        """Trains to the end of the budget; returns the averaged weights. Ctrl-C finishes the step and saves."""
         one_core = (torch.set_num_threads, (1,)) if self.settings.workers > 1 else (None, ())
-        with ThreadPoolExecutor(self.settings.workers, "worker", *one_core) as self.pool:
-            try:
-                self._run_budget()
-            finally:
-                self.save()
+        with ThreadPoolExecutor(self.settings.workers, "worker", *one_core) as self.pool, _held_interrupt() as asked:
+            self._run_budget(asked)
+        self.save()
+        if asked:
+            raise KeyboardInterrupt
         return self.average
 
-    def _run_budget(self) -> None:
+    def _run_budget(self, asked: list[int]) -> None:
         clock = saved = logged = time.monotonic()
         logged_step = self.step
-        while (done := self.settings.budget.progress(self.step, self.seconds)) < 1.0:
+        while not asked and (done := self.settings.budget.progress(self.step, self.seconds)) < 1.0:
             self._take_step(done)
             now = time.monotonic()
             self.seconds, clock = self.seconds + now - clock, now
@@ -145,6 +148,20 @@ class Training:
                 where=str(path),
             ) from cause
         print(f"{self.settings.name}: continues at step {self.step}", flush=True)
+
+
+@contextmanager
+def _held_interrupt() -> Iterator[list[int]]:
+    """Notes Ctrl-C in the list instead of raising it: half a step must not be saved. Other threads get none anyway."""
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = signal.signal(signal.SIGINT, lambda number, frame: asked.append(number))
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def load_average(settings: Settings) -> Weights:
