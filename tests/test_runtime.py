@@ -343,7 +343,8 @@ def opened(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, i
         found.append((names[artifact.file], batch, threads))
         return make_runners()[names[artifact.file]]
 
-    monkeypatch.setattr("edgediff.runtime.load_plugin", lambda folder, kind: SimpleNamespace(open_runner=open_runner))
+    plugin = SimpleNamespace(open_runner=open_runner)
+    monkeypatch.setattr("edgediff.runtime.runners.load_plugin", lambda folder, kind: plugin)
     monkeypatch.setattr(Bundle, "tokenizer", lambda self: Tokenizer())
     return found
 

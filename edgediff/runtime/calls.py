@@ -1,0 +1,151 @@
+"""The network calls of one picture: what each is fed, what it carries on, and what it must not put out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import numpy as np
+
+from edgediff.backends import Array, Runner
+from edgediff.errors import BackendError, BundleError, did_you_mean
+from edgediff.manifest import BATCH, Graph, Manifest, TensorSpec
+from edgediff.steps import StepRow
+
+
+class Calls:
+    """The network calls of one picture, with what they carry: one set of carries in batched mode, one per
+    prompt in sequential mode. Holds buffers, so it serves one picture only."""
+
+    def __init__(self, manifest: Manifest, runners: Mapping[str, Runner], text: Array | None) -> None:
+        self.graphs, self.runners, self.text, self.seconds = manifest.graphs, runners, text, 0.0
+        self.rows = manifest.program.rows
+        self.batched = manifest.program.mode == "batched"
+        self.stores: tuple[dict[str, Array], dict[str, Array]] = ({}, {})
+        self.ready: dict[tuple[str, int, int], _Call] = {}
+
+    def predict(self, index: int, row: StepRow, latent: Array) -> Array | None:
+        """e_i [1, *latent] float32, or None for a held row."""
+        self.seconds = 0.0
+        name, scale = self.rows[index].graph, self.rows[index].guidance
+        if name is None:
+            return None
+        try:
+            if scale is None:
+                return check_finite(self._call(name, 1, 1, latent, row.timestep))
+            if self.batched:
+                both = self._call(name, 2, 0, latent, row.timestep)
+                negative, positive = both[:1], both[1:]
+            else:
+                negative = self._call(name, 1, 0, latent, row.timestep)
+                positive = self._call(name, 1, 1, latent, row.timestep)
+            output = positive - negative
+            output *= scale
+            output += negative
+            return check_finite(output)
+        except BadCall as error:
+            where = f"row {index} (graph '{name}', timestep {row.timestep:g})"
+            raise error.named(where) from None
+
+    def _call(self, name: str, batch: int, side: int, latent: Array, timestep: float) -> Array:
+        call = self.ready.get((name, batch, side))
+        if call is None:
+            call = _Call(self.runners[name], self.graphs[name], self.text, batch, side)
+            self.ready[name, batch, side] = call
+        store = self.stores[0 if self.batched else side]
+        inputs = call.feed(latent, timestep)
+        for carry, tensor, spec in call.reads:
+            inputs[tensor] = _carried(store, carry, spec, batch)
+        start = time.perf_counter()
+        outputs = call.run(inputs)
+        self.seconds += time.perf_counter() - start
+        for carry, tensor in call.writes:
+            store[carry] = call.own(pick_output(outputs, tensor))
+        value = call.own(pick_output(outputs, call.output))
+        if value.shape[0] != batch or value.shape[1:] != latent.shape[1:]:
+            raise BadCall("output", f"put out the shape {value.shape}, not {(batch, *latent.shape[1:])}")
+        return value if value.dtype == np.float32 else value.astype(np.float32)
+
+
+class _Call:
+    """One graph for one side (0 negative, 1 prompt) or both (batch 2): what can be looked up before the first
+    row, the inputs that stay, and the buffers that every row fills."""
+
+    def __init__(self, runner: Runner, graph: Graph, text: Array | None, batch: int, side: int) -> None:
+        specs = {spec.name: spec for spec in graph.inputs}
+        self.run, self.batch, self.output = runner.run, batch, graph.outputs[0].name
+        self.dtype = specs["sample"].dtype
+        self.reads = [(carry, tensor, specs[tensor]) for carry, tensor in graph.carries_in.items()]
+        self.writes = list(graph.carries_out.items())
+        self.inputs: dict[str, Array] = {}
+        self.timestep = np.zeros(specs["timestep"].sized(batch), specs["timestep"].dtype)
+        self.inputs["timestep"] = self.timestep
+        self.sample = np.empty(specs["sample"].sized(batch), self.dtype) if batch == 2 else None
+        if text is not None and "encoder_hidden_states" in specs:
+            part = text if batch == 2 else text[-1:] if side else text[:1]
+            dtype = specs["encoder_hidden_states"].dtype
+            self.inputs["encoder_hidden_states"] = np.ascontiguousarray(part, dtype=dtype)
+
+    def feed(self, latent: Array, timestep: float) -> dict[str, Array]:
+        """The inputs of a row, without its carries. At batch 1 in float32 the latent itself goes in."""
+        self.timestep.fill(timestep)
+        if self.sample is None:
+            self.inputs["sample"] = np.asarray(latent, self.dtype)
+        else:
+            self.sample[...] = latent
+            self.inputs["sample"] = self.sample
+        return self.inputs
+
+    def own(self, value: Array) -> Array:
+        """A runner that passes its sample on returns our buffer, which the next row overwrites."""
+        shared = self.sample is not None and np.may_share_memory(value, self.sample)
+        return value.copy() if shared else value
+
+
+class BadCall(Exception):
+    """Something wrong in a call; whoever knows the row and the graph names them."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code, self.message = code, message
+
+    def named(self, where: str) -> BackendError | BundleError:
+        kind = BundleError if self.code.startswith("carry") else BackendError
+        return kind(f"{where} {self.message}", code=self.code)
+
+
+def _carried(store: dict[str, Array], carry: str, spec: TensorSpec, batch: int) -> Array:
+    """A carry at the batch of this call: a row of the prompt alone keeps the prompt's half."""
+    if carry not in store:
+        raise BadCall("carry_before_write", f"reads carry '{carry}' before any row writes it")
+    value = store[carry]
+    if BATCH in spec.shape and value.shape[axis := spec.shape.index(BATCH)] != batch:
+        if batch == 2:
+            raise BadCall("carry", f"is guided, but carry '{carry}' was written without guidance")
+        value = value.take([1], axis=axis) if axis else value[1:]
+    return value if value.dtype == spec.dtype else value.astype(spec.dtype)
+
+
+def find_tensor(tensors: tuple[TensorSpec, ...], name: str) -> TensorSpec:
+    for tensor in tensors:
+        if tensor.name == name:
+            return tensor
+    message = f"there is no tensor '{name}'{did_you_mean(name, [t.name for t in tensors])}"
+    raise BundleError(message, code="tensor")
+
+
+def pick_output(outputs: dict[str, Array], name: str) -> Array:
+    if name not in outputs:
+        raise BadCall("output", f"did not return '{name}'{did_you_mean(name, outputs)}")
+    return outputs[name]
+
+
+def check_finite(value: Array) -> Array:
+    good = np.isfinite(value)
+    if not good.all():
+        raise BadCall(
+            "non_finite",
+            f"put out {value.size - int(good.sum())} of {value.size} values that are NaN or infinite; a precision "
+            "that overflows does that (try fp32 for this graph), and so do damaged weights",
+        )
+    return value

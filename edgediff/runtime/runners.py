@@ -1,0 +1,70 @@
+"""Which graphs a program runs, at which batch, on which backend; and those graphs, opened."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from edgediff.backends import Array, Runner
+from edgediff.errors import BackendError, unknown
+from edgediff.manifest import Manifest
+from edgediff.plugins import load_plugin
+
+
+def used_graphs(manifest: Manifest) -> tuple[tuple[str, int], ...]:
+    """(graph, batch) pairs that the program runs, in the order of first use."""
+    program = manifest.program
+    found: list[tuple[str, int]] = [(program.encode.graph, 1)] if program.encode else []
+    for row in program.rows:
+        if row.graph is not None:
+            found.append((row.graph, 2 if row.guidance is not None and program.mode == "batched" else 1))
+    return tuple(dict.fromkeys([*found, (program.decode.graph, 1)]))
+
+
+def list_backends(manifest: Manifest) -> list[str]:
+    """Backends that have an artifact of every graph that the program uses, in the manifest's order."""
+    graphs = [manifest.graphs[name] for name, _ in used_graphs(manifest)]
+    return [name for name in graphs[0].artifacts if all(name in graph.artifacts for graph in graphs)]
+
+
+def choose_backend(manifest: Manifest, backend: str | None = None) -> str:
+    """`backend` if the bundle has it, the first one for None. Raises BackendError naming those it has."""
+    have = list_backends(manifest)
+    if not have:
+        raise BackendError(f"bundle '{manifest.name}' has no backend with all of its graphs; build it again")
+    if backend is None:
+        return have[0]
+    if backend not in have:
+        message = f"bundle '{manifest.name}' was not built for it: {unknown('backend', backend, have)}"
+        raise BackendError(message, code="backend")
+    return backend
+
+
+def open_runners(
+    manifest: Manifest, folder: Path, backend: str | None, threads: int | None
+) -> tuple[dict[str, Runner], dict[str, float]]:
+    """The runner of each graph, and the seconds that each took to load, by `<graph>` or `<graph>@<batch>`."""
+    name, loaded, seconds = choose_backend(manifest, backend), {}, {}
+    opener = load_plugin("backends", name).open_runner
+    batches: dict[str, list[int]] = {}
+    for graph, batch in used_graphs(manifest):
+        batches.setdefault(graph, []).append(batch)
+    for graph, sizes in batches.items():
+        typed = manifest.graphs[graph]
+        opened: dict[int, Runner] = {}
+        for batch in sizes:
+            start = time.perf_counter()
+            opened[batch] = opener(folder, typed, typed.artifacts[name], batch=batch, threads=threads)
+            seconds[graph if len(sizes) == 1 else f"{graph}@{batch}"] = time.perf_counter() - start
+        loaded[graph] = opened[sizes[0]] if len(sizes) == 1 else _ByBatch(opened)
+    return loaded, seconds
+
+
+class _ByBatch:
+    """Runners of one graph at several batch sizes, chosen by the batch of `sample`."""
+
+    def __init__(self, runners: dict[int, Runner]) -> None:
+        self._runners = runners
+
+    def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        return self._runners[inputs["sample"].shape[0]].run(inputs)
