@@ -9,6 +9,7 @@ import inspect
 import json
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,15 @@ def test_the_scheduler_and_its_module_are_left_alone():
     assert torch.equal(scheduler.timesteps, before)
     assert scheduler.alphas_cumprod.dtype == torch.float32
     assert scheduling_ddpm.randn_tensor is source
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+def test_extraction_gives_numpy_nothing_to_warn_of(kind: str):
+    scheduler = make_scheduler(kind, SD15)  # diffusers' own constructors (Heun, Euler ancestral) still do
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        extract_step_table(scheduler, 5)
+    assert type(getattr(scheduler, "alphas_cumprod", None)) in (torch.Tensor, type(None))
 
 
 def test_extraction_takes_well_under_a_second():

@@ -12,16 +12,15 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
-import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from edgediff.errors import SamplerError, unknown
+from edgediff.sampler.probe import Float64, Recorder, noise_from, readable_by_numpy
+from edgediff.sampler.recurrence import MAX_DEPTH, C, Coefficients, E, X, Z, find_shortest, newest_first, read_depth
 from edgediff.steps import Clip, StepRow, StepTable, Update, run_steps
 
 _CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -45,10 +44,7 @@ _CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 SAMPLERS = tuple(_CLASSES)
 
-X, E, Z, C = range(4)  # the rows of a basis vector: latents, outputs, noises, clamps
-MAX_DEPTH = 16  # PNDM with Runge-Kutta warm-up reads 12 calls back; nothing known reads further
 TOLERANCE = 1e-8  # of the replay, relative; both sides compute in float64
-_ZERO = 1e-12  # a coefficient this small beside the row's largest is rounding
 _NO_NOISE = 1e-8  # DDPM floors a variance of 0 at 1e-20; below this a draw would be for nothing
 _THRESHOLDING = (
     "'thresholding' is a quantile over the whole picture, which no step table holds; set it to false in the "
@@ -68,9 +64,7 @@ _NOT_LINEAR = (
     f"table holds it; use one of {', '.join(SAMPLERS)}"
 )
 _DIFFERS = "the step table differs from the scheduler by {:.2g} (relative; allowed {:g}): " + _NOT_LINEAR
-Coefficients = npt.NDArray[np.float64]
 Options = dict[str, Any]
-_PATCH = threading.Lock()
 
 
 def make_scheduler(kind: str, config: dict[str, Any] | None = None) -> Any:
@@ -140,7 +134,7 @@ class _Session:
     def ready(self) -> Any:
         """A copy of the scheduler, set to the steps, its tables cast to float64."""
         scheduler = copy.deepcopy(self.original)
-        with self.refusals("cannot lay out these steps"):
+        with self.refusals("cannot lay out these steps"), readable_by_numpy(scheduler):
             scheduler.set_timesteps(self.steps, **self.set_options)
             if hasattr(scheduler, "set_begin_index"):
                 scheduler.set_begin_index(0)
@@ -163,10 +157,10 @@ class _Session:
     def probe(self) -> StepTable:
         """Every row's coefficients, and the scales of the first latent and of the network's inputs."""
         scheduler = self.ready()
-        recorder = _Recorder(len(scheduler.timesteps))
+        recorder = Recorder(len(scheduler.timesteps))
         rows: list[StepRow] = []
         before: Coefficients | None = None
-        with _noise_from(scheduler, recorder.draw):
+        with noise_from(scheduler, recorder.draw):
             for index, timestep in enumerate(scheduler.timesteps):
                 recorder.row = index
                 with self.refusals("cannot take this step", index), torch.no_grad():
@@ -189,24 +183,13 @@ class _Session:
     def step(self, scheduler: Any, output: Any, timestep: Any, latent: Any) -> Any:
         return scheduler.step(output, timestep, latent, return_dict=False, **self.step_options)[0]
 
-    def localise(self, recorder: _Recorder, index: int, now: Coefficients, before: Coefficients | None) -> Update:
-        """The smallest exact recurrence for x_{i+1}: `now`, or `now` with the row before it solved for x_i.
-
-        UniPC corrects a latent that it never returns, so `now` reaches back to the start; adding the right
-        multiple of 0 = x_i - before cancels that tail.
-        """
-        candidates = [now]
-        if before is not None and (multiple := _tail_ratio(now, before, index)) is not None:
-            other = now - multiple * before
-            other[np.abs(other) < _ZERO * max(np.abs(now).max(), np.abs(multiple * before).max())] = 0.0
-            other[X, index] += multiple
-            candidates.append(other)
-        best = min(candidates, key=lambda rows: (_depth(rows, index) > MAX_DEPTH, np.count_nonzero(rows)))
-        if _depth(best, index) > MAX_DEPTH:
+    def localise(self, recorder: Recorder, index: int, now: Coefficients, before: Coefficients | None) -> Update:
+        best = find_shortest(now, before, index)
+        if read_depth(best, index) > MAX_DEPTH:
             raise self.error(f"it reads more than the last {MAX_DEPTH} latents and outputs", index)
         return self.as_update(recorder, index, best)
 
-    def as_update(self, recorder: _Recorder, index: int, rows: Coefficients) -> Update:
+    def as_update(self, recorder: Recorder, index: int, rows: Coefficients) -> Update:
         noise, clip = float(rows[Z, index]), None
         if weight := float(rows[C, index]):
             argument, limit = recorder.clamps[index]
@@ -216,8 +199,8 @@ class _Session:
                 raise self.error("clamps something other than a mix of the current latent and output", index)
             clip = Clip(x=a, e=b, limit=limit, weight=weight)
         return Update(
-            x=_newest_first(rows[X], index),
-            e=_newest_first(rows[E], index),
+            x=newest_first(rows[X], index),
+            e=newest_first(rows[E], index),
             noise=noise if abs(noise) > _NO_NOISE else 0.0,
             clip=clip,
         )
@@ -236,89 +219,20 @@ class _Session:
 
         def draw() -> torch.Tensor:
             drawn.append(next(noises))
-            return drawn[-1].as_subclass(_Float64)
+            return drawn[-1].as_subclass(Float64)
 
         ran = run_steps(table, latent, lambda i, *_: outputs[i], lambda: drawn[-1])
-        reference, worst = latent.as_subclass(_Float64), 0.0
-        with _noise_from(scheduler, draw), torch.no_grad():
+        reference, worst = latent.as_subclass(Float64), 0.0
+        with noise_from(scheduler, draw), torch.no_grad():
             for index, timestep in enumerate(scheduler.timesteps):
                 _scaled(scheduler, reference, timestep)
-                reference = self.step(scheduler, outputs[index].as_subclass(_Float64), timestep, reference)
+                reference = self.step(scheduler, outputs[index].as_subclass(Float64), timestep, reference)
                 true = reference.as_subclass(torch.Tensor)
                 error = float((next(ran).latent - true).abs().max() / true.abs().max().clamp(min=1e-9))
                 worst = max(worst, error)
                 if not error <= TOLERANCE:
                     raise self.error(_DIFFERS.format(error, TOLERANCE), index)
         return worst
-
-
-class _Recorder:
-    """Unit vectors over the basis X_0.., E_0.., Z_0.., C_0.., shaped (1, 1, 4 * rows); what was clamped."""
-
-    def __init__(self, rows: int) -> None:
-        self.rows, self.row = rows, 0
-        self.drawn = -1
-        self.clamps: dict[int, tuple[Coefficients, float]] = {}
-        self.tensor = type("_BoundProbe", (_Probe,), {"recorder": self})
-
-    def unit(self, kind: int) -> torch.Tensor:
-        vector = torch.zeros(1, 1, 4 * self.rows, dtype=torch.float64)
-        vector[0, 0, kind * self.rows + self.row] = 1.0
-        return vector.as_subclass(self.tensor)
-
-    def coefficients(self, vector: torch.Tensor) -> Coefficients:
-        """(4, rows) float64: what multiplies each X, E, Z, C."""
-        return vector.as_subclass(torch.Tensor).reshape(4, self.rows).numpy().copy()
-
-    def draw(self) -> torch.Tensor:
-        if self.drawn == self.row:
-            raise RuntimeError("it draws noise twice in one step, and a step table holds one draw per row")
-        self.drawn = self.row
-        return self.unit(Z)
-
-    def clamp(self, argument: torch.Tensor, min: Any = None, max: Any = None) -> torch.Tensor:
-        if self.row in self.clamps or min is None or max is None or float(min) != -float(max):
-            raise RuntimeError(f"it clamps to [{min}, {max}]; a step table holds one clamp to +-limit a row")
-        self.clamps[self.row] = (self.coefficients(argument), float(max))
-        return self.unit(C)
-
-
-class _Float64(torch.Tensor):
-    """Stays float64 when a scheduler 'upcasts' to float32."""
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (torch.Tensor.to, torch.Tensor.float, torch.Tensor.type):
-            return args[0]
-        return super().__torch_function__(func, types, args, kwargs or {})
-
-
-class _Probe(_Float64):
-    """Coefficients over the basis, whose clamp is recorded instead of done."""
-
-    recorder: _Recorder
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (torch.clamp, torch.clip, torch.Tensor.clamp, torch.Tensor.clip):
-            return cls.recorder.clamp(*args, **(kwargs or {}))
-        return super().__torch_function__(func, types, args, kwargs or {})
-
-
-@contextlib.contextmanager
-def _noise_from(scheduler: Any, draw: Callable[[], torch.Tensor]) -> Iterator[None]:
-    """Makes `draw` the noise source of the scheduler's module for as long as the block runs."""
-    module: Any = sys.modules[type(scheduler).__module__]
-    with _PATCH:
-        original = getattr(module, "randn_tensor", None)
-        if original is None:
-            yield
-            return
-        module.randn_tensor = lambda *_, **__: draw()
-        try:
-            yield
-        finally:
-            module.randn_tensor = original
 
 
 def _scaled(scheduler: Any, latent: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
@@ -334,37 +248,3 @@ def _kind_of(scheduler: Any) -> str:
         if type(scheduler).__name__ == name and same:
             return kind
     return type(scheduler).__name__
-
-
-def _oldest(rows: Coefficients, index: int) -> npt.NDArray[np.bool_]:
-    """A mask (4, rows) of the oldest column read; of all past noises and clamps where there are any."""
-    past: npt.NDArray[np.bool_] = rows != 0
-    past[:, index:] = False
-    if past[Z:].any():
-        past[:Z] = False
-    elif past.any():
-        past[:, int(past.any(axis=0).argmax()) + 1 :] = False
-    return past
-
-
-def _depth(rows: Coefficients, index: int) -> int:
-    """How many calls back the oldest latent or output lies; past noises and clamps cannot be read at all."""
-    oldest = _oldest(rows, index)
-    if oldest[Z:].any():
-        return sys.maxsize
-    return index - int(oldest.any(axis=0).argmax()) if oldest.any() else 0
-
-
-def _tail_ratio(now: Coefficients, before: Coefficients, index: int) -> float | None:
-    """The multiple of the row before that cancels the oldest thing `now` reads; None when it cannot."""
-    shared = np.where(_oldest(now, index), np.abs(before), 0.0)
-    if not shared.any():
-        return None
-    at = np.unravel_index(int(shared.argmax()), shared.shape)
-    return float(now[at] / before[at])
-
-
-def _newest_first(coefficients: Coefficients, index: int) -> tuple[float, ...]:
-    values = coefficients[: index + 1][::-1]
-    last = np.flatnonzero(values)
-    return tuple(float(v) for v in values[: last[-1] + 1]) if last.size else ()
