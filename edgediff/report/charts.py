@@ -23,19 +23,16 @@ class Mark:
 SHAPES = {"reference": "square", "bundle": "disc", "equal": "diamond"}
 
 
-def dot_strip(marks: Sequence[Mark], label: str, *, width: int = 170, height: int = 34) -> Html:
-    """Marks on one horizontal scale from the least to the largest value shown, intervals included."""
-    ends = [end for mark in marks for end in (mark.value, *(mark.interval or ()))]
-    low, high = float(min(ends)), float(max(ends))
-    span = (high - low) or 1.0
-    pad = 9
+def dot_strip(marks: Sequence[Mark], label: str, top: float, *, width: int = 170, height: int = 34) -> Html:
+    """Marks and their intervals on one horizontal scale from 0 to `top`: it starts at 0, so that a small
+    difference looks small. Each side has a lane of its own, so that equal values stay apart."""
+    pad, middle = 7, height / 2
 
     def x(value: float) -> float:
-        return pad + (value - low) / span * (width - 2 * pad)
+        return pad + min(max(value / top, 0.0), 1.0) * (width - 2 * pad) if top else float(pad)
 
-    middle = height / 2
-    lanes = {"reference": middle - 8, "bundle": middle, "equal": middle + 8}
-    parts = [tag("line", x1=pad, x2=width - pad, y1=middle, y2=middle, class_="axis")]
+    lanes = {"reference": middle - 9, "bundle": middle, "equal": middle + 9}
+    parts = [tag("path", d=f"M{pad} {middle - 12}V{middle + 12}M{pad} {middle}H{width - pad}", class_="axis")]
     for mark in marks:
         if mark.interval:
             start, end = (x(value) for value in mark.interval)
@@ -91,41 +88,6 @@ def floor_bar(value: float, floor: float | None, top: float, state: str, label: 
     return _svg(parts, width, 18, label, "floor-bar")
 
 
-def scatter(
-    marks: Sequence[tuple[str, str, float, float, tuple[float, float] | None]], label: str, axes: tuple[str, str]
-) -> Html:
-    """Points (class, name, x, y, interval of y) with x from 0: cost to the right, quality upwards."""
-    width, height, left, bottom, top, right = 640, 300, 56, 40, 16, 24
-    ys = [end for _, _, _, y, interval in marks for end in (y, *(interval or ()))]
-    low, high = min(ys), max(ys)
-    margin = (high - low or abs(high) or 1.0) * 0.12
-    low, high = low - margin, high + margin
-    far = max(x for _, _, x, _, _ in marks) * 1.08 or 1.0
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        return left + x / far * (width - left - right), top + (high - y) / (high - low) * (height - top - bottom)
-
-    parts: list[Html] = []
-    for step in _round_steps(low, high):
-        y = place(0, step)[1]
-        parts.append(tag("line", x1=left, x2=width - right, y1=y, y2=y, class_="grid"))
-        parts.append(tag("text", f"{step:g}", x=left - 8, y=y + 4, class_="tick-text end"))
-    for step in _round_steps(0, far):
-        parts.append(tag("text", f"{step:g}", x=place(step, low)[0], y=height - bottom + 18, class_="tick-text middle"))
-    parts.append(tag("text", axes[0], x=width - right, y=height - 4, class_="axis-text end"))
-    parts.append(tag("text", axes[1], x=left, y=top - 4, class_="axis-text"))
-    for kind, title, value, y, interval in marks:
-        px, py = place(value, y)
-        if interval:
-            ends = [place(value, end)[1] for end in interval]
-            parts.append(tag("line", x1=px, x2=px, y1=ends[0], y2=ends[1], class_=f"whisker {kind}"))
-        parts.append(_shape(kind, px, py))
-        flip = px > width * 0.72
-        kind = "point-text end" if flip else "point-text"
-        parts.append(tag("text", title, x=px + (-10 if flip else 10), y=py + 4, class_=kind))
-    return _svg(parts, width, height, label, "scatter")
-
-
 def key(entries: Sequence[tuple[str, str]]) -> Html:
     """The legend of `reference`, `bundle` and `equal` marks: (class, words)."""
     made = [
@@ -141,20 +103,6 @@ def _shape(kind: str, x: float, y: float) -> Html:
     if SHAPES[kind] == "diamond":
         return tag("path", d=f"M{x:.1f} {y - 5.5:.1f}l5.5 5.5l-5.5 5.5l-5.5 -5.5z", class_=f"dot {kind}")
     return tag("circle", cx=x, cy=y, r=5, class_=f"dot {kind}")
-
-
-def _round_steps(low: float, high: float) -> list[float]:
-    """Up to six round values between two ends."""
-    raw = (high - low) / 5
-    power = 10.0 ** _floor_log10(raw)
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * 0.999)
-    first = int(low / step) if low >= 0 else int(low / step) - 1
-    values = [round(step * index, 10) for index in range(first, first + 12)]
-    return [value for value in values if low <= value <= high]
-
-
-def _floor_log10(value: float) -> int:
-    return int(f"{value:e}".partition("e")[2])
 
 
 def _svg(parts: Sequence[Html], width: float, height: float, label: str, kind: str) -> Html:

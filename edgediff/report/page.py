@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from edgediff import __version__
-from edgediff.report.charts import key, scatter
+from edgediff.report.charts import Mark, dot_strip, key
 from edgediff.report.decisions import plan_section, schedule_section
 from edgediff.report.markup import (
     NOT_MEASURED,
@@ -25,7 +25,7 @@ from edgediff.report.markup import (
 )
 from edgediff.report.origin import files_section, provenance_section
 from edgediff.report.parity import parity_section, parity_words
-from edgediff.report.quality import evaluate_command, pictures_section, quality_section
+from edgediff.report.quality import SEPARATE_RUNS, evaluate_command, pictures_section, quality_section
 from edgediff.report.subject import Subject
 from edgediff.report.timing import latency_section
 from edgediff.units import UnitGraph
@@ -110,12 +110,14 @@ def _key_figure(title: str, value: str | None, beside: str, command: str = "", s
 
 
 def _overview(subjects: Sequence[Subject]) -> Html:
-    """One row per bundle, then cost against quality, where at least two have a figure."""
+    """One row per bundle, then cost and quality of those that were evaluated."""
     head = ("bundle", "recipe", "MACs per image", "of untouched", "p50", "peak memory", "retrieval@1", "PSNR", "SSIM",
             "conversion", "on disk")  # fmt: skip
     rows = [_overview_row(index, subject) for index, subject in enumerate(subjects)]
     made = table(head, rows, numbers=(2, 3, 4, 5, 6, 7, 8, 10), kind="overview")
-    content = tag("div", made, _cost_quality(subjects), class_="content")
+    timed = sum(subject.profile is not None for subject in subjects) > 1
+    note = tag("p", SEPARATE_RUNS, class_="note") if timed else None
+    content = tag("div", made, note, _cost_quality(subjects), class_="content")
     return tag("section", tag("h3", "Side by side"), content, id="overview")
 
 
@@ -135,30 +137,30 @@ _KIND = {"passed": "ok", "failed": "bad", "missing": "quiet"}
 
 
 def _cost_quality(subjects: Sequence[Subject]) -> Html | None:
-    """GMAC against what the judge says, or SSIM without a judge; the baselines are in it."""
+    """A row per bundle: its arithmetic, and its quality beside both baselines, all on one scale."""
     measured = [one for one in subjects if one.evaluation is not None]
     judged = all(one.figures().get("retrieval_at_1") is not None for one in measured)
-    what, words = ("retrieval_at_1", "retrieval@1, %") if judged else ("ssim", "SSIM to the untouched model")
-    scale = 100.0 if judged else 1.0
-    marks = []
+    what, words = ("retrieval_at_1", "retrieval@1") if judged else ("ssim", "SSIM to the untouched model")
+    most = max((one.plan.cost.reference_macs for one in measured), default=0)
+    rows: list[list[Child]] = []
     for one in measured:
-        equal = one.plan.cost.equal_compute
-        sides = (("bundle", one.title, one.plan.cost.macs, None),
-                 ("equal", f"{equal.steps} steps", equal.macs, "equal_compute"),
-                 ("reference", "untouched", one.plan.cost.reference_macs, "reference"))  # fmt: skip
-        for kind, title, cost, part in sides:
-            column = one.figures(part)
-            if column.get(what) is None:
-                continue
-            low_high = column.get("retrieval_interval") if judged else None
-            interval = (low_high[0] * scale, low_high[1] * scale) if low_high else None
-            mark = (kind, title, cost / 1e9, column[what] * scale, interval)
-            marks += [mark] if mark not in marks else []
-    if len(marks) < 2:
+        parts = (("reference", "reference"), ("bundle", None), ("equal", "equal_compute"))
+        columns = [(kind, one.figures(part)) for kind, part in parts]
+        marks = [
+            Mark(kind, column[what], tuple(column["retrieval_interval"]) if judged else None)
+            for kind, column in columns if column.get(what) is not None
+        ]  # fmt: skip
+        cost, equal = one.plan.cost, one.plan.cost.equal_compute
+        costs = [Mark("reference", cost.reference_macs), Mark("bundle", cost.macs), Mark("equal", equal.macs)]
+        rows.append([
+            name(one.title), dot_strip(costs, f"Arithmetic of {one.title}", most, width=300),
+            dot_strip(marks, f"{words} of {one.title}", 1.0, width=330),
+        ])  # fmt: skip
+    if not rows:
         return None
-    legend = key((("reference", "untouched model"), ("bundle", "bundle"), ("equal", "untouched model, fewer steps")))
-    drawn = scatter(marks, "Cost against quality", ("GMAC per image", words))
-    return join([tag("h4", "Cost and quality"), legend, tag("div", drawn, class_="wide", tabindex="0")])
+    legend = key((("reference", "untouched model"), ("bundle", "bundle"), ("equal", "same compute, fewer steps")))
+    head = ("", f"arithmetic, 0 to {macs(most)} per image", f"{words}, 0 to {'100 %' if judged else '1'}")
+    return join([tag("h4", "Cost and quality"), legend, table(head, rows, kind="costs")])
 
 
 def _article(

@@ -26,12 +26,17 @@ from edgediff.report.subject import Subject, read_pictures, twin
 
 SIDES = (("reference", "untouched model"), ("bundle", "this bundle"), ("equal", "same compute, fewer steps"))
 SHOWN_PIXELS = 256
+FRACTIONS = ("retrieval_at_1", "ssim")  # figures that end at 1
 # Key, title, what it is and which direction is better, how a value is written.
 QUALITY: tuple[tuple[str, str, str, Callable[[float | None], str]], ...] = (
     ("retrieval_at_1", "Retrieval@1", "judge names the prompt; higher is better", lambda value: percent(value, 1)),
     ("frechet", "Fr\u00e9chet distance", "to real pictures; lower is better", lambda value: figure(value, 3)),
     ("psnr_db", "PSNR", "to the untouched pictures; higher is better", lambda value: figure(value, 1, "dB")),
     ("ssim", "SSIM", "to the untouched pictures; higher is better", lambda value: figure(value, 3)),
+)
+SEPARATE_RUNS = (
+    "Latencies of different bundles come from separate runs, perhaps under different load; "
+    "edgediff compare A B measures two of them in turns."
 )
 GAP = {"retrieval_at_1": "Retrieval@1", "psnr_db": "PSNR", "ssim": "SSIM"}
 
@@ -57,7 +62,7 @@ def quality_section(subject: Subject, others: Sequence[Subject]) -> Html:
     """The table of costs and figures, with a strip for each figure that is there."""
     cost, equal = subject.plan.cost, subject.plan.cost.equal_compute
     steps = subject.plan.sampler.steps
-    head = ["", *(words for _, words in SIDES), "on one scale"]
+    head = ["", *(words for _, words in SIDES), "from 0"]
     rows: list[list[Child]] = [
         _cost_row("Arithmetic", "multiply-accumulates per image", (cost.reference_macs, cost.macs, equal.macs), macs),
         _cost_row("Sampler steps", "", (steps, steps, equal.steps), lambda value: figure(value, 0)),
@@ -65,6 +70,8 @@ def quality_section(subject: Subject, others: Sequence[Subject]) -> Html:
     ]
     rows += [_quality_row(subject, *entry) for entry in QUALITY]
     parts: list[Child] = [key(SIDES), table(head, rows, numbers=(1, 2, 3), kind="versus")]
+    if sum(value is not None for value in _latencies(subject, others)) > 1:
+        parts.append(tag("p", SEPARATE_RUNS, class_="note"))
     if subject.evaluation is None:
         parts.append(missing("Quality", evaluate_command(subject)))
         return join(parts)
@@ -117,7 +124,8 @@ def _cost_row(
     """One cost of the three sides; a strip where there is something to say about it."""
     shown = [tag("span", NOT_MEASURED, class_="quiet") if value is None else write(value) for value in values]
     marks = [Mark(kind, value) for (kind, _), value in zip(SIDES, values, strict=True) if value is not None]
-    drawn = dot_strip(marks, f"{title} on one scale") if about and len(marks) > 1 else Html("")
+    top = max((mark.value for mark in marks), default=0.0)
+    drawn = dot_strip(marks, f"{title}, from 0", top) if about and len(marks) > 1 else Html("")
     return [_measure(title, about), *shown, drawn]
 
 
@@ -137,7 +145,8 @@ def _quality_row(
         interval = column.get("retrieval_interval") if what == "retrieval_at_1" else None
         cells.append(join([write(value), _beneath(column, what, interval, write)]))
         marks.append(Mark(kind, value, tuple(interval) if interval else None))
-    drawn = dot_strip(marks, f"{title} on one scale") if len(marks) > 1 else Html("")
+    top = 1.0 if what in FRACTIONS else max((mark.value for mark in marks), default=0.0)
+    drawn = dot_strip(marks, f"{title}, from 0", top) if len(marks) > 1 else Html("")
     return [_measure(title, about), *cells, drawn]
 
 
