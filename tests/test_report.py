@@ -265,6 +265,30 @@ def test_an_evaluation_can_be_a_file_and_must_be_of_this_bundle(bundle: Bundle, 
         render(tmp_path, bundle, evaluations=[file])
 
 
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"psnr_db": "high"}, "'psnr_db' = 'high': input should be a valid number"),
+        ({"retrieval_at_1": 12}, "'retrieval_at_1' = 12: input should be less than or equal to 1"),
+        ({"equal_compute": {"ssim": []}}, r"'equal_compute.ssim' = \[\]: input should be a valid number"),
+        ({"layers": [{"name": "x"}]}, "key 'layers.0.macs' is missing"),
+        ({"pictures": [{"prompt": 3}]}, "'pictures.0.prompt' = 3: input should be a valid string"),
+    ],
+)
+def test_an_edited_evaluation_is_refused_by_key(
+    bundle: Bundle, tmp_path: Path, change: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(ConfigError, match=text):
+        render(tmp_path, bundle, evaluations=[{**make_evaluation(bundle, tmp_path / "cache"), **change}])
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_an_edited_parity_is_refused_by_key(tmp_path: Path) -> None:
+    broken = make_bundle(tmp_path / "x.edgediff", parity={"ok": True, "backends": {"a": {"graphs": {"g": 3}}}})
+    with pytest.raises(ConfigError, match="parity of red-panda: 'backends.a.graphs.g' = 3"):
+        render(tmp_path, broken)
+
+
 def test_pictures_that_left_the_cache_are_asked_for_again(bundle: Bundle, tmp_path: Path) -> None:
     evaluation = {**make_evaluation(bundle, tmp_path / "cache"), "cache": str(tmp_path / "gone")}
     _, tree = render(tmp_path, bundle, evaluations=[evaluation])

@@ -15,6 +15,7 @@ from edgediff.errors import EvaluationError
 from edgediff.evaluation.pictures import PictureCache, program_digest
 from edgediff.latency import LatencyTable
 from edgediff.plan import Plan
+from edgediff.report.forms import EvaluationForm, ParityForm
 from edgediff.schedule import HOLD, Row, used_rows
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from edgediff.manifest import Manifest
 
 Source = Mapping[str, Any] | str | Path
-FIGURES = ("retrieval_at_1", "frechet", "psnr_db", "ssim")
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,10 @@ def make_subject(bundle: Bundle, evaluation: Source | None, profile: LatencyTabl
     bundle; a profile in the manifest is used when none is given."""
     found = None if evaluation is None else _read_evaluation(bundle, evaluation)
     kept = bundle.manifest.profile if profile is None else profile
-    return Subject(bundle, bundle.plan, found, _read_profile(bundle, kept), bundle.manifest.parity)
+    parity = bundle.manifest.parity
+    if parity is not None:
+        parse(parity, ParityForm, where=f"parity of {bundle.manifest.name}")
+    return Subject(bundle, bundle.plan, found, _read_profile(bundle, kept), parity)
 
 
 def twin(subjects: Sequence[Subject], subject: Subject, steps: int) -> Subject | None:
@@ -121,6 +124,7 @@ def _read_evaluation(bundle: Bundle, source: Source) -> Mapping[str, Any]:
                 f"is no evaluation: '{key}' is missing; write one with edgediff evaluate BUNDLE --out FILE",
                 where=where, code="form",
             )  # fmt: skip
+    parse(dict(data), EvaluationForm, where=where)
     if data.get("program", program_digest(bundle.manifest)) != program_digest(bundle.manifest):
         raise EvaluationError(
             f"was made from another build of '{data.get('bundle')}' than bundle '{bundle.manifest.name}'; give the "
