@@ -145,8 +145,8 @@ class Plan(Model):
         ]
         for name, graph in self.graphs.items():
             count = sum(call == name for call in self.schedule.calls)
-            wires = f"{_short(graph.reads)} -> {_short(graph.writes)}"
-            lines.append(f"{shorten(name, 12):<12}{count:>6}{graph.macs / 1e9:>9.3f}{graph.parameters / 1e6:>10.2f}  {wires}")
+            costs = f"{count:>6}{graph.macs / 1e9:>9.3f}{graph.parameters / 1e6:>10.2f}"
+            lines.append(f"{shorten(name, 12):<12}{costs}  {_short(graph.reads)} -> {_short(graph.writes)}")
         if held := sum(call == HOLD for call in self.schedule.calls):
             lines.append(f"{'(hold)':<12}{held:>6}{0:>9.3f}")
         lines += ["", f"{'backend':<14}{'precision':<11}format"]
