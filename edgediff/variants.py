@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from edgediff.config import dump_json
 from edgediff.errors import ModelError, PlanError
@@ -239,8 +240,10 @@ def _denoiser_variant(
 
 
 def _plain_variant(name: str, module: Any, example: Tensor) -> Variant:
-    with torch.no_grad():
-        outputs = module.eval()(example)
+    """A graph without a batch. Its outputs are traced, not computed: decoding one picture of Stable Diffusion
+    takes 34 s of CPU time and 1.1 GB."""
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        outputs = module.eval()(mode.from_tensor(example))
     return Variant(
         name, name, module, (example,),
         tuple(_spec(n, t, batch=False) for n, t in zip(module.input_names, (example,), strict=True)),
