@@ -174,31 +174,40 @@ class _Recorder:
         return outputs
 
 
+def load_source(bundle: Bundle) -> Pipeline:
+    """The model that the bundle was made from. Raises ModelError when it cannot be had or has other weights."""
+    from edgediff.pipeline import load_pipeline
+
+    source = bundle.manifest.source
+    try:
+        pipeline = load_pipeline(source.model, revision=source.revision)
+    except ModelError as error:
+        message = f"the model that this bundle was made from is needed: {error}"
+        raise ModelError(message, where=str(bundle.folder), code=error.code) from error
+    check_source(bundle, pipeline)
+    return pipeline
+
+
+def check_source(bundle: Bundle, pipeline: Pipeline) -> None:
+    """Raises ModelError unless the bundle was made from the pipeline's weights."""
+    source = bundle.manifest.source
+    if pipeline.weights != source.weights:
+        raise ModelError(
+            f"'{pipeline.id}' has weights {pipeline.weights[:12]}, but this bundle was made from "
+            f"{source.weights[:12]} of '{source.model}'; use that model, or build the bundle again from this one",
+            where=str(bundle.folder), code="other_model",
+        )
+
+
 def _reference(bundle: Bundle, pipeline: Pipeline | None, told: _Told) -> Recordings:
     """What PyTorch makes. The model is gone from memory when this returns, unless the caller holds it."""
     from edgediff.variants import build_variants
 
-    model = _load_source(bundle.manifest) if pipeline is None else pipeline
-    source = bundle.manifest.source
-    if model.weights != source.weights:
-        raise ModelError(
-            f"'{model.id}' has weights {model.weights[:12]}, but this bundle was made from {source.weights[:12]} of "
-            f"'{source.model}'; verify with that model, or build the bundle again from this one",
-            where=str(bundle.folder), code="other_model",
-        )
+    if pipeline is None:
+        pipeline = load_source(bundle)
+    check_source(bundle, pipeline)
     told("PyTorch")
-    return eager_recordings(model, build_variants(model, bundle.plan), bundle.manifest, progress=told.step)
-
-
-def _load_source(manifest: Manifest) -> Pipeline:
-    from edgediff.pipeline import load_pipeline
-
-    source = manifest.source
-    try:
-        return load_pipeline(source.model, revision=source.revision)
-    except ModelError as error:
-        message = f"the model this bundle was made from is needed as reference: {error}"
-        raise ModelError(message, code=error.code) from error
+    return eager_recordings(pipeline, build_variants(pipeline, bundle.plan), bundle.manifest, progress=told.step)
 
 
 def _verify_backend(bundle: Bundle, plan: Plan, name: str, recordings: Recordings, told: _Told) -> dict[str, Any]:

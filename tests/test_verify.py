@@ -123,11 +123,11 @@ def test_nan_in_a_graph_counts_as_0_db(bundle, pipeline, monkeypatch):
 
 def test_another_model_is_refused(bundle, tmp_path):
     other = tiny_pipeline(tmp_path / "other", seed=1)
-    with pytest.raises(ModelError, match=r"has weights \w{12}, but this bundle was made from \w{12} of .*; verify"):
+    with pytest.raises(ModelError, match=r"has weights \w{12}, but this bundle was made from \w{12} of .*; use"):
         verify.verify_bundle(bundle, pipeline=other)
     source = bundle.manifest.source.model_copy(update={"model": "glyf"})
     lost = replace(bundle, manifest=bundle.manifest.model_copy(update={"source": source}))
-    with pytest.raises(ModelError, match=r"made from is needed as reference: there is no model 'glyf'; did you mean"):
+    with pytest.raises(ModelError, match=r"made from is needed: there is no model 'glyf'; did you mean"):
         verify.verify_bundle(lost)
 
 
