@@ -12,7 +12,7 @@ EDGEDIFF := $(BIN)/edgediff
 DEMO := demo
 BUNDLE := $(DEMO)/glyph-balanced.edgediff
 
-.PHONY: help demo test test-slow test-full-size train clean
+.PHONY: help demo test test-slow test-full-size test-optimum train clean
 .DEFAULT_GOAL := help
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make test            ruff, mypy and the quick tests"
 	@echo "make test-slow       the tests that take minutes"
 	@echo "make test-full-size  the tests at Stable Diffusion 1.5 sizes (over 8 GB of memory)"
+	@echo "make test-optimum    that optimum draws our pictures (in .venv-optimum, a few GB more)"
 	@echo "make train HOURS=3   train the embedded model again, in build/training"
 	@echo "make clean           remove what the commands above made, .venv included"
 
@@ -42,19 +43,30 @@ test-slow: $(READY)
 test-full-size: $(READY)
 	$(BIN)/python -m pytest -m full_size
 
+# optimum-onnx asks for older versions of diffusers and transformers than edgediff does.
+.venv-optimum/.installed: Makefile | $(READY)
+	rm -rf .venv-optimum
+	$(PYTHON) -m venv .venv-optimum
+	.venv-optimum/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 numpy==2.1.3 \
+		onnxruntime==1.32.0 diffusers==0.39.0 transformers==4.57.6 optimum-onnx==0.1.0
+	@touch $@
+
+test-optimum: $(READY) .venv-optimum/.installed
+	EDGEDIFF_OPTIMUM_PYTHON=$(CURDIR)/.venv-optimum/bin/python $(BIN)/python -m pytest -m optimum
+
 demo: $(READY)
 	@mkdir -p $(DEMO)
 	$(EDGEDIFF) build glyph --recipe balanced --target host --out $(BUNDLE) --overwrite
 	$(EDGEDIFF) verify $(BUNDLE)
 	$(EDGEDIFF) run $(BUNDLE) "red heart" $(DEMO)/red-heart.png --seed 0
-	$(EDGEDIFF) run $(BUNDLE) "grinning cat face" $(DEMO)/cat.png --seed 0
-	$(EDGEDIFF) run $(BUNDLE) "hot beverage" $(DEMO)/coffee.png --seed 0
+	$(EDGEDIFF) run $(BUNDLE) "grinning cat" $(DEMO)/grinning-cat.png --seed 0
+	$(EDGEDIFF) run $(BUNDLE) "hot beverage" $(DEMO)/hot-beverage.png --seed 0
 	$(EDGEDIFF) profile $(BUNDLE)
 	$(EDGEDIFF) evaluate $(BUNDLE) --prompts 16 --out $(DEMO)/evaluation.json
 	$(EDGEDIFF) report $(BUNDLE) --evaluation $(DEMO)/evaluation.json --out $(DEMO)/report.html
 	@echo
 	@echo "bundle    $(BUNDLE)"
-	@echo "pictures  $(DEMO)/red-heart.png $(DEMO)/cat.png $(DEMO)/coffee.png"
+	@echo "pictures  $(DEMO)/red-heart.png $(DEMO)/grinning-cat.png $(DEMO)/hot-beverage.png"
 	@echo "report    $(DEMO)/report.html"
 
 train: $(READY)
