@@ -205,41 +205,49 @@ def _repeat_over_batch(model: ir.Model) -> None:
     import onnx_ir as ir
 
     inner = model.graph
-    ends = list(inner.outputs)
-    constants = list(inner.initializers.values())
-    axis = _numbers(inner, "scan_axis", [0])
-    source = inner.inputs[0]
-    item = ir.Value(name=f"{source.name}_item", shape=ir.Shape(list(source.shape or ())[1:]), type=source.type)
-    batched = ir.node("Unsqueeze", [item, axis], outputs=[ir.Value(name=f"{source.name}_single")])
-    source.replace_all_uses_with(batched.outputs[0])
-    inner.insert_before(inner[0], batched)
-    results = []
-    for end in ends:
-        result = _append(inner, "Squeeze", [end, axis])
-        result.name, result.type = f"{end.name}_item", end.type
-        result.shape = ir.Shape(list(end.shape or ())[1:])
-        results.append(result)
-    nodes = list(inner)
-    inner.outputs.clear()
-    inner.inputs.clear()
-    inner.remove(nodes)
-    inner.initializers.clear()
-    body = ir.Graph([item], results, nodes=nodes, name="one")
-    outputs = [_batched(str(end.name), end) for end in ends]
+    source, ends, axis = inner.inputs[0], list(inner.outputs), _numbers(inner, "scan_axis", [0])
+    whole, outputs = _batched(source), [_batched(end) for end in ends]
     for end in ends:
         end.name = f"{end.name}_single"
-    whole = _batched(str(source.name), source)
+    item = _peel(inner, source, axis)
+    results = [_peel_result(inner, end, axis) for end in ends]
+    nodes, constants = list(inner), list(inner.initializers.values())
+    inner.outputs.clear()
+    inner.inputs.clear()
+    inner.initializers.clear()
+    inner.remove(nodes)
+    body = ir.Graph([item], results, nodes=nodes, name="one")
     scan = ir.node("Scan", [whole], {"body": body, "num_scan_inputs": 1}, outputs=outputs)
     model.graph = ir.Graph(
-        [whole], outputs, nodes=[scan], initializers=[*constants, axis],
-        opset_imports=inner.opset_imports, name="graph",
-    )  # fmt: skip
+        [whole], outputs, nodes=[scan], initializers=constants, opset_imports=inner.opset_imports, name="graph"
+    )
 
 
-def _batched(name: str, value: ir.Value) -> ir.Value:
+def _peel(graph: ir.Graph, source: ir.Value, axis: ir.Value) -> ir.Value:
+    """An input without the batch, which takes the place of `source`."""
     import onnx_ir as ir
 
-    return ir.Value(name=name, shape=ir.Shape([BATCH, *list(value.shape or ())[1:]]), type=value.type)
+    item = ir.Value(name=f"{source.name}_item", shape=ir.Shape(list(source.shape or ())[1:]), type=source.type)
+    single = ir.Value(name=f"{source.name}_single")
+    source.replace_all_uses_with(single)
+    graph.insert_before(graph[0], ir.node("Unsqueeze", [item, axis], outputs=[single]))
+    return item
+
+
+def _peel_result(graph: ir.Graph, end: ir.Value, axis: ir.Value) -> ir.Value:
+    """The output `end` without the batch."""
+    import onnx_ir as ir
+
+    result = _append(graph, "Squeeze", [end, axis])
+    result.type, result.shape = end.type, ir.Shape(list(end.shape or ())[1:])
+    return result
+
+
+def _batched(value: ir.Value) -> ir.Value:
+    """A value of the same name and type with the batch in front."""
+    import onnx_ir as ir
+
+    return ir.Value(name=value.name, shape=ir.Shape([BATCH, *list(value.shape or ())[1:]]), type=value.type)
 
 
 def _append(graph: ir.Graph, kind: str, inputs: list[ir.Value], attributes: dict[str, Any] | None = None) -> ir.Value:

@@ -57,19 +57,12 @@ def _quantize_product(graph: ir.Graph, node: ir.Node, operands: dict[ir.Value, t
     """A x B (+ C) as DynamicQuantizeLinear(A), MatMulInteger, and both scales multiplied back in."""
     import onnx_ir as ir
 
-    weight, value = _weight(node, 1), node.inputs[0]
-    assert weight is not None and value is not None
+    value = node.inputs[0]
+    assert value is not None
     if node.op_type == "Gemm" and not _is_plain_gemm(node):
         return
-    tensor = weight.const_value
-    turned = node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1
-    read = (lambda: tensor.numpy().T) if turned else tensor.numpy
-    name, build = str(weight.name), _Builder(graph, node)
-    inner, outer = read().shape
-    stored = lazy_tensor(lambda: (quantize(read(), 1)[0].astype(np.int16) + ZERO).astype(np.uint8), np.uint8,
-                         (inner, outer))
-    integers = build.constant(f"{name}_uint8", stored)
-    scale = build.constant(f"{name}_scale", ir.tensor(scales(read(), 1)))
+    build = _Builder(graph, node)
+    integers, scale = _store_matrix(build, node)
     zero = build.constant("uint8_zero", ir.tensor(np.array(ZERO, np.uint8)))
     if value not in operands:
         operands[value] = build.add("DynamicQuantizeLinear", [value], outputs=3)
@@ -83,6 +76,27 @@ def _quantize_product(graph: ir.Graph, node: ir.Node, operands: dict[ir.Value, t
     build.replace(result)
 
 
+def _store_matrix(build: _Builder, node: ir.Node) -> tuple[ir.Value, ir.Value]:
+    """The matrix of a product as uint8 [inner, outer] around 128, and its scales [outer]."""
+    import onnx_ir as ir
+
+    weight = _weight(node, 1)
+    assert weight is not None
+    tensor, name = weight.const_value, str(weight.name)
+    turned = node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1
+
+    def read() -> Array:
+        array: Array = tensor.numpy()
+        return array.T if turned else array
+
+    def store() -> Array:
+        return (quantize(read(), 1)[0].astype(np.int16) + ZERO).astype(np.uint8)
+
+    name = f"{name}_turned" if turned else name
+    integers = build.constant(f"{name}_uint8", lazy_tensor(store, np.uint8, read().shape))
+    return integers, build.constant(f"{name}_uint8_scale", ir.tensor(scales(read(), 1)))
+
+
 def _quantize_convolution(graph: ir.Graph, node: ir.Node) -> None:
     import onnx_ir as ir
 
@@ -92,7 +106,7 @@ def _quantize_convolution(graph: ir.Graph, node: ir.Node) -> None:
     tensor, name = weight.const_value, str(weight.name)
     stored = lazy_tensor(lambda: quantize(tensor.numpy(), 0)[0], np.int8, tensor.shape.numpy())
     integers = build.constant(f"{name}_int8", stored)
-    scale = build.constant(f"{name}_scale", ir.tensor(scales(tensor.numpy(), 0)))
+    scale = build.constant(f"{name}_int8_scale", ir.tensor(scales(tensor.numpy(), 0)))
     restored, = build.add("DequantizeLinear", [integers, scale], {"axis": 0})
     node.replace_input_with(1, restored)
 
@@ -107,8 +121,8 @@ def _quantize_embedding(graph: ir.Graph, node: ir.Node) -> None:
     build = _Builder(graph, node)
     tensor, name = table.const_value, str(table.name)
     stored = lazy_tensor(lambda: quantize(tensor.numpy(), 0)[0], np.int8, tensor.shape.numpy())
-    integers = build.constant(f"{name}_int8", stored)
-    scale = build.constant(f"{name}_scale", ir.tensor(scales(tensor.numpy(), 0).reshape(-1, 1)))
+    integers = build.constant(f"{name}_rows", stored)
+    scale = build.constant(f"{name}_rows_scale", ir.tensor(scales(tensor.numpy(), 0).reshape(-1, 1)))
     rows, = build.add("Gather", [integers, ids], {"axis": 0})
     rows, = build.add("Cast", [rows], {"to": ir.DataType.FLOAT})
     factors, = build.add("Gather", [scale, ids], {"axis": 0})
