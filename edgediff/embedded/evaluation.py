@@ -16,7 +16,7 @@ from edgediff.embedded.package import MODEL
 from edgediff.errors import EdgeDiffError
 
 STEPS = 50
-GUIDANCE = 3.0
+GUIDANCE = 2.0  # the best of a sweep: see MODEL_CARD.md
 BATCH = 32
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -42,6 +43,7 @@ def write_package(
     pipeline.save_pretrained(beside, safe_serialization=True)
     shutil.rmtree(beside / "tokenizer")  # transformers 5 writes tokenizer.json; phones read vocab.json and merges.txt
     shutil.copytree(tokenizer_folder, beside / "tokenizer")
+    _forget_paths(beside)
     shutil.copy2(LICENCE, beside / LICENCE.name)
     size = sum(path.stat().st_size for path in beside.rglob("*") if path.is_file())
     if size > LARGEST:
@@ -50,6 +52,14 @@ def write_package(
         )
     swap_in(beside, folder)
     return size
+
+
+def _forget_paths(folder: Path) -> None:
+    """diffusers notes where a network was loaded from: a path of the machine that packed it."""
+    for path in folder.rglob("*.json"):
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def swap_in(beside: Path, folder: Path) -> None:

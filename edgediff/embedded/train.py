@@ -7,6 +7,7 @@ budget is used up: --hours of training counted over all its runs, or --steps, wi
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: idle threads must not take the workers' cores
@@ -31,6 +32,7 @@ from edgediff.embedded.package import MODEL, write_package
 from edgediff.embedded.tokenizer_training import write_tokenizer
 from edgediff.embedded.training_loop import load_average
 from edgediff.embedded.training_settings import Budget, Settings, TrainingError, pick_device
+from edgediff.errors import EdgeDiffError
 
 # part: share of --hours under `all`, samples per step, learning rate
 PARTS = {
@@ -159,4 +161,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except EdgeDiffError as error:
+        sys.exit(str(error))
