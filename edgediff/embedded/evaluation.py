@@ -16,7 +16,7 @@ from edgediff.embedded.package import MODEL
 from edgediff.errors import EdgeDiffError
 
 STEPS = 50
-GUIDANCE = 2.0  # the best of a sweep: see MODEL_CARD.md
+GUIDANCE = 2.0  # 1 to 2 score alike, more harms: see MODEL_CARD.md
 BATCH = 32
 
 
