@@ -1,6 +1,6 @@
 """What the runtime adds to its graphs: guidance, carries and the update, around runners that do nothing.
 
-The phones' loops do the same arithmetic; this is the Python one's own cost. Figures: `pytest -s tests/bench`.
+The phones' loops do the same arithmetic; this is the Python one's own cost. Run by hand: `python -m tests.bench.overhead`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 
 import numpy as np
-import pytest
 
 from edgediff.manifest import Manifest, TensorSpec
 from edgediff.runtime import Session
@@ -16,8 +15,7 @@ from tests.hostile import LENGTH, WIDTH, make_manifest
 
 Array = np.ndarray
 
-# Milliseconds a network call, the best of several runs: ten times what one busy server core takes (0.024, 0.077).
-LIMITS = {"glyph": ((4, 16, 16), 0.25), "sd15": ((4, 64, 64), 0.8)}
+LATENTS = {"glyph": (4, 16, 16), "sd15": (4, 64, 64)}
 ROWS, REPEATS = 50, 7
 
 
@@ -67,9 +65,11 @@ def milliseconds_per_row(latent: tuple[int, ...]) -> float:
     return best / ROWS * 1e3
 
 
-@pytest.mark.parametrize("model", LIMITS)
-def test_a_row_costs_little_beside_its_graph(model: str) -> None:
-    latent, limit = LIMITS[model]
-    taken = milliseconds_per_row(latent)
-    print(f"\n{model}: {taken:.3f} ms of overhead a network call, {taken * ROWS:.1f} ms in a picture of {ROWS}")
-    assert taken < limit
+def main() -> None:
+    for model, latent in LATENTS.items():
+        taken = milliseconds_per_row(latent)
+        print(f"{model}: {taken:.3f} ms of overhead a network call, {taken * ROWS:.1f} ms in a picture of {ROWS}")
+
+
+if __name__ == "__main__":
+    main()
