@@ -85,7 +85,7 @@ def _plain_lines() -> Progress:
     said: set[str] = set()
 
     def progress(text: str, done: int, total: int) -> None:
-        stage = re.sub(r"[ ,(]*(step )?\d+( of |/)\d+\)?$", "", one_line(text))
+        stage = re.sub(r"[ ,(]*(step )?\d+( of |/)\d+\)?", "", one_line(text))
         if (kind := re.sub(r"[\d.]+", "#", stage)) not in said:
             said.add(kind)
             print(f"edgediff: {stage}", file=sys.stderr, flush=True)
