@@ -60,13 +60,13 @@ demo: $(READY)
 	$(EDGEDIFF) verify $(BUNDLE)
 	$(EDGEDIFF) run $(BUNDLE) "red heart" $(DEMO)/red-heart.png --seed 0
 	$(EDGEDIFF) run $(BUNDLE) "grinning cat" $(DEMO)/grinning-cat.png --seed 0
-	$(EDGEDIFF) run $(BUNDLE) "hot beverage" $(DEMO)/hot-beverage.png --seed 0
+	$(EDGEDIFF) run $(BUNDLE) "rocket" $(DEMO)/rocket.png --seed 0
 	$(EDGEDIFF) profile $(BUNDLE)
 	$(EDGEDIFF) evaluate $(BUNDLE) --prompts 16 --out $(DEMO)/evaluation.json
 	$(EDGEDIFF) report $(BUNDLE) --evaluation $(DEMO)/evaluation.json --out $(DEMO)/report.html
 	@echo
 	@echo "bundle    $(BUNDLE)"
-	@echo "pictures  $(DEMO)/red-heart.png $(DEMO)/grinning-cat.png $(DEMO)/hot-beverage.png"
+	@echo "pictures  $(DEMO)/red-heart.png $(DEMO)/grinning-cat.png $(DEMO)/rocket.png"
 	@echo "report    $(DEMO)/report.html"
 
 train: $(READY)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,9 +16,11 @@ import pytest
 
 import edgediff
 from edgediff import cli, cli_commands, cli_text
-from edgediff.cli import COMMANDS, main
+from edgediff.cli import COMMANDS, main, make_parser
 from edgediff.cli_commands import Answer
 from edgediff.errors import ModelError
+from edgediff.recipe import load_recipe
+from edgediff.target import load_target
 from tests.tiny import write_tiny_model
 
 LISTS = ("recipes", "devices", "methods")
@@ -175,6 +179,19 @@ def test_it_works_in_an_empty_folder_and_any_locale(tmp_path):
     assert "balanced" in shell("recipes", **settings).stdout
     assert shell("--version", **settings).stdout.startswith("edgediff 0.")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("file", ["README.md", "Makefile"])
+def test_every_command_that_is_written_down_parses(file):
+    written = Path(__file__).parents[1].joinpath(file).read_text(encoding="utf-8").replace("$(EDGEDIFF)", "edgediff")
+    lines = re.findall(r"^\s*(?:edgediff|- edgediff) (.+?)(?:\s+#.*)?$", written, re.MULTILINE)
+    lines += re.findall(r"`edgediff ([a-z]+ [^`]*\.edgediff[^`]*|build [^`]*)`", written)
+    assert len(lines) >= 5
+    for line in lines:
+        args = make_parser().parse_args(shlex.split(line))
+        if args.command == "build":
+            load_recipe(args.recipe)
+            load_target(args.target)
 
 
 @pytest.mark.parametrize(("name", "message"), [
