@@ -9,17 +9,11 @@ import tempfile
 from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from edgediff.cli_describe import describe_bundle, parity_text, quality_text, setting_text, summary_text
 from edgediff.cli_text import format_bytes, format_table, show_progress
 from edgediff.errors import ConfigError, OutputError
-
-if TYPE_CHECKING:
-    from edgediff.bundle import Bundle
-    from edgediff.manifest import Manifest
-
-
-QUALITY_KEYS = ("retrieval_at_1", "frechet", "psnr_db", "ssim")
 
 
 @dataclass(frozen=True)
@@ -43,7 +37,7 @@ def build(args: Namespace) -> Answer:
             plan = flow.plan_build(args.model, **choices, progress=progress)
             return Answer(plan.model_dump(mode="json", by_alias=True, exclude_none=True), str(plan))
         bundle = flow.build(args.model, **choices, out=args.out, overwrite=args.overwrite, progress=progress)
-    text = f"{bundle.plan}\n\n{_summary(bundle)}\nwrote {args.out}"
+    text = f"{bundle.plan}\n\n{summary_text(bundle)}\nwrote {args.out}"
     return Answer({"bundle": args.out, **describe_bundle(bundle.manifest)}, text)
 
 
@@ -60,7 +54,7 @@ def verify(args: Namespace) -> Answer:
             pipeline=load_pipeline(args.model) if args.model else None, progress=progress,
         )
     update_manifest(bundle, parity=found)
-    return Answer(found, _parity_text(found), 0 if found["ok"] else 1)
+    return Answer(found, parity_text(found), 0 if found["ok"] else 1)
 
 
 def run(args: Namespace) -> Answer:
@@ -124,7 +118,7 @@ def evaluate(args: Namespace) -> Answer:
         )
     if args.out:
         write_text_atomic(Path(args.out), dump_json(found))
-    return Answer(found, _quality_text(found))
+    return Answer(found, quality_text(found))
 
 
 def report(args: Namespace) -> Answer:
@@ -142,7 +136,7 @@ def inspect(args: Namespace) -> Answer:
     from edgediff.bundle import open_bundle
 
     bundle = open_bundle(args.bundle)
-    return Answer(describe_bundle(bundle.manifest), f"{bundle}\n\n{_summary(bundle)}")
+    return Answer(describe_bundle(bundle.manifest), f"{bundle}\n\n{summary_text(bundle)}")
 
 
 def compare(args: Namespace) -> Answer:
@@ -222,7 +216,7 @@ def methods(args: Namespace) -> Answer:
             module = load_plugin(folder, kind)
             about = (python_inspect.getdoc(module) or "").split("\n\n")[0].replace("\n", " ")
             data[folder][kind] = {"about": about, "settings": module.Spec.model_json_schema()}
-            rows = [(f"  {key}", _setting(field)) for key, field in module.Spec.model_fields.items()]
+            rows = [(f"  {key}", setting_text(field)) for key, field in module.Spec.model_fields.items()]
             blocks.append("\n".join([f"[[{folder}]] kind = \"{kind}\"", format_table(("  " + about,), ()),
                                      format_table(("  key", "what it takes"), rows)]))
     return Answer(data, "\n\n".join(blocks))
@@ -238,98 +232,6 @@ def doctor(args: Namespace) -> Answer:
     healthy = is_healthy(checks)
     verdict = "everything that is needed is here" if healthy else "something that every command needs is missing"
     return Answer(as_data(checks), f"{format_table(('', 'what', 'found'), rows)}\n\n{verdict}", 0 if healthy else 1)
-
-
-def describe_bundle(manifest: Manifest) -> dict[str, Any]:
-    """`inspect`'s JSON. `macs_per_image` counts a call twice where it is guided; `parameters` takes the largest
-    graph of each component, since the others share its weights."""
-    from edgediff.runtime import list_backends, used_graphs
-
-    program = manifest.program
-    calls = [(row.graph, 2 if row.guidance is not None else 1) for row in program.rows if row.graph is not None]
-    once = [(program.decode.graph, 1)]
-    if program.encode is not None:
-        once.append((program.encode.graph, max(count for _, count in calls)))
-    components: dict[str, int] = {}
-    for graph in manifest.graphs.values():
-        components[graph.component] = max(components.get(graph.component, 0), graph.parameters)
-    return {
-        "kind": manifest.kind, "name": manifest.name, "sampler": program.sampler, "steps": program.steps,
-        "rows": len(program.rows), "bytes": sum(entry.bytes for entry in manifest.files),
-        "parameters": sum(components.values()),
-        "macs_per_image": sum(manifest.graphs[name].macs * count for name, count in (*calls, *once)),
-        "backends": list_backends(manifest),
-        "graphs": {name: _describe_graph(manifest, name, used_graphs(manifest)) for name in manifest.graphs},
-        "parity_ok": manifest.parity["ok"] if manifest.parity else None,
-        "profile": manifest.profile,
-    }
-
-
-def _describe_graph(manifest: Manifest, name: str, used: tuple[tuple[str, int], ...]) -> dict[str, Any]:
-    graph = manifest.graphs[name]
-    return {
-        "component": graph.component, "rows": sum(row.graph == name for row in manifest.program.rows),
-        "batches": [batch for used_name, batch in used if used_name == name],
-        "macs": graph.macs, "parameters": graph.parameters,
-        "reads": sorted(graph.carries_in), "writes": sorted(graph.carries_out),
-        "backends": {backend: artifact.precision for backend, artifact in sorted(graph.artifacts.items())},
-    }
-
-
-def _summary(bundle: Bundle) -> str:
-    """What `print(bundle)` does not say: the cost of an image, and what was checked and measured."""
-    manifest, facts = bundle.manifest, describe_bundle(bundle.manifest)
-    parity = {None: "not verified yet: edgediff verify", True: "verified", False: "a floor was missed"}
-    end = (manifest.profile or {}).get("end_to_end_ms")
-    profiled = f"p50 {end['p50']:.0f} ms an image" if end else "not measured yet: edgediff profile"
-    return "\n".join([
-        f"image      {facts['macs_per_image'] / 1e9:.2f} GMACs, {facts['parameters'] / 1e6:.2f} M parameters",
-        f"backends   {', '.join(facts['backends'])}",
-        f"parity     {parity[facts['parity_ok']]}",
-        f"profile    {profiled}",
-    ])
-
-
-def _parity_text(found: dict[str, Any]) -> str:
-    """Conversion error of every graph, of the trajectory at its worst step and of the picture, per backend."""
-    rows: list[tuple[str, ...]] = []
-    for backend, result in found["backends"].items():
-        parts = {f"graph {name}": graph for name, graph in result["graphs"].items()}
-        parts[f"latent, worst at step {result['trajectory']['worst_step'] + 1}"] = result["trajectory"]
-        parts["picture"] = result["image"]
-        for name, part in parts.items():
-            floor = f"{part['floor_db']:g}" if "floor_db" in part else ""
-            state = "" if part.get("ok", True) else "MISSED"
-            rows.append((backend, name, f"{part['psnr_db']:.1f}", floor, state))
-    verdict = "every floor holds" if found["ok"] else "a floor was missed"
-    return f"{format_table(('backend', 'against PyTorch', 'PSNR dB', 'floor', ''), rows)}\n\n{verdict}"
-
-
-def _quality_text(found: dict[str, Any]) -> str:
-    """The bundle beside the untouched model and beside the untouched model with fewer steps at equal compute."""
-    equal = found["equal_compute"]
-    columns = (found, found["reference"], equal)
-    rows = []
-    for key in QUALITY_KEYS:
-        values = [column.get(key) for column in columns]
-        rows.append((key, *("-" if value is None else f"{value:.4g}" for value in values)))
-    headers = ("", "this bundle", "untouched", f"untouched, {equal['sampler']} {equal['steps']}")
-    words = {True: "better", False: "worse", None: "no clear difference"}
-    gaps = [
-        (key, f"{gap['difference']:+.3g}", f"{gap['low']:+.3g} to {gap['high']:+.3g}", words[gap["better"]])
-        for key, gap in found["against_equal_compute"].items()
-    ]
-    against = format_table(("at equal compute", "difference", "95 % interval", "this bundle is"), gaps)
-    title = f"{found['n']} pictures of {found['prompts']} prompts"
-    return "\n".join([title, "", format_table(headers, rows), "", against, *found["reasons"].values()])
-
-
-def _setting(field: Any) -> str:
-    """Type and default of one key of a method's table."""
-    kind = getattr(field.annotation, "__name__", None) or str(field.annotation).replace("typing.", "")
-    if field.is_required():
-        return f"{kind}, needed"
-    return f"{kind}, default {field.get_default(call_default_factory=True)!r}"
 
 
 def _save_png(image: Any, path: Path, made: dict[str, Any]) -> None:

@@ -32,7 +32,7 @@ FLOORS = """
     profiling evaluation
     report layouts
     flow
-    cli cli_commands cli_text doctor
+    cli cli_commands cli_describe cli_text doctor
 """
 FLOOR_OF = {name: index for index, floor in enumerate(FLOORS.strip().splitlines()) for name in floor.split()}
 ENTRANCES = {"__init__", "__main__"}  # the public surface and `python -m edgediff` may name anything

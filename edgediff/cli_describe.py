@@ -1,0 +1,115 @@
+"""What came of a command, in words and as plain data: a bundle, its parity, its quality."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+from edgediff.cli_text import format_table
+
+if TYPE_CHECKING:
+    from edgediff.bundle import Bundle
+    from edgediff.manifest import Manifest
+
+QUALITY_KEYS = ("retrieval_at_1", "frechet", "psnr_db", "ssim")
+
+
+def describe_bundle(manifest: Manifest) -> dict[str, Any]:
+    """`inspect`'s JSON. `macs_per_image` counts a call twice where it is guided; `parameters` takes the largest
+    graph of each component, since the others share its weights."""
+    from edgediff.runtime import list_backends, used_graphs
+
+    program = manifest.program
+    calls = [(row.graph, 2 if row.guidance is not None else 1) for row in program.rows if row.graph is not None]
+    once = [(program.decode.graph, 1)]
+    if program.encode is not None:
+        once.append((program.encode.graph, max(count for _, count in calls)))
+    components: dict[str, int] = {}
+    for graph in manifest.graphs.values():
+        components[graph.component] = max(components.get(graph.component, 0), graph.parameters)
+    return {
+        "kind": manifest.kind, "name": manifest.name, "sampler": program.sampler, "steps": program.steps,
+        "rows": len(program.rows), "bytes": sum(entry.bytes for entry in manifest.files),
+        "parameters": sum(components.values()),
+        "macs_per_image": sum(manifest.graphs[name].macs * count for name, count in (*calls, *once)),
+        "backends": list_backends(manifest),
+        "graphs": {name: _describe_graph(manifest, name, used_graphs(manifest)) for name in manifest.graphs},
+        "parity_ok": manifest.parity["ok"] if manifest.parity else None,
+        "profile": manifest.profile,
+    }
+
+
+def _describe_graph(manifest: Manifest, name: str, used: tuple[tuple[str, int], ...]) -> dict[str, Any]:
+    graph = manifest.graphs[name]
+    return {
+        "component": graph.component, "rows": sum(row.graph == name for row in manifest.program.rows),
+        "batches": [batch for used_name, batch in used if used_name == name],
+        "macs": graph.macs, "parameters": graph.parameters,
+        "reads": sorted(graph.carries_in), "writes": sorted(graph.carries_out),
+        "backends": {backend: artifact.precision for backend, artifact in sorted(graph.artifacts.items())},
+    }
+
+
+def summary_text(bundle: Bundle) -> str:
+    """What `print(bundle)` does not say: the cost of an image, and what was checked and measured."""
+    manifest, facts = bundle.manifest, describe_bundle(bundle.manifest)
+    parity = {None: "not verified yet: edgediff verify", True: "verified", False: "a floor was missed"}
+    end = (manifest.profile or {}).get("end_to_end_ms")
+    profiled = f"p50 {end['p50']:.0f} ms an image" if end else "not measured yet: edgediff profile"
+    return "\n".join([
+        f"image      {facts['macs_per_image'] / 1e9:.2f} GMACs, {facts['parameters'] / 1e6:.2f} M parameters",
+        f"backends   {', '.join(facts['backends'])}",
+        f"parity     {parity[facts['parity_ok']]}",
+        f"profile    {profiled}",
+    ])
+
+
+def parity_text(found: dict[str, Any]) -> str:
+    """Conversion error of every graph, of the trajectory at its worst step and of the picture, per backend."""
+    rows: list[tuple[str, ...]] = []
+    for backend, result in found["backends"].items():
+        parts = {f"graph {name}": graph for name, graph in result["graphs"].items()}
+        parts[f"latent, worst at step {result['trajectory']['worst_step'] + 1}"] = result["trajectory"]
+        parts["picture"] = result["image"]
+        for name, part in parts.items():
+            floor = f"{part['floor_db']:g}" if "floor_db" in part else ""
+            state = "" if part.get("ok", True) else "MISSED"
+            rows.append((backend, name, f"{part['psnr_db']:.1f}", floor, state))
+    verdict = "every floor holds" if found["ok"] else "a floor was missed"
+    return f"{format_table(('backend', 'against PyTorch', 'PSNR dB', 'floor', ''), rows)}\n\n{verdict}"
+
+
+def quality_text(found: dict[str, Any]) -> str:
+    """The bundle beside the untouched model and beside the untouched model with fewer steps at equal compute."""
+    equal = found["equal_compute"]
+    columns = (found, found["reference"], equal)
+    rows = []
+    for key in QUALITY_KEYS:
+        values = [column.get(key) for column in columns]
+        rows.append((key, *("-" if value is None else f"{value:.4g}" for value in values)))
+    headers = ("", "this bundle", "untouched", f"untouched, {equal['sampler']} {equal['steps']}")
+    words = {True: "better", False: "worse", None: "no clear difference"}
+    gaps = [
+        (key, f"{gap['difference']:+.3g}", f"{gap['low']:+.3g} to {gap['high']:+.3g}", words[gap["better"]])
+        for key, gap in found["against_equal_compute"].items()
+    ]
+    against = format_table(("at equal compute", "difference", "95 % interval", "this bundle is"), gaps)
+    title = f"{found['n']} pictures of {found['prompts']} prompts"
+    return "\n".join([title, "", format_table(headers, rows), "", against, *found["reasons"].values()])
+
+
+def setting_text(field: Any) -> str:
+    """Type and default of one key of a method's table."""
+    kind = _type_text(field.annotation)
+    if field.is_required():
+        return f"{kind}, needed"
+    return f"{kind}, default {field.get_default(call_default_factory=True)!r}"
+
+
+def _type_text(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return " or ".join(map(repr, get_args(annotation)))
+    if keys := getattr(annotation, "model_fields", None):
+        return f"{{ {', '.join(f'{key} = ...' for key in keys)} }}"
+    if isinstance(annotation, type) and not get_args(annotation):
+        return annotation.__name__
+    return str(annotation).replace("typing.", "")
