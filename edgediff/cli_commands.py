@@ -6,6 +6,7 @@ import inspect as python_inspect
 import io
 import os
 import tempfile
+import textwrap
 from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
@@ -217,7 +218,7 @@ def methods(args: Namespace) -> Answer:
             about = (python_inspect.getdoc(module) or "").split("\n\n")[0].replace("\n", " ")
             data[folder][kind] = {"about": about, "settings": module.Spec.model_json_schema()}
             rows = [(f"  {key}", setting_text(field)) for key, field in module.Spec.model_fields.items()]
-            blocks.append("\n".join([f"[[{folder}]] kind = \"{kind}\"", format_table(("  " + about,), ()),
+            blocks.append("\n".join([f"[[{folder}]] kind = \"{kind}\"", textwrap.fill(about, 78, initial_indent="  ", subsequent_indent="  "),
                                      format_table(("  key", "what it takes"), rows)]))
     return Answer(data, "\n\n".join(blocks))
 

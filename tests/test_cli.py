@@ -117,9 +117,9 @@ def test_where_stands_before_the_message(failing, capsys):
 
 
 def test_what_the_system_refuses_is_no_bug(failing, capsys):
-    failing(PermissionError(13, "Permission denied", "/root/x"))
+    failing(PermissionError(13, "Permission denied", "/somewhere/x"))
     assert main(["recipes"]) == 2
-    assert capsys.readouterr().err == "edgediff: error: /root/x: Permission denied\n"
+    assert capsys.readouterr().err == "edgediff: error: /somewhere/x: Permission denied\n"
     failing(MemoryError())
     assert main(["recipes"]) == 2
     assert "not enough memory" in capsys.readouterr().err
