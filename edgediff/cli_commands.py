@@ -218,8 +218,9 @@ def methods(args: Namespace) -> Answer:
             about = (python_inspect.getdoc(module) or "").split("\n\n")[0].replace("\n", " ")
             data[folder][kind] = {"about": about, "settings": module.Spec.model_json_schema()}
             rows = [(f"  {key}", setting_text(field)) for key, field in module.Spec.model_fields.items()]
-            blocks.append("\n".join([f"[[{folder}]] kind = \"{kind}\"", textwrap.fill(about, 78, initial_indent="  ", subsequent_indent="  "),
-                                     format_table(("  key", "what it takes"), rows)]))
+            said = textwrap.fill(about, 78, initial_indent="  ", subsequent_indent="  ")
+            table = format_table(("  key", "what it takes"), rows)
+            blocks.append(f'[[{folder}]] kind = "{kind}"\n{said}\n{table}')
     return Answer(data, "\n\n".join(blocks))
 
 
