@@ -70,7 +70,7 @@ def test_a_method_table_keeps_its_own_keys(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("load", "name", "code", "message"), [
-    (load_target, "hots", "unknown_target", "unknown target 'hots'; did you mean 'host'? (allowed: "),
+    (load_target, "hots", "unknown_target", "unknown target 'hots'; did you mean 'host'? ("),
     (load_recipe, "balancd", "unknown_recipe", "unknown recipe 'balancd'; did you mean 'balanced'? (allowed: "),
     (load_target, "nowhere.toml", "missing", "nowhere.toml: there is no such file"),
     (load_recipe, "no/such/folder.toml", "missing", "there is no such file"),
