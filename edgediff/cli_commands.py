@@ -189,10 +189,10 @@ def devices(args: Namespace) -> Answer:
     from edgediff.target import list_targets, load_target
 
     targets = {name: load_target(name) for name in list_targets()}
-    rows = [(name, t.name, t.soc, f"{t.memory_gb:g}" if t.memory_gb else "", " ".join(t.backends))
+    rows = [(name, t.soc.partition(" (")[0], f"{t.memory_gb:g}" if t.memory_gb else "", " ".join(t.backends))
             for name, t in targets.items()]
     data = {name: t.model_dump(mode="json", exclude_none=True) for name, t in targets.items()}
-    return Answer(data, format_table(("target", "device", "chip", "GB", "backends"), rows))
+    return Answer(data, format_table(("target", "chip", "GB", "backends"), rows))
 
 
 def recipes(args: Namespace) -> Answer:
