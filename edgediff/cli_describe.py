@@ -20,7 +20,7 @@ def describe_bundle(manifest: Manifest) -> dict[str, Any]:
 
     program = manifest.program
     calls = [(row.graph, 2 if row.guidance is not None else 1) for row in program.rows if row.graph is not None]
-    once = [(program.decode.graph, 1)]
+    once = [(program.decode.graph, 1)] if program.decode.graph is not None else []
     if program.encode is not None:
         once.append((program.encode.graph, max(count for _, count in calls)))
     components: dict[str, int] = {}

@@ -87,21 +87,39 @@ class Encode(Model):
     output: str
 
 
-class Decode(Model):
-    """latent * scale + shift -> graph -> samples in [-1, 1]."""
+class Classes(Model):
+    """Class-to-image: a prompt is one of `names`, or a number below `count`. Graphs read it as `input`, int64
+    `[batch]`; guided rows run `null`, the class of no class, beside it (in batched mode: null first)."""
 
-    graph: str
-    input: str
-    output: str
-    scale: float
+    input: str = "class_labels"
+    count: int = Field(ge=1)
+    null: int | None = None
+    names: tuple[str, ...] = ()
+
+
+class Decode(Model):
+    """latent * scale + shift -> graph -> samples in [-1, 1]. Without a graph the latent is the picture itself."""
+
+    graph: str | None = None
+    input: str = "z"
+    output: str = "image"
+    scale: float = 1.0
     shift: float = 0.0
 
 
 class ProgramRow(StepRow):
-    """One network call. `graph` None holds the last output. `guidance` None runs the prompt alone."""
+    """One network call. `graph` None holds the last output.
+
+    `guidance` s runs both prompts: e = e_empty + s (e_prompt - e_empty). None runs the prompt alone, and then
+    `held_guidance` s adds the difference that the last guided row left: e = e_prompt + (s - 1) d, with
+    d = e_prompt - e_empty of that row. A carry that the graph reads is sum_k mix[carry][k] * (its value k writes
+    ago, 0 the newest); a carry not in `mix` is its newest value.
+    """
 
     graph: str | None = None
     guidance: float | None = None
+    held_guidance: float | None = None
+    mix: dict[str, tuple[float, ...]] = {}
 
 
 class Program(Model):
@@ -110,7 +128,8 @@ class Program(Model):
 
     tokenize: Tokenize | None = None
     encode: Encode | None = None
-    decode: Decode
+    classes: Classes | None = None
+    decode: Decode = Decode()
     latent: tuple[int, ...]
     init_scale: float
     sampler: str
@@ -189,7 +208,7 @@ class Manifest(Model):
         program = self.program
         stages: tuple[Encode | Decode | None, ...] = (program.encode, program.decode)
         for stage in stages:
-            if stage is not None:
+            if stage is not None and stage.graph is not None:
                 graph = self._graph(stage.graph, where)
                 _need(stage.graph, graph.inputs, stage.input, where)
                 _need(stage.graph, graph.outputs, stage.output, where)
@@ -222,24 +241,36 @@ class Manifest(Model):
                     raise BundleError(message, where=where, code="carry")
 
     def _check_rows(self, where: str) -> None:
-        written: dict[str, bool] = {}
-        ran = guided_last = False
+        written: dict[str, list[bool]] = {}
+        ran = guided_ever = False
         for index, row in enumerate(self.program.rows):
+            if row.held_guidance is not None and (row.graph is None or row.guidance is not None or not guided_ever):
+                message = f"row {index} holds the guidance of an earlier row: it needs a graph, no guidance of its own"
+                raise BundleError(f"{message}, and a guided row before it", where=where, code="carry_before_write")
             if row.graph is None:
-                if not ran:
-                    message = f"row {index} holds the output before any graph has run"
-                    raise BundleError(message, where=where, code="carry_before_write")
+                if not ran or row.mix:
+                    message = f"row {index} holds the output " + ("and mixes" if ran else "before any graph has run")
+                    raise BundleError(message, where=where, code="carry" if ran else "carry_before_write")
                 continue
             guided_last, ran = row.guidance is not None, True
+            guided_ever = guided_ever or guided_last
             graph = self._graph(row.graph, where)
+            for carry, weights in row.mix.items():
+                if carry not in graph.carries_in or not weights:
+                    message = f"row {index} mixes '{carry}', which graph '{row.graph}' does not read, or from nothing"
+                    raise BundleError(message, where=where, code="carry")
+                if len(weights) > (count := len(written.get(carry, ()))):
+                    message = f"row {index} mixes {len(weights)} values of '{carry}', of which {count} are written"
+                    raise BundleError(message, where=where, code="carry_before_write")
             for carry in graph.carries_in:
                 if carry not in written:
                     message = f"row {index} ('{row.graph}') reads carry '{carry}' before any row writes it"
                     raise BundleError(message, where=where, code="carry_before_write")
-                if guided_last and not written[carry]:
+                if guided_last and not all(written[carry][: len(row.mix.get(carry, (1.0,)))]):
                     message = f"row {index} is guided but carry '{carry}' was written without guidance"
                     raise BundleError(message, where=where, code="carry")
-            written.update(dict.fromkeys(graph.carries_out, guided_last))
+            for carry in graph.carries_out:
+                written.setdefault(carry, []).insert(0, guided_last)
 
 
 def check_version(version: str, where: str) -> None:

@@ -58,10 +58,21 @@ class GraphPlan(Model):
 
 
 class GuidancePlan(Model):
-    """Guidance scale of each network call (None: the prompt alone), and how the two prompts run."""
+    """Guidance scale of each network call (None: the prompt alone), and how the two prompts run.
+
+    `held` is empty, or per call the scale at which the last guided call's difference is added to the prompt alone.
+    `asked` is what the recipe asks for where a method departs from it (empty: `calls`): the reference samples so.
+    """
 
     mode: Mode
     calls: tuple[float | None, ...]
+    held: tuple[float | None, ...] = ()
+    asked: tuple[float | None, ...] = ()
+
+    @property
+    def reference(self) -> tuple[float | None, ...]:
+        """The guidance of the untouched model."""
+        return self.asked or self.calls
 
 
 class BackendPlan(Model):
@@ -121,6 +132,9 @@ class Plan(Model):
                     f"steps makes {calls}; plan again for this step count",
                     code="step_count",
                 )
+        if self.guidance.held and len(self.guidance.held) != calls:
+            message = f"the held guidance has {len(self.guidance.held)} calls, the sampler makes {calls}"
+            raise PlanError(message, code="step_count")
         wirings = wire_schedule(self.schedule, graph.with_cuts(cut.unit for cut in self.cuts))
         if set(wirings) != set(self.graphs):
             raise PlanError(f"graphs {sorted(self.graphs)} do not match the rows in use {sorted(wirings)}")
@@ -184,4 +198,6 @@ def _guidance_text(guidance: GuidancePlan) -> str:
     if not scales:
         return "none"
     shown = f"{min(scales):g}" if min(scales) == max(scales) else f"{min(scales):g} to {max(scales):g}"
-    return f"{shown} on {len(scales)} of {len(guidance.calls)} calls, {guidance.mode}"
+    held = sum(scale is not None for scale in guidance.held)
+    kept = f", held on {held}" if held else ""
+    return f"{shown} on {len(scales)} of {len(guidance.calls)} calls{kept}, {guidance.mode}"

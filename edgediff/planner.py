@@ -53,7 +53,7 @@ def make_plan(
         )
         for name, w in wirings.items()
     }
-    guidance = guidance_calls(recipe.guidance.scale, recipe.guidance.interval, calls)
+    guidance = plan_guidance(recipe, schedule, calls, _guidance_mode(target, backends))
     plan = Plan(
         model=ModelRef(
             id=pipeline.id, revision=pipeline.revision, kind=pipeline.kind, weights=pipeline.weights,
@@ -61,13 +61,36 @@ def make_plan(
         ),
         recipe_name=recipe.name, recipe=recipe.digest(), target_name=target.name, target=target.digest(),
         sampler=SamplerPlan(kind=recipe.sampler.kind, steps=recipe.sampler.steps, calls=calls),
-        guidance=GuidancePlan(mode=_guidance_mode(target, backends), calls=guidance),
+        guidance=guidance,
         cuts=cuts, schedule=schedule, graphs=graphs,
         backends=_backend_plans(recipe, target, backends), parity=recipe.parity,
         cost=_predict_cost(recipe, schedule, graphs, guidance, scores.graph.macs()),
     )
     plan.check(scores.graph)
     return plan
+
+
+def plan_guidance(recipe: Recipe, schedule: Schedule, calls: int, mode: Mode) -> GuidancePlan:
+    """The recipe's guidance, less what the schedule's method takes out or holds.
+
+    Raises PlanError where guidance is held before any guided call.
+    """
+    asked = guidance_calls(recipe.guidance.scale, recipe.guidance.interval, calls)
+    alone = {*schedule.unguided, *schedule.held_guidance}
+    guidance = tuple(None if index in alone else scale for index, scale in enumerate(asked))
+    held = tuple(scale if index in schedule.held_guidance else None for index, scale in enumerate(asked))
+    ran = [i for i, name in enumerate(schedule.calls) if name != HOLD and guidance[i] is not None]
+    for index, scale in enumerate(held):
+        if scale is not None and not any(earlier < index for earlier in ran):
+            raise PlanError(f"call {index} holds guidance, but no earlier call is guided", code="schedule")
+    has_held = any(scale is not None for scale in held)
+    return GuidancePlan(
+        mode=mode, calls=guidance, held=held if has_held else (), asked=asked if guidance != asked else ()
+    )
+
+
+def _passes(scales: tuple[float | None, ...]) -> list[int]:
+    return [1 if scale is None else 2 for scale in scales]
 
 
 def _propose_cuts(recipe: Recipe, scores: Scores) -> tuple[Cut, ...]:
@@ -118,15 +141,14 @@ def _chosen(target: Target, backends: tuple[str, ...] | None) -> tuple[str, ...]
 
 def _predict_cost(
     recipe: Recipe, schedule: Schedule, graphs: dict[str, GraphPlan],
-    guidance: tuple[float | None, ...], reference: int,
+    guidance: GuidancePlan, reference: int,
 ) -> Cost:
     """MACs of the denoiser for one image, both prompts counted; and the same sampler with so few steps
     that the untouched network costs at least as much, which makes the baseline the stronger one."""
-    passes = [1 if scale is None else 2 for scale in guidance]
     macs = sum(
-        graphs[name].macs * n for name, n in zip(schedule.calls, passes, strict=True) if name != HOLD
+        graphs[name].macs * n for name, n in zip(schedule.calls, _passes(guidance.calls), strict=True) if name != HOLD
     )
-    whole = sum(reference * n for n in passes)
+    whole = sum(reference * n for n in _passes(guidance.reference))
     steps = recipe.sampler.steps
     equal = min(steps, max(1, -(-macs * steps // whole)))
     return Cost(

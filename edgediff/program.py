@@ -22,7 +22,7 @@ from edgediff.manifest import (
     Tokenize,
 )
 from edgediff.plan import Plan
-from edgediff.schedule import HOLD, carry_name
+from edgediff.schedule import HOLD, carry_name, fold_forecasts, mixes
 from edgediff.steps import StepTable
 from edgediff.trace import step_table
 
@@ -90,14 +90,25 @@ def _carries(plan: Plan, variants: Variants) -> dict[str, TensorSpec]:
     }
 
 
-def _program(pipeline: Pipeline, plan: Plan, table: StepTable) -> Program:
-    rows = tuple(
+def program_rows(plan: Plan, table: StepTable) -> tuple[ProgramRow, ...]:
+    """The rows that a runtime executes: the sampler's table with the plan's schedule and guidance written in."""
+    folded = fold_forecasts(table, plan.schedule)
+    held = plan.guidance.held or (None,) * len(folded.rows)
+    return tuple(
         ProgramRow(
             timestep=row.timestep, input_scale=row.input_scale, update=row.update,
             graph=None if call == HOLD else call, guidance=None if call == HOLD else guidance,
+            held_guidance=None if call == HOLD else kept,
+            mix={carry_name(carry): weights for carry, weights in mix.items()},
         )
-        for row, call, guidance in zip(table.rows, plan.schedule.calls, plan.guidance.calls, strict=True)
+        for row, call, guidance, kept, mix in zip(
+            folded.rows, plan.schedule.calls, plan.guidance.calls, held, mixes(plan.schedule), strict=True
+        )
     )
+
+
+def _program(pipeline: Pipeline, plan: Plan, table: StepTable) -> Program:
+    rows = program_rows(plan, table)
     return Program(
         tokenize=Tokenize(folder="tokenizer", length=pipeline.tokens),
         encode=Encode(graph="text_encoder", input="input_ids", output="last_hidden_state"),

@@ -2,7 +2,8 @@
 
 A schedule has named rows (a row says which units are held or get a cached change added) and one row
 name per network call. The reserved name `hold` means that no graph runs: the network's last output,
-after guidance, stands in.
+after guidance, stands in. A forecast replaces the last value by a fixed linear combination of the last
+few; it changes no graph, because whoever runs the graphs forms it.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from pydantic import Field, model_validator
 
 from edgediff.config import Model
 from edgediff.errors import PlanError, did_you_mean
+from edgediff.steps import StepRow, StepTable
 from edgediff.units import Action, Live, UnitGraph
 
 HOLD = "hold"
+OUTPUT = "output"
 
 
 class Row(Model):
@@ -34,11 +37,30 @@ class Row(Model):
         return {**dict.fromkeys(held, "hold"), **dict.fromkeys(changed, "delta")}  # type: ignore[dict-item]
 
 
+class Forecast(Model):
+    """At call `call`, the value of `what` is sum_k weights[k] * (its value k computations ago, 0 the newest).
+
+    `what` is `output` (the network's output after guidance, at a call that holds) or a carry that the call's row
+    reads: a unit's name, or `<unit>+` for its change.
+    """
+
+    call: int = Field(ge=1)
+    what: str = OUTPUT
+    weights: tuple[float, ...] = Field(min_length=1)
+
+
 class Schedule(Model):
-    """Rows by name, and the row of each network call."""
+    """Rows by name, and the row of each network call.
+
+    At the calls in `unguided` the prompt runs alone even if the recipe guides. At those in `held_guidance` too,
+    and the difference between prompt and empty prompt of the last guided call is added again.
+    """
 
     rows: dict[str, Row] = Field(min_length=1)
     calls: tuple[str, ...] = Field(min_length=1)
+    forecasts: tuple[Forecast, ...] = ()
+    unguided: tuple[int, ...] = ()
+    held_guidance: tuple[int, ...] = ()
 
     @model_validator(mode="after")
     def _names_exist(self) -> Schedule:
@@ -49,7 +71,23 @@ class Schedule(Model):
                 raise ValueError(f"call {index} names row '{name}'{did_you_mean(name, [*self.rows, HOLD])}")
         if self.calls[0] == HOLD:
             raise ValueError("the first call cannot hold: there is no earlier output")
+        for forecast in self.forecasts:
+            self._check_forecast(forecast)
+        for what, indices in (("unguided", self.unguided), ("held_guidance", self.held_guidance)):
+            if any(not 0 <= index < len(self.calls) for index in indices):
+                raise ValueError(f"'{what}' names calls {indices}; there are calls 0 to {len(self.calls) - 1}")
         return self
+
+    def _check_forecast(self, forecast: Forecast) -> None:
+        call, name = forecast.call, self.calls[forecast.call] if forecast.call < len(self.calls) else None
+        if name is None or (name == HOLD) != (forecast.what == OUTPUT):
+            raise ValueError(
+                f"call {call} cannot forecast '{forecast.what}': the output is forecast where the row is '{HOLD}', "
+                "a carry where a graph runs"
+            )
+        ran = sum(before != HOLD for before in self.calls[:call])
+        if forecast.what == OUTPUT and len(forecast.weights) > ran:
+            raise ValueError(f"call {call} forecasts from {len(forecast.weights)} outputs; {ran} are computed by then")
 
     def __str__(self) -> str:
         """One letter per call: capital for a row that holds nothing, `.` for a held output."""
@@ -76,6 +114,48 @@ def full_schedule(calls: int) -> Schedule:
     return Schedule(rows={"full": Row()}, calls=("full",) * calls)
 
 
+def fold_forecasts(table: StepTable, schedule: Schedule) -> StepTable:
+    """The step table with every forecast of the output written into its coefficients.
+
+    A sampler's update is linear in the network's outputs and a forecast is linear in those that were computed, so
+    the fold is exact, and whoever executes rows need not know of it. Raises PlanError where a sampler that clips
+    meets a forecast (a clip is not linear), or for call counts that differ.
+    """
+    if len(table.rows) != len(schedule.calls):
+        message = f"the schedule has {len(schedule.calls)} calls, the sampler makes {len(table.rows)}"
+        raise PlanError(message, code="step_count")
+    wanted = {f.call: f.weights for f in schedule.forecasts if f.what == OUTPUT}
+    if not wanted:
+        return table
+    computed: list[int] = []
+    sources: list[dict[int, float]] = []  # call -> the computed outputs that its output is made of
+    rows: list[StepRow] = []
+    for index, (row, name) in enumerate(zip(table.rows, schedule.calls, strict=True)):
+        if name != HOLD:
+            computed.insert(0, index)
+        weights = wanted.get(index, (1.0,))
+        sources.append(dict(zip(computed, weights, strict=False)))
+        if row.update.clip is not None and index in wanted:
+            message = f"sampler '{table.sampler}' clips at call {index}: its output cannot be forecast there; hold it"
+            raise PlanError(message, code="forecast")
+        total: dict[int, float] = {}
+        for back, coefficient in enumerate(row.update.e):
+            for call, weight in sources[index - back].items():
+                total[index - call] = total.get(index - call, 0.0) + coefficient * weight
+        folded = tuple(total.get(back, 0.0) for back in range(max(total, default=-1) + 1))
+        rows.append(row.model_copy(update={"update": row.update.model_copy(update={"e": folded})}))
+    return table.model_copy(update={"rows": tuple(rows)})
+
+
+def mixes(schedule: Schedule) -> tuple[dict[str, tuple[float, ...]], ...]:
+    """Per call, the weights of each carry that is forecast, by carry."""
+    found: list[dict[str, tuple[float, ...]]] = [{} for _ in schedule.calls]
+    for forecast in schedule.forecasts:
+        if forecast.what != OUTPUT:
+            found[forecast.call][forecast.what] = forecast.weights
+    return tuple(found)
+
+
 def wire_schedule(schedule: Schedule, graph: UnitGraph) -> dict[str, Wiring]:
     """Row name -> its graph, for the rows that some call uses.
 
@@ -84,20 +164,30 @@ def wire_schedule(schedule: Schedule, graph: UnitGraph) -> dict[str, Wiring]:
     """
     lives = {name: graph.live(schedule.rows[name].actions(graph)) for name in used_rows(schedule)}
     writes: dict[str, set[str]] = {name: set() for name in lives}
-    writer: dict[str, str] = {}
+    writers: dict[str, list[str]] = {}
+    weights = mixes(schedule)
     for index, name in enumerate(schedule.calls):
         if name == HOLD:
             continue
+        for carry in weights[index]:
+            if carry not in lives[name].reads:
+                message = f"call {index} ('{name}') forecasts '{carry}', which its row does not hold"
+                raise PlanError(message, code="schedule")
         for carry in lives[name].reads:
-            if carry not in writer:
+            count = len(weights[index].get(carry, (1.0,)))
+            past = writers.get(carry, [])
+            if len(past) < count:
+                many = f"{count} values of '{carry}', of which" if count > 1 else f"'{carry}', which"
                 raise PlanError(
-                    f"call {index} ('{name}') reads '{carry}', which no earlier call has computed; "
+                    f"call {index} ('{name}') reads {many} no earlier call has computed; "
                     "run it in an earlier call or do not hold it here",
                     code="carry_before_write",
                 )
-            writes[writer[carry]].add(carry)
+            for writer in past[-count:]:
+                writes[writer].add(carry)
         for unit in graph.computed(lives[name]):
-            writer[unit] = writer[f"{unit}+"] = name
+            for carry in (unit, f"{unit}+"):
+                writers.setdefault(carry, []).append(name)
     return {
         name: Wiring(live, live.reads, tuple(sorted(writes[name])))
         for name, live in lives.items()

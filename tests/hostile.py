@@ -361,6 +361,14 @@ CASES = tuple(Case(*row) for row in (
     ("carry_guidance", "carry", "written without guidance", put("program.rows.0.guidance", None)),
     ("carry_first", "carry_before_write", "before any row writes it", put("program.rows.0", _ROW)),
     ("hold_first", "carry_before_write", "before any graph has run", put("program.rows.0.graph", None)),
+    ("mix_early", "carry_before_write", "mixes 2 values of 'mid', of which 1", put(
+        "program.rows.1.mix.mid", [2.0, -1.0])),
+    ("mix_unread", "carry", "does not read", put("program.rows.0.mix.mid", [1.0])),
+    ("mix_empty", "carry", "from nothing", put("program.rows.1.mix.mid", [])),
+    ("mix_hold", "carry", "holds the output and mixes", put("program.rows.2.mix.mid", [1.0])),
+    ("guidance_held_first", "carry_before_write", "a guided row before it", both(
+        put("program.rows.0.guidance", None), put("program.rows.0.held_guidance", 3.0))),
+    ("guidance_held_twice", "carry_before_write", "no guidance of its own", put("program.rows.1.held_guidance", 3.0)),
     ("history", "history", "row 1", put("program.rows.1.update.e", [1.0, 1.0, 1.0])),
     ("history_clip", "history", "above 0", put(
         "program.rows.1.update.clip", {"x": 1.0, "e": 1.0, "limit": 0.0, "weight": 1.0})),

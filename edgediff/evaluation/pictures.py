@@ -45,12 +45,12 @@ class Sampling:
 
     @classmethod
     def of_plan(cls, plan: Plan) -> Sampling:
-        return cls(plan.sampler.kind, plan.sampler.steps, plan.guidance.calls)
+        return cls(plan.sampler.kind, plan.sampler.steps, plan.guidance.reference)
 
     @classmethod
     def of_equal_compute(cls, plan: Plan) -> Sampling:
         equal = plan.cost.equal_compute
-        return cls(equal.sampler, equal.steps, plan.guidance.calls)
+        return cls(equal.sampler, equal.steps, plan.guidance.reference)
 
     def scales(self, calls: int) -> tuple[float | None, ...]:
         """The guidance scale of each of `calls` network calls."""

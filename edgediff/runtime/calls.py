@@ -12,16 +12,23 @@ from edgediff.errors import BackendError, BundleError, did_you_mean
 from edgediff.manifest import BATCH, Graph, Manifest, TensorSpec
 from edgediff.steps import StepRow
 
+NEWEST = (1.0,)
+
 
 class Calls:
     """The network calls of one picture, with what they carry: one set of carries in batched mode, one per
     prompt in sequential mode. Holds buffers, so it serves one picture only."""
 
-    def __init__(self, manifest: Manifest, runners: Mapping[str, Runner], text: Array | None) -> None:
-        self.graphs, self.runners, self.text, self.seconds = manifest.graphs, runners, text, 0.0
+    def __init__(self, manifest: Manifest, runners: Mapping[str, Runner], given: Mapping[str, Array]) -> None:
+        """`given` are the conditions that stay the same in every row, by input name: one row for the prompt, or
+        two (negative, prompt) when some row is guided."""
+        self.graphs, self.runners, self.given, self.seconds = manifest.graphs, runners, given, 0.0
         self.rows = manifest.program.rows
         self.batched = manifest.program.mode == "batched"
-        self.stores: tuple[dict[str, Array], dict[str, Array]] = ({}, {})
+        self.depth = _depths(manifest)
+        self.stores: tuple[dict[str, list[Array]], dict[str, list[Array]]] = ({}, {})
+        self.difference: Array | None = None
+        self.holds_guidance = any(row.held_guidance is not None for row in self.rows)
         self.ready: dict[tuple[str, int, int], _Call] = {}
 
     def predict(self, index: int, row: StepRow, latent: Array) -> Array | None:
@@ -32,14 +39,22 @@ class Calls:
             return None
         try:
             if scale is None:
-                return check_finite(self._call(name, 1, 1, latent, row.timestep))
+                output = self._call(index, name, 1, 1, latent, row.timestep)
+                held = self.rows[index].held_guidance
+                if held is not None:
+                    if self.difference is None:
+                        raise BadCall("carry_before_write", "holds the guidance of an earlier row, and there is none")
+                    output = output + np.float32(held - 1.0) * self.difference
+                return check_finite(output)
             if self.batched:
-                both = self._call(name, 2, 0, latent, row.timestep)
+                both = self._call(index, name, 2, 0, latent, row.timestep)
                 negative, positive = both[:1], both[1:]
             else:
-                negative = self._call(name, 1, 0, latent, row.timestep)
-                positive = self._call(name, 1, 1, latent, row.timestep)
+                negative = self._call(index, name, 1, 0, latent, row.timestep)
+                positive = self._call(index, name, 1, 1, latent, row.timestep)
             output = positive - negative
+            if self.holds_guidance:
+                self.difference = output.copy()
             output *= scale
             output += negative
             return check_finite(output)
@@ -47,20 +62,22 @@ class Calls:
             where = f"row {index} (graph '{name}', timestep {row.timestep:g})"
             raise error.named(where) from None
 
-    def _call(self, name: str, batch: int, side: int, latent: Array, timestep: float) -> Array:
+    def _call(self, row: int, name: str, batch: int, side: int, latent: Array, timestep: float) -> Array:
         call = self.ready.get((name, batch, side))
         if call is None:
-            call = _Call(self.runners[name], self.graphs[name], self.text, batch, side)
+            call = _Call(self.runners[name], self.graphs[name], self.given, batch, side)
             self.ready[name, batch, side] = call
         store = self.stores[0 if self.batched else side]
         inputs = call.feed(latent, timestep)
         for carry, tensor, spec in call.reads:
-            inputs[tensor] = _carried(store, carry, spec, batch)
+            inputs[tensor] = _carried(store, carry, spec, batch, self.rows[row].mix.get(carry, NEWEST))
         start = time.perf_counter()
         outputs = call.run(inputs)
         self.seconds += time.perf_counter() - start
         for carry, tensor in call.writes:
-            store[carry] = call.own(pick_output(outputs, tensor))
+            past = store.setdefault(carry, [])
+            past.insert(0, call.own(pick_output(outputs, tensor)))
+            del past[self.depth.get(carry, 1):]
         value = call.own(pick_output(outputs, call.output))
         if value.shape[0] != batch or value.shape[1:] != latent.shape[1:]:
             raise BadCall("output", f"put out the shape {value.shape}, not {(batch, *latent.shape[1:])}")
@@ -71,7 +88,7 @@ class _Call:
     """One graph for one side (0 negative, 1 prompt) or both (batch 2): what can be looked up before the first
     row, the inputs that stay, and the buffers that every row fills."""
 
-    def __init__(self, runner: Runner, graph: Graph, text: Array | None, batch: int, side: int) -> None:
+    def __init__(self, runner: Runner, graph: Graph, given: Mapping[str, Array], batch: int, side: int) -> None:
         specs = {spec.name: spec for spec in graph.inputs}
         self.run, self.batch, self.output = runner.run, batch, graph.outputs[0].name
         self.dtype = specs["sample"].dtype
@@ -81,10 +98,10 @@ class _Call:
         self.timestep = np.zeros(specs["timestep"].sized(batch), specs["timestep"].dtype)
         self.inputs["timestep"] = self.timestep
         self.sample = np.empty(specs["sample"].sized(batch), self.dtype) if batch == 2 else None
-        if text is not None and "encoder_hidden_states" in specs:
-            part = text if batch == 2 else text[-1:] if side else text[:1]
-            dtype = specs["encoder_hidden_states"].dtype
-            self.inputs["encoder_hidden_states"] = np.ascontiguousarray(part, dtype=dtype)
+        for name, value in given.items():
+            if name in specs:
+                part = value if batch == 2 else value[-1:] if side else value[:1]
+                self.inputs[name] = np.ascontiguousarray(part, dtype=specs[name].dtype)
 
     def feed(self, latent: Array, timestep: float) -> dict[str, Array]:
         """The inputs of a row, without its carries. At batch 1 in float32 the latent itself goes in."""
@@ -114,16 +131,39 @@ class BadCall(Exception):
         return kind(f"{where} {self.message}", code=self.code)
 
 
-def _carried(store: dict[str, Array], carry: str, spec: TensorSpec, batch: int) -> Array:
-    """A carry at the batch of this call: a row of the prompt alone keeps the prompt's half."""
-    if carry not in store:
+def _depths(manifest: Manifest) -> dict[str, int]:
+    """Carry -> how many of its past values some row mixes; 1 for the others."""
+    depths: dict[str, int] = {}
+    for row in manifest.program.rows:
+        for carry, weights in row.mix.items():
+            depths[carry] = max(depths.get(carry, 1), len(weights))
+    return depths
+
+
+def _carried(
+    store: dict[str, list[Array]], carry: str, spec: TensorSpec, batch: int, mix: tuple[float, ...]
+) -> Array:
+    """A carry, mixed from its past values, at the batch of this call."""
+    past = store.get(carry, [])
+    if len(past) < len(mix):
         raise BadCall("carry_before_write", f"reads carry '{carry}' before any row writes it")
-    value = store[carry]
-    if BATCH in spec.shape and value.shape[axis := spec.shape.index(BATCH)] != batch:
-        if batch == 2:
-            raise BadCall("carry", f"is guided, but carry '{carry}' was written without guidance")
-        value = value.take([1], axis=axis) if axis else value[1:]
-    return value if value.dtype == spec.dtype else value.astype(spec.dtype)
+    values = [_at_batch(value, carry, spec, batch) for value in past[: len(mix)]]
+    if mix == NEWEST:
+        total = values[0]
+    else:
+        total = values[0] * np.float32(mix[0])
+        for weight, value in zip(mix[1:], values[1:], strict=True):
+            total += np.float32(weight) * value
+    return total if total.dtype == spec.dtype else total.astype(spec.dtype)
+
+
+def _at_batch(value: Array, carry: str, spec: TensorSpec, batch: int) -> Array:
+    """A row of the prompt alone keeps the prompt's half."""
+    if BATCH not in spec.shape or value.shape[axis := spec.shape.index(BATCH)] == batch:
+        return value
+    if batch == 2:
+        raise BadCall("carry", f"is guided, but carry '{carry}' was written without guidance")
+    return value.take([1], axis=axis) if axis else value[1:]
 
 
 def find_tensor(tensors: tuple[TensorSpec, ...], name: str) -> TensorSpec:

@@ -18,7 +18,9 @@ def used_graphs(manifest: Manifest) -> tuple[tuple[str, int], ...]:
     for row in program.rows:
         if row.graph is not None:
             found.append((row.graph, 2 if row.guidance is not None and program.mode == "batched" else 1))
-    return tuple(dict.fromkeys([*found, (program.decode.graph, 1)]))
+    if program.decode.graph is not None:
+        found.append((program.decode.graph, 1))
+    return tuple(dict.fromkeys(found))
 
 
 def list_backends(manifest: Manifest) -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from edgediff.backends import Array, Runner
-from edgediff.errors import BundleError, ConfigError
+from edgediff.errors import BundleError, ConfigError, did_you_mean
 from edgediff.manifest import Manifest, ProgramRow
 from edgediff.rng import Rng
 from edgediff.runtime.calls import BadCall, Calls, check_finite, find_tensor, pick_output
@@ -20,7 +20,7 @@ from edgediff.steps import run_steps
 if TYPE_CHECKING:
     from edgediff.bundle import Bundle
 
-FIXED_INPUTS = ("sample", "timestep", "encoder_hidden_states")
+FIXED_INPUTS, TEXT = ("sample", "timestep"), "encoder_hidden_states"
 MAX_SEED = 2**64 - 1
 
 
@@ -92,7 +92,7 @@ class Session:
 
     def embed(self, prompt: str, negative_prompt: str = "") -> Array | None:
         """What the rows read: [2, length, width] in the order negative, prompt; [1, length, width] when no
-        row is guided; None when the program has no text.
+        row is guided; None when the program has no text (`label` then is what the rows read, if anything is).
 
         Raises ConfigError for texts that would have no effect.
         """
@@ -107,6 +107,23 @@ class Session:
                 raise ConfigError(message, code="negative_prompt")
             return self.encode(prompt)
         return np.concatenate([self.encode(negative_prompt), self.encode(prompt)])
+
+    def label(self, prompt: str) -> Array:
+        """int64 classes of a class-to-image program: [2], no class and the prompt's; [1] when no row is guided.
+
+        Raises ConfigError for a prompt that is neither a class's name nor its number.
+        """
+        classes = self.manifest.program.classes
+        if classes is None:
+            raise ConfigError(f"a {self.manifest.kind} bundle has no classes", code="prompt")
+        known = {name: index for index, name in enumerate(classes.names)}
+        text = prompt.strip()
+        found = known.get(text, int(text) if text.isascii() and text.isdecimal() else -1)
+        if not 0 <= found < classes.count:
+            names = f", or a name{did_you_mean(text, known)}" if known else ""
+            message = f"'{text:.60}' is no class of this bundle: give a number from 0 to {classes.count - 1}{names}"
+            raise ConfigError(message, code="prompt")
+        return np.array([classes.null, found] if self.is_guided else [found], np.int64)
 
     def steps(
         self, prompt: str = "", negative_prompt: str = "", seed: int = 0, latent: Array | None = None,
@@ -125,18 +142,19 @@ class Session:
         if latent is not None and latent.shape != shape:
             message = f"the latent has shape {latent.shape}, this bundle needs {shape}"
             raise ConfigError(message, code="latent")
-        text = self.embed(prompt, negative_prompt) if embeddings is None else self._checked(embeddings)
         start = drawn if latent is None else np.asarray(latent, np.float32)
-        return self._run(start, text, lambda: np.asarray(rng.normal(shape), np.float32))
+        given = self._conditions(prompt, negative_prompt, embeddings)
+        return self._run(start, given, lambda: np.asarray(rng.normal(shape), np.float32))
 
     def decode(self, latent: Array) -> Array:
         """uint8 [height, width, channels] of a latent [1, *latent]: round((x / 2 + 1/2) * 255), clamped."""
         if self.manifest.kind == "unconditional-audio":
             raise BundleError("makes sound, which is not decoded to a picture", code="kind")
         stage = self.manifest.program.decode
-        spec = find_tensor(self.manifest.graphs[stage.graph].inputs, stage.input)
-        scaled = np.asarray(latent * np.float32(stage.scale) + np.float32(stage.shift), dtype=spec.dtype)
-        value = self._once(stage.graph, {stage.input: scaled}, stage.output)
+        value = latent * np.float32(stage.scale) + np.float32(stage.shift)
+        if stage.graph is not None:
+            spec = find_tensor(self.manifest.graphs[stage.graph].inputs, stage.input)
+            value = self._once(stage.graph, {stage.input: np.asarray(value, dtype=spec.dtype)}, stage.output)
         pixels = value[0].transpose(1, 2, 0).astype(np.float32)
         image: Array = np.rint((pixels * 0.5 + 0.5).clip(0.0, 1.0) * 255.0).astype(np.uint8)
         return image
@@ -147,8 +165,19 @@ class Session:
         except BadCall as error:
             raise error.named(f"graph '{graph}'") from None
 
-    def _run(self, latent: Array, text: Array | None, draw: Callable[[], Array]) -> Iterator[GenerationStep]:
-        rows, calls = self.manifest.program.rows, Calls(self.manifest, self.runners, text)
+    def _conditions(self, prompt: str, negative_prompt: str, embeddings: Array | None) -> dict[str, Array]:
+        classes = self.manifest.program.classes
+        if classes is not None:
+            if negative_prompt:
+                raise ConfigError("a class-to-image bundle takes no negative prompt; leave it empty", code="prompt")
+            return {classes.input: self.label(prompt)}
+        text = self.embed(prompt, negative_prompt) if embeddings is None else self._checked(embeddings)
+        return {} if text is None else {TEXT: text}
+
+    def _run(
+        self, latent: Array, given: dict[str, Array], draw: Callable[[], Array]
+    ) -> Iterator[GenerationStep]:
+        rows, calls = self.manifest.program.rows, Calls(self.manifest, self.runners, given)
         for step in run_steps(self.manifest.program.table(), latent, calls.predict, draw):
             yield GenerationStep(
                 step.index, step.total, rows[step.index].graph, step.timestep, step.latent, step.output,
@@ -179,16 +208,20 @@ def _check_row(manifest: Manifest, row: ProgramRow) -> None:
     if row.graph is None:
         return
     graph = manifest.graphs[row.graph]
-    if row.guidance is not None and manifest.program.encode is None:
-        message = f"the row at timestep {row.timestep:g} is guided, but the program has no text"
+    program = manifest.program
+    null = program.classes.null if program.classes is not None else None
+    if row.guidance is not None and program.encode is None and null is None:
+        what = "no text" if program.classes is None else "no class for no class"
+        message = f"the row at timestep {row.timestep:g} is guided, but the program has {what}"
         raise BundleError(message, code="graph")
-    text = FIXED_INPUTS if manifest.program.encode else FIXED_INPUTS[:2]
-    for name in FIXED_INPUTS[:2]:
+    supplied = [*FIXED_INPUTS, *([TEXT] if program.encode else [])]
+    supplied += [program.classes.input] if program.classes else []
+    for name in FIXED_INPUTS:
         find_tensor(graph.inputs, name)
     for spec in graph.inputs:
-        if spec.name not in text and spec.name not in graph.carries_in.values():
+        if spec.name not in supplied and spec.name not in graph.carries_in.values():
             message = f"graph '{row.graph}' reads '{spec.name}', which this runtime cannot supply"
-            raise BundleError(f"{message} (it has {', '.join(text)} and carries)", code="tensor")
+            raise BundleError(f"{message} (it has {', '.join(supplied)} and carries)", code="tensor")
 
 
 def _checked_seed(seed: int) -> int:
