@@ -14,11 +14,12 @@ PACKAGE = Path(__file__).parent.parent / "edgediff"
 # From the ground up. A folder counts as one module. Three things differ from the order in which the stages run:
 # `bundle` and `runtime` stand below `verify`, `profiling` and `evaluation`, which open a bundle and run it;
 # `embedded` (the trained model, its captions and the scripts that trained it) stands beside `pipeline`, which
-# loads it; `estimate` reads plans only, but predicts what `profiling` measures, so it stands right below it.
+# loads it; `estimate` needs unit graphs, plans and targets only, and the planner asks it for prices.
 FLOORS = """
     errors
     config plugins
     units schedule steps recipe target plan manifest latency metrics schemas
+    estimate
     networks rng tokenizer embedded pipeline sampler
     trace
     scores
@@ -28,7 +29,7 @@ FLOORS = """
     backends mil
     bundle runtime program
     verify
-    estimate links
+    links
     profiling evaluation
     report layouts
     flow

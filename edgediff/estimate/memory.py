@@ -1,0 +1,46 @@
+"""Peak memory of a plan: weights, planned activations, what is carried between steps, and the process itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from edgediff.estimate.operators import OperatorTable
+from edgediff.plan import Plan
+from edgediff.schedule import wire_schedule
+from edgediff.units import UnitGraph
+
+BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
+PROCESS_MB = 80.0  # runtime library, tokenizer, code: what an app holds before a model is opened
+
+
+@dataclass(frozen=True)
+class Memory:
+    """MB (10^6 bytes). Weights of all components stay resident, those that graphs share counted once."""
+
+    weights_mb: float
+    activations_mb: float
+    carries_mb: float
+
+    @property
+    def peak_mb(self) -> float:
+        return PROCESS_MB + self.weights_mb + self.activations_mb + self.carries_mb
+
+
+def plan_memory(
+    plan: Plan, graph: UnitGraph, tables: Mapping[str, OperatorTable], components: Mapping[str, OperatorTable],
+    precision: str,
+) -> Memory:
+    """The plan's peak with every component loaded. `graph` is the denoiser after cutting.
+
+    Activations are the largest of any graph's: one runs at a time. int8 means weights in 8 bits and activations
+    in 16, as the runtimes of phones do by default.
+    """
+    size, batch = BYTES[precision], 2 if plan.guidance.mode == "batched" else 1
+    values = 2 if precision == "int8" else size
+    weights = graph.parameters() + sum(table.parameters for table in components.values())
+    peaks = [table.peak_values * batch for table in tables.values()]
+    peaks += [table.peak_values for table in components.values()]
+    carries = {carry.rstrip("+") for wiring in wire_schedule(plan.schedule, graph).values() for carry in wiring.reads}
+    carried = sum(graph.by_name[name].output_values for name in carries if name in graph.by_name)
+    return Memory(weights * size / 1e6, max(peaks, default=0) * values / 1e6, carried * batch * values / 1e6)
