@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgediff.config import cache_folder, dump_json, write_text_atomic
+from edgediff.config import cache_folder, dump_json, read_text, write_text_atomic
 from edgediff.plan import Plan
 from edgediff.recipe import Recipe, load_recipe
 from edgediff.target import Target, load_target
@@ -124,16 +123,24 @@ def _scores(pipeline: Pipeline, recipe: Recipe, progress: Progress | None) -> Sc
     basis = {
         "weights": pipeline.weights, "prompts": calibration_prompts(pipeline, recipe.calibration),
         "recipe": recipe.model_dump(mode="json", include={"sampler", "guidance", "calibration", "prune"}),
-        "tools": {name: importlib.metadata.version(name) for name in ("torch", "diffusers")},
+        "files": _named_files(recipe),
+        "tools": {name: importlib.metadata.version(name) for name in ("edgediff", "torch", "diffusers")},
     }
     path = cache_folder() / "scores" / f"{hashlib.sha256(dump_json(basis).encode()).hexdigest()}.json"
     if path.is_file():
-        return Scores(pipeline.graph, tuple(json.loads(path.read_text(encoding="utf-8"))))
+        return Scores.from_json(pipeline.graph, read_text(path), where=str(path))
     trace = record_trace(pipeline, recipe, progress)
     scores = score_trace(pipeline, trace, recipe, progress)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text_atomic(path, json.dumps(list(scores.by_stage)))
+    write_text_atomic(path, scores.to_json())
     return scores
+
+
+def _named_files(recipe: Recipe) -> dict[str, str]:
+    """Hashes of the files that pruning tables name, such as a table of costs."""
+    words = {value for stage in recipe.prune for value in stage.options().values() if isinstance(value, str)}
+    files = sorted(word for word in words if Path(word).is_file())
+    return {file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files}
 
 
 def _write(pipeline: Pipeline, plan: Plan, target: Target, writer: Any, told: _Stages) -> Bundle:

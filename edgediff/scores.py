@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
-from edgediff.config import Model, parse
+from pydantic import Field
+
+from edgediff.config import Model, dump_json, parse, parse_json
 from edgediff.errors import MethodError
 from edgediff.plugins import load_plugin
 from edgediff.recipe import Recipe, StageTable
@@ -16,16 +19,44 @@ if TYPE_CHECKING:
     from edgediff.pipeline import Pipeline
     from edgediff.trace import Progress, Trace
 
+Milliseconds = tuple[float, float]
+
+
+class StageScores(Model):
+    """What one pruning method measured.
+
+    `values`: candidate (a name that `UnitGraph.select` knows) -> score; low means safe to remove.
+    `costs`: unit -> milliseconds of one call of it, and of what is left of it when it is cut; empty unless
+    the method's budget is a time.
+    `selection`: what the method already chose, where choosing needs the network (re-scoring, best of n).
+    `checks`: measured properties of the scores themselves, as plain data for the report.
+    """
+
+    values: dict[str, Annotated[float, Field(allow_inf_nan=True)]] = {}
+    costs: dict[str, Milliseconds] = {}
+    selection: tuple[str, ...] | None = None
+    checks: dict[str, Any] = {}
+
 
 @dataclass(frozen=True)
 class Scores:
-    """The unit graph and, per pruning method (by its place in the recipe), candidate name -> score.
-
-    A candidate is a name that `UnitGraph.select` knows; a low score means safe to remove.
-    """
+    """The unit graph and what every pruning method found, by its place in the recipe."""
 
     graph: UnitGraph
-    by_stage: tuple[dict[str, float], ...] = field(default=())
+    by_stage: tuple[StageScores, ...] = field(default=())
+
+    def to_json(self) -> str:
+        """Canonical JSON of the stages; the graph is the pipeline's and is not repeated."""
+        return dump_json({"stages": [stage.model_dump(mode="json", exclude_none=True) for stage in self.by_stage]})
+
+    @classmethod
+    def from_json(cls, graph: UnitGraph, text: str, *, where: str) -> Scores:
+        """Reads what `to_json` wrote. Raises ConfigError naming `where`."""
+        return cls(graph, parse_json(text, _Stages, where=where).stages)
+
+
+class _Stages(Model):
+    stages: tuple[StageScores, ...]
 
 
 def read_spec(folder: str, stage: StageTable) -> Model:
@@ -43,18 +74,23 @@ def score_trace(
     Raises MethodError when a score is NaN or infinite (naming the unit), or when the recipe prunes and
     there is no trace.
     """
-    found: list[dict[str, float]] = []
+    found: list[StageScores] = []
     for stage in recipe.prune:
         if trace is None:
             raise MethodError(f"pruning by '{stage.kind}' needs a trace; record_trace first", code="no_trace")
         plugin = load_plugin("prune", stage.kind)
-        scores: dict[str, float] = plugin.score(read_spec("prune", stage), pipeline, trace, progress)
-        for unit, score in scores.items():
-            if not math.isfinite(score):
-                raise MethodError(
-                    f"the score of unit '{unit}' by '{stage.kind}' is {score}; the network gives values that are "
-                    "not finite on the calibration prompts",
-                    code="not_finite",
-                )
+        scores: StageScores = plugin.score(read_spec("prune", stage), pipeline, trace, progress)
+        check_finite(scores.values, stage.kind)
         found.append(scores)
     return Scores(pipeline.graph, tuple(found))
+
+
+def check_finite(values: Mapping[str, float], kind: str) -> None:
+    """Raises MethodError naming the first unit whose score is NaN or infinite."""
+    for unit, score in values.items():
+        if not math.isfinite(score):
+            raise MethodError(
+                f"the score of unit '{unit}' by '{kind}' is {score}; the network gives values that are "
+                "not finite on the calibration prompts",
+                code="not_finite",
+            )

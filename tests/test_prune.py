@@ -11,8 +11,10 @@ import torch
 from edgediff.errors import ConfigError, MethodError
 from edgediff.networks import evaluate
 from edgediff.prune import laptop
+from edgediff.prune._budget import select
+from edgediff.prune._candidates import candidates
 from edgediff.recipe import Recipe, StageTable
-from edgediff.scores import Scores, read_spec, score_trace
+from edgediff.scores import Scores, StageScores, read_spec, score_trace
 from edgediff.trace import record_trace
 from edgediff.variants import cut_network
 from tests.tiny import tiny_pipeline
@@ -49,7 +51,7 @@ def test_selection_is_the_best_there_is():
         losses = [draw.random() for _ in range(8)]
         savings = [draw.randrange(1, 50) for _ in range(8)]
         needed = draw.uniform(0.2, 0.9) * sum(savings)
-        chosen = laptop.select(losses, savings, needed)
+        chosen = select(losses, savings, needed)
         best = min(
             sum(itertools.compress(losses, taken)) for taken in itertools.product((False, True), repeat=8)
             if sum(itertools.compress(savings, taken)) >= needed
@@ -60,8 +62,8 @@ def test_selection_is_the_best_there_is():
 
 def test_scores_are_the_output_loss_of_a_network_really_cut(pipeline, trace):
     spec = read_spec("prune", RECIPE.prune[0])
-    scores = laptop.score(spec, pipeline, trace)
-    assert set(scores) == set(laptop.candidates(pipeline.graph, "layer"))
+    scores = laptop.score(spec, pipeline, trace).values
+    assert tuple(scores) == candidates(pipeline.graph, "layer")
     name = "mid_block.resnets.0"
     inputs = {
         "sample": trace.inputs[:, [0, 5]].flatten(0, 1), "timestep": trace.timesteps[[0, 5]].repeat(2),
@@ -84,18 +86,17 @@ def test_a_budget_is_met(pipeline, trace, budget):
 
 def test_a_share_of_one_cuts_nothing(pipeline):
     spec = laptop.Spec(budget=laptop.Budget(parameters=1.0))
-    assert laptop.propose(spec, {"mid_block.resnets.0": 1.0}, pipeline.graph) == ()
+    assert laptop.propose(spec, StageScores(values={"mid_block.resnets.0": 1.0}), pipeline.graph) == ()
 
 
 def test_a_budget_that_no_selection_meets_says_how_far_it_goes(pipeline, trace):
     spec = laptop.Spec(budget=laptop.Budget(parameters=0.01), timesteps=1)
-    scores = laptop.score(spec, pipeline, trace)
     with pytest.raises(MethodError, match=r"cannot be met: removing all \d+ candidates leaves 0\.\d+ of the param"):
-        laptop.propose(spec, scores, pipeline.graph)
+        laptop.score(spec, pipeline, trace)
 
 
 def test_scores_that_are_not_finite_name_the_unit(pipeline, trace, monkeypatch):
-    monkeypatch.setattr(laptop, "score", lambda *_: {"mid_block.resnets.0": float("nan")})
+    monkeypatch.setattr(laptop, "score", lambda *_: StageScores(values={"mid_block.resnets.0": float("nan")}))
     with pytest.raises(MethodError, match=r"score of unit 'mid_block\.resnets\.0' by 'laptop' is nan"):
         score_trace(pipeline, trace, RECIPE)
 
@@ -111,7 +112,7 @@ def test_pruning_without_a_trace_is_an_error(pipeline):
     [
         ({"budget": {"parameters": 0.5}, "timestep": 3}, r"unknown key 'timestep'; did you mean 'timesteps'"),
         ({"budget": {"parameter": 0.5}}, r"unknown key 'budget\.parameter'; did you mean 'parameters'"),
-        ({"budget": {"parameters": 0.5, "macs": 0.5}}, "a budget is either"),
+        ({"budget": {"parameters": 0.5, "macs": 0.5}}, "a budget is exactly one of"),
         ({"budget": {"parameters": 1.5}}, r"'budget\.parameters' = 1\.5"),
     ],
 )
