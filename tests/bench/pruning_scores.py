@@ -1,0 +1,274 @@
+"""What pruning scores are worth, and what they cost.
+
+    python tests/bench/pruning_scores.py quality [--seeds 3] [--subsets 200]   output loss beside its baselines (glyph)
+    python tests/bench/pruning_scores.py reuse [--model glyph] [--rounds 3]    scoring with and without prefix reuse
+    python tests/bench/pruning_scores.py units [--model random:sd15]           the unit table
+    python tests/bench/pruning_scores.py full-size [--model random:sd15]       one whole scoring run: time and memory
+
+`quality` selects on the calibration prompts of each seed and measures what the selections cost on other prompts and
+noise, all layers of a selection removed together, before any recovery. Sizes are those of BK-SDM's presets base and
+small, met to within one layer: no selection may keep more parameters than the preset. Tables are Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from edgediff.pipeline import Pipeline, load_pipeline
+from edgediff.plugins import load_plugin
+from edgediff.recipe import Recipe
+from edgediff.trace import Trace, record_trace
+
+HELD_OUT = 1000  # added to a seed: prompts and noise that no selection has seen
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("quality", "reuse", "units", "full-size"))
+    parser.add_argument("--model", help="default: glyph, or random:sd15 for units and full-size")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--subsets", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="quality: the figures behind the table")
+    args = parser.parse_args()
+    full_size = args.what in ("units", "full-size")
+    args.model = args.model or ("random:sd15" if full_size else "glyph")
+    {"quality": quality, "reuse": reuse, "units": units, "full-size": score_full_size}[args.what](args)
+
+
+# -- quality --------------------------------------------------------------------------------------
+
+
+def quality(args: argparse.Namespace) -> None:
+    pipeline = load_pipeline(args.model)
+    rows: dict[tuple[str, str], list[dict[str, float]]] = {}
+    additivity: list[dict[str, Any]] = []
+    for seed in range(args.seeds):
+        trace, unseen = trace_of(pipeline, seed), trace_of(pipeline, seed + HELD_OUT)
+        for preset in ("base", "small"):
+            for name, kind, options in methods(pipeline, preset, seed):
+                say(f"seed {seed}, {preset}, {name}")
+                found = cut_by(pipeline, trace, kind, options)
+                rows.setdefault((preset, name), []).append(measure_cuts(pipeline, unseen, found["units"]))
+                if found["additivity"] and "one shot" in name:
+                    say(f"  additivity {found['additivity']}")
+        additivity.append(check_additivity(pipeline, trace, args.subsets, seed))
+    print(quality_table(rows), additivity_table(additivity), sep="\n\n")
+    if args.json:
+        plain = [{"size": size, "method": name, "seeds": found} for (size, name), found in rows.items()]
+        args.json.write_text(json.dumps({"rows": plain, "additivity": additivity}, indent=1) + "\n", encoding="utf-8")
+
+
+def methods(pipeline: Pipeline, preset: str, seed: int) -> list[tuple[str, str, dict[str, Any]]]:
+    """(name in the table, kind, options): all at the size of BK-SDM's preset."""
+    graph = pipeline.graph
+    bk_sdm = load_plugin("prune", "bk_sdm")
+    cut = graph.with_cuts(bk_sdm.preset_cuts(graph, preset))
+    budget = {"parameters": cut.parameters() / graph.parameters()}
+    return [
+        (f"bk_sdm {preset}", "bk_sdm", {"preset": preset}),
+        ("random, best of 20", "random", {"budget": budget, "seed": 1000 * seed}),
+        ("magnitude", "magnitude", {"budget": budget}),
+        ("laptop, one shot", "laptop", {"budget": budget, "rescore": "never"}),
+        ("laptop, one shot, greedy", "laptop", {"budget": budget, "rescore": "never", "solver": "greedy"}),
+        ("laptop, re-scored", "laptop", {"budget": budget, "rescore": "always"}),
+        ("laptop, pairs, re-scored", "laptop", {"budget": budget, "granularity": "pair", "rescore": "always"}),
+        ("laptop, sub-layers, re-scored", "laptop", {"budget": budget, "granularity": "unit", "rescore": "always"}),
+    ]
+
+
+def cut_by(pipeline: Pipeline, trace: Trace, kind: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The units that a method removes. `re-scored` is what re-scoring chose, whether or not it was the better."""
+    plugin = load_plugin("prune", kind)
+    spec = plugin.Spec.model_validate(options)
+    scores = plugin.score(spec, pipeline, trace)
+    chosen = [cut.unit for cut in plugin.propose(spec, scores, pipeline.graph)]
+    if options.get("rescore") == "always":
+        chosen = scores.checks["selections"]["rescored"]["units"]
+    found = scores.checks.get("additivity", {})
+    return {"units": chosen, "additivity": {key: found[key] for key in ("r2", "r2_line", "spearman") if key in found}}
+
+
+def measure_cuts(pipeline: Pipeline, trace: Trace, units: list[str]) -> dict[str, float]:
+    from edgediff.prune._measure import open_output_loss
+
+    graph = pipeline.graph
+    loss, memo = open_output_loss(pipeline, trace, timesteps=8, memory_gb=2.0)
+    with memo:
+        [measured] = loss.measure([units])
+    cut = graph.with_cuts(units)
+    return {
+        "output_loss": measured, "parameters": cut.parameters() / graph.parameters(),
+        "macs": cut.macs() / graph.macs(), "units": len(graph.expand(units)),
+    }
+
+
+def check_additivity(pipeline: Pipeline, trace: Trace, count: int, seed: int) -> dict[str, Any]:
+    """Random subsets that remove up to 30 % and up to 50 % of the parameters: of all layers, and of those that
+    selections are made of (the half that hurts least)."""
+    from edgediff.prune._additivity import compare_sums, draw_subsets
+    from edgediff.prune._budget import Budget
+    from edgediff.prune._candidates import candidates
+    from edgediff.prune._measure import open_output_loss
+
+    graph = pipeline.graph
+    names = candidates(graph, "layer")
+    loss, memo = open_output_loss(pipeline, trace, timesteps=4, memory_gb=2.0)
+    found: dict[str, Any] = {"seed": seed}
+    with memo:
+        singles = dict(zip(names, loss.measure([[name] for name in names]), strict=True))
+        mild = sorted(names, key=singles.__getitem__)[: len(names) // 2]
+        for label, among in (("all layers", names), ("the milder half", [name for name in names if name in mild])):
+            for most in (0.3, 0.5):
+                say(f"seed {seed}, additivity of {label} up to {most:.0%}")
+                subsets = draw_subsets(among, graph, Budget(parameters=0.5), {}, most, count, seed)
+                measured = loss.measure(subsets)
+                removed = [1 - graph.with_cuts(s).parameters() / graph.parameters() for s in subsets]
+                result = compare_sums(subsets, singles, measured, removed)
+                found[f"{label}, up to {most:.0%}"] = {
+                    "r2": result.r2, "r2_line": result.r2_line, "spearman": result.spearman, "n": len(subsets),
+                }
+    return found
+
+
+def quality_table(rows: dict[tuple[str, str], list[dict[str, float]]]) -> str:
+    lines = [
+        "| size of | method | parameters left | MACs left | output loss, median (least to most) | of BK-SDM's |",
+        "|---|---|---|---|---|---|",
+    ]
+    for (preset, name), found in rows.items():
+        losses = [row["output_loss"] for row in found]
+        handmade = rows[preset, f"bk_sdm {preset}"]
+        ratios = [ours["output_loss"] / theirs["output_loss"] for ours, theirs in zip(found, handmade, strict=True)]
+        sizes = " to ".join(sorted({f"{row['parameters']:.1%}" for row in found}))
+        macs = " to ".join(sorted({f"{row['macs']:.1%}" for row in found}))
+        spread = f"{statistics.median(losses):.3g} ({min(losses):.3g} to {max(losses):.3g})"
+        lines.append(f"| {preset} | {name} | {sizes} | {macs} | {spread} | {statistics.median(ratios):.3g} |")
+    return "\n".join(lines)
+
+
+def additivity_table(found: list[dict[str, Any]]) -> str:
+    lines = ["| subsets | n | R2 of the sum itself | R2 of a line | Spearman |", "|---|---|---|---|---|"]
+    for label in (key for key in found[0] if key != "seed"):
+        cells = [
+            " ".join(f"{seed[label][key]:.3f}" for seed in found) for key in ("r2", "r2_line", "spearman")
+        ]
+        lines.append(f"| {label} | {found[0][label]['n']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+# -- cost -----------------------------------------------------------------------------------------
+
+
+def reuse(args: argparse.Namespace) -> None:
+    """The same scores with and without prefix reuse, alternating; nothing is read from disk."""
+    from edgediff.prune._candidates import candidates
+    from edgediff.prune._prefix import OutputLoss, calibration_batch
+
+    pipeline = load_pipeline(args.model)
+    inputs = calibration_batch(trace_of(pipeline, 0, steps=4, prompts=2), 4)
+    names = candidates(pipeline.graph, "layer")
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    losses: dict[bool, list[float]] = {}
+    for turn in range(args.rounds):
+        for reused in (True, False):
+            loss = OutputLoss(pipeline.denoiser, pipeline.graph, inputs, reuse=reused)
+            start = time.process_time()
+            losses[reused] = loss.measure([[name] for name in names])
+            seconds[reused].append(time.process_time() - start)
+            say(f"round {turn + 1}, {'with' if reused else 'without'} reuse: {seconds[reused][-1]:.1f} s of CPU time")
+    ratios = [a / b for a, b in zip(seconds[True], seconds[False], strict=True)]
+    gaps = [abs(a - b) / max(abs(b), 1e-12) for a, b in zip(losses[True], losses[False], strict=True)]
+    print(json.dumps({
+        "model": args.model, "candidates": len(names), "samples": len(inputs["sample"]),
+        "cpu_s": {"reuse": seconds[True], "naive": seconds[False]},
+        "ratio": {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)},
+        "largest_relative_difference": max(gaps),
+        "macs_ratio": macs_ratio(pipeline, names),
+    }, indent=2))  # fmt: skip
+
+
+def macs_ratio(pipeline: Pipeline, names: tuple[str, ...]) -> float:
+    """What the ratio should be if time went with MACs: everything from the cut on, plus one whole pass."""
+    graph = pipeline.graph
+    order = [unit.name for unit in graph.units]
+    ours, naive = graph.macs(), graph.macs()
+    for name in names:
+        cut = graph.with_cuts([name])
+        first = min(order.index(unit) for unit in graph.expand([name]))
+        ours += cut.macs(cut.live(dict.fromkeys(order[:first], "hold")))
+        naive += cut.macs()
+    return ours / naive
+
+
+def units(args: argparse.Namespace) -> None:
+    """What every candidate is worth by itself."""
+    from edgediff.prune._candidates import candidates
+
+    graph = load_pipeline(args.model).graph
+    total, macs = graph.parameters(), graph.macs()
+    print(f"{args.model}: {total / 1e6:.2f} M parameters, {macs / 1e9:.2f} GMACs a call\n")
+    print("| layer | M parameters | share | GMACs | share |\n|---|---|---|---|---|")
+    for name in candidates(graph, "layer"):
+        cut = graph.with_cuts([name])
+        saved, less = total - cut.parameters(), macs - cut.macs()
+        print(f"| {name} | {saved / 1e6:.3f} | {saved / total:.2%} | {less / 1e9:.3f} | {less / macs:.2%} |")
+    rest = graph.with_cuts(candidates(graph, "layer"))
+    print(f"| (stays) | {rest.parameters() / 1e6:.3f} | {rest.parameters() / total:.2%} "
+          f"| {rest.macs() / 1e9:.3f} | {rest.macs() / macs:.2%} |")
+
+
+def score_full_size(args: argparse.Namespace) -> None:
+    """`laptop` at half of the parameters on one prompt and two timesteps, additivity and re-scoring left out; and
+    what the same costs at 8 prompts and 4 timesteps."""
+    clock = [time.perf_counter()]
+
+    def lap() -> float:
+        clock.append(time.perf_counter())
+        return round(clock[-1] - clock[-2], 1)
+
+    pipeline = load_pipeline(args.model)
+    seconds = {"load": lap()}
+    trace = trace_of(pipeline, 0, steps=2, prompts=1, scale=1.0)
+    seconds["trace of 2 calls"] = lap()
+    laptop = load_plugin("prune", "laptop")
+    spec = laptop.Spec(budget={"parameters": 0.5}, timesteps=2, subsets=0, rescore="never")
+    scores = laptop.score(spec, pipeline, trace, lambda text, done, total: say(f"{text} {done}/{total}"))
+    seconds["scoring"] = lap()
+    samples = 8 * 4 / len(trace.inputs[0])
+    print(json.dumps({
+        "model": args.model, "candidates": len(scores.values), "samples": len(trace.inputs[0]), "seconds": seconds,
+        "peak_rss_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2),
+        "cut": list(scores.selection or ()), "selections": scores.checks["selections"],
+        "projected_hours": {
+            "trace of 8 prompts, 50 guided calls": round(seconds["trace of 2 calls"] * 8 * 50 / 3600, 2),
+            "scoring 8 prompts x 4 timesteps": round(seconds["scoring"] * samples / 3600, 2),
+        },
+    }, indent=2))  # fmt: skip
+
+
+# -- both -----------------------------------------------------------------------------------------
+
+
+def trace_of(pipeline: Pipeline, seed: int, *, steps: int = 50, prompts: int = 8, scale: float = 2.0) -> Trace:
+    recipe = Recipe.model_validate({
+        "name": "bench", "sampler": {"kind": "ddim", "steps": steps}, "guidance": {"scale": scale},
+        "calibration": {"prompts": prompts, "seed": seed},
+    })  # fmt: skip
+    return record_trace(pipeline, recipe)
+
+
+say: Callable[[str], None] = lambda text: print(f"# {text}", file=sys.stderr, flush=True)  # noqa: E731
+
+if __name__ == "__main__":
+    main()
