@@ -35,6 +35,7 @@ _PUBLIC = {
     "make_plan": "planner",
     "build_variants": "variants",
     "lower_variants": "backends",
+    "distill_model": "flow",
     "build": "flow",
     "open_bundle": "bundle",
     "verify_bundle": "verify",
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from edgediff.errors import EdgeDiffError as EdgeDiffError
     from edgediff.evaluation import evaluate_bundle as evaluate_bundle
     from edgediff.flow import build as build
+    from edgediff.flow import distill_model as distill_model
     from edgediff.latency import LatencyTable as LatencyTable
     from edgediff.manifest import Manifest as Manifest
     from edgediff.pipeline import Pipeline as Pipeline

@@ -42,6 +42,32 @@ def build(args: Namespace) -> Answer:
     return Answer({"bundle": args.out, **describe_bundle(bundle.manifest)}, text)
 
 
+def distill(args: Namespace) -> Answer:
+    """`flow.distill_model`, with what is given here in place of the recipe's own settings."""
+    from edgediff import flow
+    from edgediff.config import parse
+    from edgediff.recipe import DistillTable, load_recipe
+
+    if args.device not in ("auto", "cpu") or args.checkpoint_every < 1:
+        raise ConfigError("--device is auto or cpu, --checkpoint-every 1 or more", code="usage")
+    recipe = load_recipe(args.recipe)
+    names = ("steps", "batch", "accumulate", "rate", "precision", "seed")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if recipe.distill is not None and given:
+        table = parse({**recipe.distill.model_dump(), **given}, DistillTable, where="[distill]")
+        recipe = recipe.model_copy(update={"distill": table})
+    with show_progress(quiet=args.json) as progress:
+        record = flow.distill_model(
+            args.model, recipe=recipe, out=args.out, data=args.data, lora=args.lora, lora_scale=args.lora_scale,
+            resume=args.resume, overwrite=args.overwrite, device=args.device, checkpoint_every=args.checkpoint_every,
+            progress=progress,
+        )
+    data = {"folder": args.out, **record.model_dump(mode="json", exclude_none=True)}
+    lost = record.lora.lost if record.lora else ()
+    text = f"wrote {args.out}: {len(record.cuts)} cuts, {record.settings.steps} steps on {record.samples}"
+    return Answer(data, text + (f"\nLoRA targets lost to the cuts: {', '.join(lost)}" if lost else ""))
+
+
 def verify(args: Namespace) -> Answer:
     """`verify.verify_bundle`; the result is kept in the manifest. Exit status 1 when a floor is missed."""
     from edgediff.bundle import open_bundle, update_manifest

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgediff.config import cache_folder, dump_json, read_text, write_text_atomic
+from edgediff.errors import ConfigError
 from edgediff.plan import Plan
 from edgediff.recipe import Recipe, load_recipe
 from edgediff.target import Target, load_target
 
 if TYPE_CHECKING:
     from edgediff.bundle import Bundle
+    from edgediff.distilled import Distilled
     from edgediff.pipeline import Pipeline
     from edgediff.scores import Scores
 
@@ -71,16 +73,70 @@ def plan_build(
     return plan_pipeline(load_pipeline(model), chosen, device, backends=backends, progress=progress)
 
 
+def distill_model(
+    model: str | Path | Pipeline,
+    *,
+    recipe: str | Path | Recipe,
+    out: str | Path,
+    data: str | Path | None = None,
+    lora: str | Path | None = None,
+    lora_scale: float = 1.0,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
+    checkpoint_every: int = 200,
+    progress: Progress | None = None,
+) -> Distilled:
+    """Cuts the denoiser as the recipe's `[[prune]]` tables say, distils it as its `[distill]` table says, and
+    writes the folder `out`, which is a MODEL for `build`.
+
+    `data`: pictures with captions (None: the embedded model's own). `lora` is fused before the cut. Under
+    `accelerate launch` every process calls this. Raises an EdgeDiffError of the stage that fails; what was trained
+    until then stays at `out` for `resume`.
+    """
+    from accelerate import PartialState
+
+    from edgediff.distill import distill_network, load_samples, prepare_folder
+    from edgediff.lora import fuse_pipeline
+    from edgediff.pipeline import load_pipeline
+    from edgediff.planner import propose_cuts
+
+    chosen, folder = load_recipe(recipe), Path(out)
+    check_methods(chosen)
+    if chosen.distill is None or not chosen.prune:
+        raise ConfigError(
+            f"recipe '{chosen.name}' has no {'[distill]' if chosen.distill is None else '[[prune]]'} table; a "
+            "distillation needs both", code="not_distilled",
+        )
+    pipeline = load_pipeline(model)
+    samples = load_samples(pipeline, data)
+    state = PartialState(cpu=device == "cpu")
+    if state.is_main_process:
+        prepare_folder(folder, resume=resume, overwrite=overwrite)
+    state.wait_for_everyone()
+    cuts = propose_cuts(chosen, _scores(pipeline, chosen, progress))
+    fused = None
+    if lora is not None:
+        pipeline, fused = fuse_pipeline(pipeline, Path(lora), lora_scale, [cut.unit for cut in cuts])
+    return distill_network(
+        pipeline, cuts, chosen.distill, samples, folder, recipe_name=chosen.name,
+        prune=[stage.model_dump(mode="json") for stage in chosen.prune], lora=fused, resume=resume, device=device,
+        every=checkpoint_every, progress=progress,
+    )
+
+
 def plan_pipeline(
     pipeline: Pipeline, recipe: Recipe, target: Target, *, backends: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> Plan:
     """Scores the loaded pipeline as the recipe asks, and plans for the target."""
     from edgediff.planner import make_plan
+    from edgediff.scores import Scores
     from edgediff.trace import step_table
 
     calls = len(step_table(pipeline, recipe.sampler.kind, recipe.sampler.steps).rows)
-    scores = _scores(pipeline, recipe, progress)
+    distilled = pipeline.distilled is not None or recipe.distill is not None
+    scores = Scores(pipeline.graph) if distilled else _scores(pipeline, recipe, progress)
     return make_plan(
         pipeline, scores, recipe, target, calls=calls, backends=tuple(backends) if backends else None
     )

@@ -164,12 +164,20 @@ class FileEntry(Model):
         return safe_path(value)
 
 
+class DistilledSource(Model):
+    """The folder of `edgediff distill`, and the SHA-256 of the denoiser's file in it."""
+
+    folder: str
+    weights: str
+
+
 class Source(Model):
-    """Where the weights come from."""
+    """Where the weights come from: the untouched model, and the distilled denoiser that replaces its own."""
 
     model: str
     revision: str | None = None
     weights: str
+    distilled: DistilledSource | None = None
     licence: str = "unknown"
 
 

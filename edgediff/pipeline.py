@@ -1,17 +1,18 @@
 """A diffusion pipeline, loaded: the only importer of diffusers' pipelines.
 
 MODEL is `glyph` (the trained model in this package), `random:sd15` (a real architecture with random
-weights, for costs), a local folder in diffusers layout, or a hub id.
+weights, for costs), a local folder in diffusers layout, a folder of `edgediff distill`, or a hub id.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgediff.distilled import DistilledFolder, is_distilled, read_distilled
 from edgediff.errors import ModelError, did_you_mean
 from edgediff.networks import Sizes, family_of, unit_graph
 from edgediff.plan import Kind
@@ -38,7 +39,8 @@ class Pipeline:
     """A loaded pipeline in fp32 on the CPU, its modules in evaluation mode and without gradients.
 
     `latent` is the latent's shape without the batch; `scheduler` the scheduler's configuration;
-    `weights` the SHA-256 over all weights, by which plans and bundles know the model again.
+    `weights` the SHA-256 over all weights, by which plans and bundles know the model again. With `distilled` the
+    rest is the untouched model, which stays the reference, and `variants` takes the cut denoiser from that folder.
     """
 
     id: str
@@ -54,6 +56,7 @@ class Pipeline:
     revision: str | None = None
     licence: str = "unknown"
     denoiser_name: str = "unet"
+    distilled: DistilledFolder | None = None
     _graph: UnitGraph | None = field(default=None, repr=False)
 
     @property
@@ -62,6 +65,17 @@ class Pipeline:
         if self._graph is None:
             self._graph = unit_graph(self.denoiser, self.sizes)
         return self._graph
+
+    @property
+    def device(self) -> torch.device:
+        """Where the denoiser is."""
+        return next(self.denoiser.parameters()).device
+
+    def to(self, device: str | torch.device) -> Pipeline:
+        """Moves every module, and returns the pipeline."""
+        for module in (self.denoiser, self.vae, self.text_encoder):
+            module.to(device)
+        return self
 
     @property
     def sizes(self) -> Sizes:
@@ -86,8 +100,13 @@ class Pipeline:
         tokenizer = Tokenizer.load(self.tokenizer_folder)
         ids = torch.tensor([tokenizer.encode(prompt, self.tokens) for prompt in prompts])
         with torch.no_grad():
-            result: Tensor = self.text_encoder(ids).last_hidden_state
+            result: Tensor = self.text_encoder(ids.to(self.device)).last_hidden_state
         return result
+
+    def conditions(self, prompts: list[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What the denoiser reads beside sample and timestep, by input name: one row per prompt; and the one row
+        of the empty prompt."""
+        return {"encoder_hidden_states": self.encode(prompts)}, {"encoder_hidden_states": self.encode([""])}
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images `[n, 3, height, width]` in about [-1, 1]."""
@@ -109,11 +128,25 @@ def load_pipeline(model: str | Path | Pipeline, *, revision: str | None = None) 
         return _load_folder(GLYPH, name="glyph", revision=None)
     if name.startswith("random:"):
         return _random_pipeline(name.removeprefix("random:"))
+    if is_distilled(Path(name)):
+        return _load_distilled(Path(name))
     if Path(name).is_dir():
         return _load_folder(Path(name), name=name, revision=revision)
     if Path(name).exists():
         raise ModelError("is a file; a model is a folder in diffusers layout", where=name)
     return _load_hub(name, revision)
+
+
+def _load_distilled(folder: Path) -> Pipeline:
+    record = read_distilled(folder)
+    base = load_pipeline(record.base.model, revision=record.base.revision)
+    if base.weights != record.base.weights:
+        raise ModelError(
+            f"was distilled from weights {record.base.weights[:12]} of '{base.id}', which now has "
+            f"{base.weights[:12]}; restore them, or distil again",
+            where=str(folder), code="other_model",
+        )
+    return replace(base, distilled=DistilledFolder(folder, record))
 
 
 def architecture_names() -> list[str]:

@@ -21,13 +21,15 @@ Mode = Literal["batched", "sequential"]
 
 
 class ModelRef(Model):
-    """The model a plan was made for. `weights` is the SHA-256 over all its weights."""
+    """The model a plan was made for. `weights` is the SHA-256 over all its weights; `distilled` that of the cut
+    and retrained denoiser's file, where one takes the place of the model's own."""
 
     id: str
     revision: str | None = None
     kind: Kind
     denoiser: str
     weights: str
+    distilled: str | None = None
     licence: str = "unknown"
 
 

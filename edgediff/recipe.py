@@ -69,6 +69,43 @@ class StageTable(Model):
         return dict(self.__pydantic_extra__ or {})
 
 
+class DistillTable(Model):
+    """How the pruned network recovers; see `edgediff.distill`. The defaults are for the embedded model.
+
+    `batch` samples make a step, over all processes and in `accumulate` parts. `rate` is AdamW's, warmed up over
+    `warm_up` steps, then constant or along a cosine to 0. `task`, `output` and `feature` weigh the three losses;
+    `features` says how the feature losses are weighed among themselves: `normalised` by the teacher's mean square
+    (LAPTOP-Diff), `normalised_root` by its root, `plain` all alike (BK-SDM), `none` not at all. `taps` are the ends of
+    the blocks, or of the layers. `empty_share` of the captions is left out, for guidance. `average` is the decay of
+    the averaged weights, which are what is kept. Every `probe_every` steps the loss on fixed samples is logged.
+    """
+
+    steps: int = Field(default=2000, ge=1)
+    batch: int = Field(default=32, ge=1)
+    accumulate: int = Field(default=1, ge=1)
+    rate: float = Field(default=3e-4, gt=0, le=1)
+    schedule: Literal["constant", "cosine"] = "cosine"
+    warm_up: int = Field(default=20, ge=0)
+    task: float = Field(default=1.0, ge=0)
+    output: float = Field(default=1.0, ge=0)
+    feature: float = Field(default=1.0, ge=0)
+    features: Literal["normalised", "normalised_root", "plain", "none"] = "normalised"
+    taps: Literal["block", "layer"] = "block"
+    empty_share: float = Field(default=0.1, ge=0, le=1)
+    average: float = Field(default=0.999, ge=0, lt=1)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: int = Field(default=0, ge=0)
+    probe_every: int = Field(default=50, ge=1)
+
+    @model_validator(mode="after")
+    def _parts(self) -> DistillTable:
+        if self.batch % self.accumulate:
+            raise ValueError(f"a batch of {self.batch} does not divide into {self.accumulate} parts")
+        if self.task == self.output == 0 and (self.feature == 0 or self.features == "none"):
+            raise ValueError("every loss has weight 0; give task, output or feature a weight")
+        return self
+
+
 class Recipe(Model):
     """One recipe file; see `recipes/balanced.toml`."""
 
@@ -78,6 +115,7 @@ class Recipe(Model):
     guidance: GuidanceTable = GuidanceTable()
     calibration: CalibrationTable = CalibrationTable()
     prune: tuple[StageTable, ...] = ()
+    distill: DistillTable | None = None
     reuse: tuple[StageTable, ...] = ()
     precision: PrecisionTable = PrecisionTable()
     parity: ParityTable = ParityTable()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from edgediff.config import dump_json
-from edgediff.errors import ModelError, PlanError
+from edgediff.distilled import NETWORK, WEIGHTS
+from edgediff.errors import ModelError, PlanError, unknown
 from edgediff.manifest import BATCH, TensorSpec
 from edgediff.networks import evaluate, family_of
 from edgediff.plan import Plan
+from edgediff.plugins import load_plugin, plugin_names
 from edgediff.schedule import Wiring, carry_name, wire_schedule
 from edgediff.units import UnitGraph
 
@@ -124,7 +127,7 @@ def build_variants(pipeline: Pipeline, plan: Plan) -> Variants:
             where="plan.json", code="other_model",
         )
     plan.check(pipeline.graph)
-    network, graph = cut_network(pipeline.denoiser, pipeline.graph, [cut.unit for cut in plan.cuts])
+    network, graph = _planned_network(pipeline, plan)
     wirings = wire_schedule(plan.schedule, graph)
     graphs = {
         name: _denoiser_variant(pipeline, network, graph, name, wirings[spec.row])
@@ -135,6 +138,28 @@ def build_variants(pipeline: Pipeline, plan: Plan) -> Variants:
     latent = torch.zeros(1, *pipeline.latent)
     graphs["vae_decoder"] = _plain_variant("vae_decoder", DecoderGraph(pipeline.vae), latent)
     return Variants(plan, network, graph, graphs)
+
+
+def _planned_network(pipeline: Pipeline, plan: Plan) -> tuple[nn.Module, UnitGraph]:
+    cuts = [cut.unit for cut in plan.cuts]
+    found = pipeline.distilled
+    ours = found.record.weights if found else None
+    if plan.model.distilled != ours:
+        raise PlanError(
+            f"was made for {_denoiser_words(plan.model.distilled)}, but '{pipeline.id}' comes with "
+            f"{_denoiser_words(ours)}; plan again for this model",
+            where="plan.json", code="other_model",
+        )
+    if found is None:
+        return cut_network(pipeline.denoiser, pipeline.graph, cuts)
+    network, graph = load_network(found.path / NETWORK, pipeline.graph)
+    if graph.cuts != pipeline.graph.expand(cuts):
+        raise PlanError("does not cut what the distilled network lacks", where="plan.json", code="other_cuts")
+    return network, graph
+
+
+def _denoiser_words(distilled: str | None) -> str:
+    return f"the distilled denoiser {distilled[:12]}" if distilled else "the model's own denoiser"
 
 
 def cut_network(model: nn.Module, graph: UnitGraph, units: Iterable[str]) -> tuple[nn.Module, UnitGraph]:
@@ -158,21 +183,28 @@ def cut_network(model: nn.Module, graph: UnitGraph, units: Iterable[str]) -> tup
 
 
 def save_network(network: nn.Module, graph: UnitGraph, folder: Path) -> None:
-    """Config, cuts and safetensors: all that `load_network` needs, nothing pickled."""
+    """Config, cuts and safetensors: all that `load_network` needs, nothing pickled. The folder appears whole, in
+    place of one that was there."""
     from safetensors.torch import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
+    whole, folder = folder, folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     config: Any = network.config
     plain = {key: value for key, value in config.items() if not key.startswith("_") or key == "_class_name"}
     plain["_class_name"] = type(network).__name__
     (folder / "config.json").write_text(dump_json(plain), encoding="utf-8")
     (folder / "cuts.json").write_text(dump_json({"cuts": sorted(graph.cuts)}), encoding="utf-8")
-    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / "model.safetensors")
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / WEIGHTS)
+    shutil.rmtree(whole, ignore_errors=True)
+    folder.rename(whole)
 
 
 def load_network(folder: Path, graph: UnitGraph | None = None) -> tuple[nn.Module, UnitGraph]:
-    """Reads what `save_network` wrote. Raises ModelError for a missing part or tensors that do not fit."""
+    """Reads what `save_network` wrote, in fp32. Raises ModelError for a missing part, a class that no family
+    describes, and tensors that do not fit."""
     import diffusers
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     from edgediff.networks import Sizes, unit_graph
@@ -180,11 +212,15 @@ def load_network(folder: Path, graph: UnitGraph | None = None) -> tuple[nn.Modul
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         cuts = json.loads((folder / "cuts.json").read_text(encoding="utf-8"))["cuts"]
-        weights = load_file(folder / "model.safetensors")
-    except (OSError, json.JSONDecodeError, KeyError) as error:
+        weights = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()}
+        class_name = str(config["_class_name"])
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(f"is not a saved network: {error}", where=str(folder)) from error
+    known = [name for family in plugin_names("networks") for name in load_plugin("networks", family).HANDLES]
+    if class_name not in known:
+        raise ModelError(f"config.json has an {unknown('network class', class_name, known)}", where=str(folder))
     with torch.device("meta"):
-        whole = getattr(diffusers, config["_class_name"]).from_config(config)
+        whole = getattr(diffusers, class_name).from_config(config)
     size = config["sample_size"]
     height, width = (size, size) if isinstance(size, int) else size
     graph = graph or unit_graph(whole, Sizes(height, width))

@@ -183,7 +183,10 @@ def load_source(bundle: Bundle) -> Pipeline:
 
     source = bundle.manifest.source
     try:
-        pipeline = load_pipeline(source.model, revision=source.revision)
+        if source.distilled is not None:
+            pipeline = load_pipeline(source.distilled.folder)
+        else:
+            pipeline = load_pipeline(source.model, revision=source.revision)
     except ModelError as error:
         message = f"the model that this bundle was made from is needed: {error}"
         raise ModelError(message, where=str(bundle.folder), code=error.code) from error
@@ -198,6 +201,13 @@ def check_source(bundle: Bundle, pipeline: Pipeline) -> None:
         raise ModelError(
             f"'{pipeline.id}' has weights {pipeline.weights[:12]}, but this bundle was made from "
             f"{source.weights[:12]} of '{source.model}'; use that model, or build the bundle again from this one",
+            where=str(bundle.folder), code="other_model",
+        )
+    ours, theirs = bundle.plan.model.distilled, pipeline.distilled.record.weights if pipeline.distilled else None
+    if ours != theirs:
+        raise ModelError(
+            f"this bundle's denoiser is {f'the distilled {ours[:12]}' if ours else 'not a distilled one'}, the "
+            f"model's {f'is {theirs[:12]}' if theirs else 'is not distilled'}; give the model it was built from",
             where=str(bundle.folder), code="other_model",
         )
 

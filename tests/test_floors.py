@@ -18,14 +18,14 @@ PACKAGE = Path(__file__).parent.parent / "edgediff"
 FLOORS = """
     errors
     config plugins
-    units schedule steps recipe target plan manifest latency metrics schemas
+    units schedule steps recipe target plan manifest rows latency metrics schemas distilled
     estimate
     networks rng tokenizer embedded pipeline sampler
     trace
     scores
     prune reuse tokens
     planner
-    variants distill
+    variants distill lora
     backends mil
     bundle runtime program
     verify
