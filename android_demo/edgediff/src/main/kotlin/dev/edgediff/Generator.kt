@@ -1,0 +1,112 @@
+package dev.edgediff
+
+import kotlin.random.Random
+import kotlin.random.nextULong
+import kotlinx.coroutines.CoroutineDispatcher
+import kotlinx.coroutines.Dispatchers
+import kotlinx.coroutines.currentCoroutineContext
+import kotlinx.coroutines.ensureActive
+import kotlinx.coroutines.flow.Flow
+import kotlinx.coroutines.flow.FlowCollector
+import kotlinx.coroutines.flow.flow
+import kotlinx.coroutines.flow.flowOn
+import kotlinx.coroutines.sync.Mutex
+import kotlinx.coroutines.sync.withLock
+
+/**
+ * What to make. [prompt] is a text, or for class-to-image a class's name or number. [seed] null picks one, which
+ * [GenerationEvent.Completed] tells; 0 is a seed like any other. A preview decodes the latent after every
+ * [previewEvery] rows (0: never), at the cost of one run of the decoder each.
+ */
+public data class GenerationRequest(
+    val prompt: String = "", val negativePrompt: String = "", val seed: ULong? = 0u, val previewEvery: Int = 0,
+)
+
+/** What [Generator.generate] tells, in order: started, then progress and previews, last completed or failed. */
+public sealed interface GenerationEvent {
+    /** The graphs are loaded and the prompt is encoded; [total] rows follow. */
+    public data class Started(val total: Int, val seed: ULong) : GenerationEvent
+
+    /** Row [done] of [total] is computed; milliseconds of the whole row, and inside graphs. */
+    public data class Progress(
+        val done: Int, val total: Int, val graph: String?, val millis: Double, val graphMillis: Double,
+    ) : GenerationEvent
+
+    /** What the picture looks like after [done] rows, noise included. */
+    public class Preview(public val done: Int, public val picture: Picture) : GenerationEvent
+
+    /** The picture, the seed it can be made again with, and milliseconds from the request to here. */
+    public class Completed(public val picture: Picture, public val seed: ULong, public val millis: Double) : GenerationEvent
+
+    /** No picture. [code] is a stable word ([EdgeDiffException.code]; `out_of_memory`), [message] a sentence. */
+    public data class Failed(val code: String, val message: String) : GenerationEvent
+}
+
+/**
+ * Pictures from one bundle. One picture at a time: a second [generate] waits for the first. Cancelling the collector
+ * stops before the next network call, gives the picture's memory back and leaves the generator ready for another.
+ */
+public class Generator(
+    private val session: Session, private val dispatcher: CoroutineDispatcher = Dispatchers.Default,
+) : AutoCloseable {
+    public constructor(bundle: ModelBundle, engine: Engine, memory: MemoryMode = MemoryMode.KEEP_ALL) :
+        this(Session(bundle, engine, memory))
+
+    private val one = Mutex()
+
+    /** Cold: every collection makes the picture anew. Never throws but for what the collector itself throws. */
+    public fun generate(request: GenerationRequest): Flow<GenerationEvent> =
+        flow { one.withLock { run(request) } }.flowOn(dispatcher)
+
+    /** Closes every graph. The generator can be used again, and then loads them again. */
+    override fun close(): Unit = session.close()
+
+    private suspend fun FlowCollector<GenerationEvent>.run(request: GenerationRequest) {
+        val began = System.nanoTime()
+        val seed = request.seed ?: Random.nextULong()
+        val steps = attempt {
+            session.load()
+            session.steps(request.prompt, request.negativePrompt, seed).iterator()
+        } ?: return
+        emit(GenerationEvent.Started(session.manifest.program.rows.size, seed))
+        var latent = FloatArray(0)
+        repeat(session.manifest.program.rows.size) {
+            currentCoroutineContext().ensureActive()
+            val step = attempt { steps.next() } ?: return
+            latent = step.latent
+            emit(progress(step))
+            if (isPreviewed(step, request)) {
+                emit(GenerationEvent.Preview(step.index + 1, attempt { session.decode(step.latent) } ?: return))
+            }
+        }
+        currentCoroutineContext().ensureActive()
+        val picture = attempt { session.decode(latent) } ?: return
+        emit(GenerationEvent.Completed(picture, seed, millisSince(began)))
+    }
+
+    /** What [act] gives, or null once its failure is told. What the collector throws is not caught here. */
+    private suspend fun <T : Any> FlowCollector<GenerationEvent>.attempt(act: () -> T): T? {
+        val failure = try {
+            return act()
+        } catch (error: EdgeDiffException) {
+            if (error.code == "out_of_memory") session.close()
+            GenerationEvent.Failed(error.code, error.message.orEmpty())
+        } catch (error: OutOfMemoryError) {
+            session.close()
+            GenerationEvent.Failed("out_of_memory", "this device has not the memory for it: ${error.message}")
+        }
+        emit(failure)
+        return null
+    }
+
+    private fun progress(step: GenerationStep) = GenerationEvent.Progress(
+        step.index + 1, step.total, step.graph, step.totalNanos / 1e6, step.graphNanos / 1e6,
+    )
+
+    private fun isPreviewed(step: GenerationStep, request: GenerationRequest): Boolean {
+        val done = step.index + 1
+        return request.previewEvery > 0 && done % request.previewEvery == 0 && done < step.total
+    }
+}
+
+internal fun millisSince(nanos: Long): Double = (System.nanoTime() - nanos) / 1e6

@@ -1,0 +1,89 @@
+package dev.edgediff
+
+import java.io.File
+import java.nio.file.Path
+
+private const val PROMPT = "red heart" // a picture takes as long for any prompt
+
+/**
+ * Loads the bundle, makes [warmup] + [runs] pictures, loads it again; the engine of [engines] is the first that the
+ * bundle has files for. Run it in a fresh process, so that the first load and the memory are the bundle's own. [tell]
+ * hears after each picture how many are done.
+ */
+public fun profileBundle(
+    folder: Path, engines: List<Engine>, facts: (backend: String) -> DeviceFacts, runs: Int = 5, warmup: Int = 1,
+    measuredAt: String? = null, tell: (done: Int, total: Int) -> Unit = { _, _ -> },
+): LatencyLog {
+    if (runs < 1 || warmup < 0) refuse("runs", null, "runs = $runs, warmup = $warmup; at least 1 and 0 are needed")
+    val base = memoryMb("VmRSS")
+    val loads = Loads()
+    val session = loads.time { loadSession(folder, engines, loads) }
+    val cold = loads.last
+    val graphLoads = session.loadMillis.mapValues { rounded(it.value, 3) }
+    val engine = chooseEngine(session.manifest, engines)
+    val described = facts(engine.backend)
+    val clock = Clock()
+    var first: Double? = null
+    session.use {
+        for (index in 0 until warmup + runs) {
+            if (index == warmup) clock.clear()
+            val spent = clock.time(session, index)
+            first = first ?: spent
+            tell(index + 1, warmup + runs)
+        }
+    }
+    loads.time { loadSession(folder, engines, Loads()) }.close()
+    return LatencyLog(
+        described, LoadTimes(cold, loads.last, loads.hashing, graphLoads), clock.graphs, clock.images, warmup, first,
+        peakRssMb = memoryMb("VmHWM"), baseRssMb = base, bundle = session.manifest.name, measuredAt = measuredAt,
+    )
+}
+
+private class Loads {
+    var last = 0.0
+    var hashing = 0.0
+
+    fun <T> time(act: () -> T): T {
+        val began = System.nanoTime()
+        return act().also { last = rounded(millisSince(began), 3) }
+    }
+}
+
+private fun loadSession(folder: Path, engines: List<Engine>, loads: Loads): Session {
+    val began = System.nanoTime()
+    val bundle = ModelBundle.open(folder)
+    loads.hashing = rounded(millisSince(began), 3)
+    return Session(bundle, chooseEngine(bundle.manifest, engines)).also { it.load() }
+}
+
+/** Milliseconds of every graph call, by graph (`<graph>@<batch>` where it runs at two batch sizes), and of pictures. */
+private class Clock {
+    val graphs = LinkedHashMap<String, MutableList<Double>>()
+    val images = ArrayList<Double>()
+
+    fun clear() {
+        graphs.clear()
+        images.clear()
+    }
+
+    fun time(session: Session, seed: Int): Double {
+        session.onCall = { name, nanos -> graphs.getOrPut(name) { ArrayList() }.add(rounded(nanos / 1e6, 4)) }
+        val began = System.nanoTime()
+        val program = session.manifest.program
+        val prompt = if (program.tokenize != null) PROMPT else program.classes?.let { "0" }.orEmpty()
+        var latent = FloatArray(0)
+        for (step in session.steps(prompt, seed = seed.toULong())) latent = step.latent
+        session.decode(latent)
+        session.onCall = null
+        return rounded(millisSince(began), 3).also(images::add)
+    }
+}
+
+/** A line of Linux's and Android's `/proc/self/status` in MB (10^6 bytes); null elsewhere. */
+internal fun memoryMb(line: String): Double? {
+    val status = File("/proc/self/status")
+    if (!status.canRead()) return null
+    val kib = status.readLines().firstOrNull { it.startsWith("$line:") }
+        ?.filter { it.isDigit() }?.toLongOrNull() ?: return null
+    return rounded(kib * 1024 / 1e6, 1)
+}
