@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 from edgediff.config import cache_folder, dump_json, read_text, write_text_atomic
 from edgediff.errors import ConfigError
 from edgediff.plan import Plan
-from edgediff.recipe import Recipe, load_recipe
+from edgediff.recipe import Recipe, StageTable, load_recipe
 from edgediff.target import Target, load_target
 
 if TYPE_CHECKING:
     from edgediff.bundle import Bundle
     from edgediff.distilled import Distilled
     from edgediff.pipeline import Pipeline
+    from edgediff.reuse import Setting
     from edgediff.scores import Scores
 
 Progress = Callable[[str, int, int], None]
@@ -132,14 +134,45 @@ def plan_pipeline(
     """Scores the loaded pipeline as the recipe asks, and plans for the target."""
     from edgediff.planner import make_plan
     from edgediff.scores import Scores
-    from edgediff.trace import step_table
 
-    calls = len(step_table(pipeline, recipe.sampler.kind, recipe.sampler.steps).rows)
     distilled = pipeline.distilled is not None or recipe.distill is not None
     scores = Scores(pipeline.graph) if distilled else _scores(pipeline, recipe, progress)
+
+    def calibrate(stage: StageTable, setting: Setting) -> dict[str, Any]:
+        return calibrate_reuse(pipeline, recipe, stage, setting, progress)
+
     return make_plan(
-        pipeline, scores, recipe, target, calls=calls, backends=tuple(backends) if backends else None
+        pipeline, scores, recipe, target, backends=tuple(backends) if backends else None, calibrate=calibrate
     )
+
+
+def calibrate_reuse(
+    pipeline: Pipeline, recipe: Recipe, stage: StageTable, setting: Setting, progress: Progress | None = None
+) -> dict[str, Any]:
+    """What a calibrated reuse method measures on the recipe's calibration prompts; kept in the cache folder."""
+    from edgediff.plugins import load_plugin
+    from edgediff.rollout import Rollout
+    from edgediff.scores import read_spec
+    from edgediff.trace import calibration_prompts
+
+    plugin, spec = load_plugin("reuse", stage.kind), read_spec("reuse", stage)
+    prompts, seed = calibration_prompts(pipeline, recipe.calibration), recipe.calibration.seed
+    weights = pipeline.distilled.record.weights if pipeline.distilled else pipeline.weights
+    basis = {
+        "weights": weights, "prompts": prompts, "seed": seed, "cuts": sorted(setting.graph.cuts), "stage": stage.kind,
+        "spec": plugin.basis(spec) if hasattr(plugin, "basis") else spec.model_dump(mode="json"),
+        "table": setting.table.digest(), "guidance": setting.guidance, "files": _named_files((stage,)),
+        "tools": {name: importlib.metadata.version(name) for name in ("edgediff", "torch", "diffusers")},
+    }
+    path = cache_folder() / "reuse" / f"{hashlib.sha256(dump_json(basis).encode()).hexdigest()}.json"
+    if path.is_file():
+        found: dict[str, Any] = json.loads(read_text(path))
+        return found
+    rollout = Rollout(pipeline, prompts, range(seed, seed + len(prompts)), graph=setting.graph)
+    found = plugin.measure(spec, rollout, setting, progress)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text_atomic(path, json.dumps(found))
+    return found
 
 
 def check_methods(recipe: Recipe) -> None:
@@ -179,7 +212,7 @@ def _scores(pipeline: Pipeline, recipe: Recipe, progress: Progress | None) -> Sc
     basis = {
         "weights": pipeline.weights, "prompts": calibration_prompts(pipeline, recipe.calibration),
         "recipe": recipe.model_dump(mode="json", include={"sampler", "guidance", "calibration", "prune"}),
-        "files": _named_files(recipe),
+        "files": _named_files(recipe.prune),
         "tools": {name: importlib.metadata.version(name) for name in ("edgediff", "torch", "diffusers")},
     }
     path = cache_folder() / "scores" / f"{hashlib.sha256(dump_json(basis).encode()).hexdigest()}.json"
@@ -192,9 +225,9 @@ def _scores(pipeline: Pipeline, recipe: Recipe, progress: Progress | None) -> Sc
     return scores
 
 
-def _named_files(recipe: Recipe) -> dict[str, str]:
-    """Hashes of the files that pruning tables name, such as a table of costs."""
-    words = {value for stage in recipe.prune for value in stage.options().values() if isinstance(value, str)}
+def _named_files(stages: Sequence[StageTable]) -> dict[str, str]:
+    """Hashes of the files that a recipe's tables name, such as a table of costs."""
+    words = {value for stage in stages for value in stage.options().values() if isinstance(value, str)}
     files = sorted(word for word in words if Path(word).is_file())
     return {file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files}
 

@@ -19,6 +19,7 @@ from edgediff.plan import Kind
 from edgediff.units import UnitGraph
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 PACKAGE = Path(__file__).parent

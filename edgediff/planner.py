@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from edgediff.errors import ConfigError, PlanError, did_you_mean
+from edgediff.errors import ConfigError, MethodError, PlanError, did_you_mean
 from edgediff.plan import (
     BackendPlan,
     Cost,
@@ -18,46 +20,47 @@ from edgediff.plan import (
     SamplerPlan,
 )
 from edgediff.plugins import load_plugin, plugin_names
-from edgediff.recipe import Recipe
-from edgediff.schedule import HOLD, Schedule, full_schedule, wire_schedule
+from edgediff.recipe import Recipe, StageTable
+from edgediff.reuse import Setting
+from edgediff.rows import plan_guidance
+from edgediff.schedule import HOLD, Schedule, full_schedule, merge_rows, wire_schedule
 from edgediff.scores import Scores, read_spec
 from edgediff.target import Target
-from edgediff.trace import guidance_calls
+from edgediff.trace import guidance_calls, step_table
 
 if TYPE_CHECKING:
     from edgediff.pipeline import Pipeline
 
+Calibrate = Callable[[StageTable, Setting], dict[str, Any]]
+
 
 def make_plan(
-    pipeline: Pipeline, scores: Scores, recipe: Recipe, target: Target, *, calls: int,
-    backends: tuple[str, ...] | None = None,
+    pipeline: Pipeline, scores: Scores, recipe: Recipe, target: Target, *,
+    backends: tuple[str, ...] | None = None, calibrate: Calibrate | None = None,
 ) -> Plan:
     """Asks every method of the recipe for its proposal and writes down the decisions.
 
-    `calls` is how many network calls the sampler makes. Raises PlanError when the schedule needs more
-    graphs than the recipe allows, and whatever the methods raise.
+    `calibrate(stage, setting)` is what a calibrated reuse method measures. Raises PlanError when the schedule
+    needs more graphs than the recipe allows, and whatever the methods raise.
     """
-    cuts = _propose_cuts(recipe, scores)
+    cuts = _distilled_cuts(pipeline, recipe) if pipeline.distilled or recipe.distill else propose_cuts(recipe, scores)
     graph = scores.graph.with_cuts(cut.unit for cut in cuts)
-    schedule = _propose_schedule(recipe, scores, calls)
+    table = step_table(pipeline, recipe.sampler.kind, recipe.sampler.steps)
+    asked, calls = guidance_calls(recipe.guidance.scale, recipe.guidance.interval, len(table.rows)), len(table.rows)
+    schedule = _propose_schedule(recipe, Setting(graph, table, asked, recipe.max_graphs), calibrate)
     wirings = wire_schedule(schedule, graph)
-    if len(wirings) > recipe.max_graphs:
-        raise PlanError(
-            f"the schedule needs {len(wirings)} graphs, and max_graphs = {recipe.max_graphs}; "
-            "raise max_graphs or choose a coarser schedule",
-            code="max_graphs",
-        )
     graphs = {
         name: GraphPlan(
             row=name, reads=w.reads, writes=w.writes, macs=graph.macs(w.live), parameters=graph.parameters(w.live)
         )
         for name, w in wirings.items()
     }
-    guidance = plan_guidance(recipe, schedule, calls, _guidance_mode(target, backends))
+    guidance = plan_guidance(asked, schedule, _guidance_mode(target, backends))
     plan = Plan(
         model=ModelRef(
             id=pipeline.id, revision=pipeline.revision, kind=pipeline.kind, weights=pipeline.weights,
             denoiser=type(pipeline.denoiser).__name__, licence=pipeline.licence,
+            distilled=pipeline.distilled.record.weights if pipeline.distilled else None,
         ),
         recipe_name=recipe.name, recipe=recipe.digest(), target_name=target.name, target=target.digest(),
         sampler=SamplerPlan(kind=recipe.sampler.kind, steps=recipe.sampler.steps, calls=calls),
@@ -70,30 +73,31 @@ def make_plan(
     return plan
 
 
-def plan_guidance(recipe: Recipe, schedule: Schedule, calls: int, mode: Mode) -> GuidancePlan:
-    """The recipe's guidance, less what the schedule's method takes out or holds.
-
-    Raises PlanError where guidance is held before any guided call.
-    """
-    asked = guidance_calls(recipe.guidance.scale, recipe.guidance.interval, calls)
-    alone = {*schedule.unguided, *schedule.held_guidance}
-    guidance = tuple(None if index in alone else scale for index, scale in enumerate(asked))
-    held = tuple(scale if index in schedule.held_guidance else None for index, scale in enumerate(asked))
-    ran = [i for i, name in enumerate(schedule.calls) if name != HOLD and guidance[i] is not None]
-    for index, scale in enumerate(held):
-        if scale is not None and not any(earlier < index for earlier in ran):
-            raise PlanError(f"call {index} holds guidance, but no earlier call is guided", code="schedule")
-    has_held = any(scale is not None for scale in held)
-    return GuidancePlan(
-        mode=mode, calls=guidance, held=held if has_held else (), asked=asked if guidance != asked else ()
-    )
-
-
 def _passes(scales: tuple[float | None, ...]) -> list[int]:
     return [1 if scale is None else 2 for scale in scales]
 
 
-def _propose_cuts(recipe: Recipe, scores: Scores) -> tuple[Cut, ...]:
+def _distilled_cuts(pipeline: Pipeline, recipe: Recipe) -> tuple[Cut, ...]:
+    """A distilled network brings its cuts. Raises PlanError when the recipe asks for others, or for a distillation
+    that was not done."""
+    if pipeline.distilled is None:
+        raise PlanError(
+            f"recipe '{recipe.name}' has a [distill] table: first edgediff distill {pipeline.id} --recipe "
+            f"{recipe.name} --out FOLDER, then build FOLDER",
+            code="not_distilled",
+        )
+    record = pipeline.distilled.record
+    if recipe.prune and [stage.model_dump(mode="json") for stage in recipe.prune] != list(record.prune):
+        raise PlanError(
+            f"recipe '{recipe.name}' prunes otherwise than '{record.recipe_name}', by which this network was cut "
+            "and distilled; build it with that recipe or with one that has no [[prune]]",
+            where=str(pipeline.distilled.path), code="other_cuts",
+        )
+    return record.cuts
+
+
+def propose_cuts(recipe: Recipe, scores: Scores) -> tuple[Cut, ...]:
+    """The cuts of all `[[prune]]` tables, each proposed on what those before it left."""
     cuts: dict[str, Cut] = {}
     graph = scores.graph
     for stage, found in zip(recipe.prune, scores.by_stage, strict=True):
@@ -104,12 +108,17 @@ def _propose_cuts(recipe: Recipe, scores: Scores) -> tuple[Cut, ...]:
     return tuple(cuts.values())
 
 
-def _propose_schedule(recipe: Recipe, scores: Scores, calls: int) -> Schedule:
+def _propose_schedule(recipe: Recipe, setting: Setting, calibrate: Calibrate | None) -> Schedule:
     for stage in recipe.reuse:
         plugin = load_plugin("reuse", stage.kind)
-        schedule: Schedule = plugin.propose(read_spec("reuse", stage), scores.graph, calls)
-        return schedule
-    return full_schedule(calls)
+        if hasattr(plugin, "measure"):
+            if calibrate is None:
+                message = f"reuse by '{stage.kind}' is calibrated; give make_plan a `calibrate`"
+                raise MethodError(message, code="no_calibration")
+            setting = replace(setting, measured=calibrate(stage, setting))
+        schedule: Schedule = plugin.propose(read_spec("reuse", stage), setting)
+        return merge_rows(schedule, setting.graph, setting.max_graphs)
+    return full_schedule(setting.calls)
 
 
 def _backend_plans(

@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING
 from edgediff.manifest import (
     BATCH,
     Decode,
+    DistilledSource,
     Encode,
     FileEntry,
     Graph,
     Manifest,
     Program,
-    ProgramRow,
     Source,
     TensorSpec,
     Tokenize,
 )
 from edgediff.plan import Plan
-from edgediff.schedule import HOLD, carry_name, fold_forecasts, mixes
+from edgediff.rows import program_rows
+from edgediff.schedule import carry_name
 from edgediff.steps import StepTable
 from edgediff.trace import step_table
 
@@ -57,9 +58,16 @@ def make_manifest(
         program=_program(pipeline, plan, step_table(pipeline, plan.sampler.kind, plan.sampler.steps)),
         files=files, tools=tools,
         source=Source(
-            model=pipeline.id, revision=pipeline.revision, weights=pipeline.weights, licence=pipeline.licence
+            model=pipeline.id, revision=pipeline.revision, weights=pipeline.weights, licence=pipeline.licence,
+            distilled=_distilled_source(pipeline),
         ),
     )
+
+
+def _distilled_source(pipeline: Pipeline) -> DistilledSource | None:
+    if pipeline.distilled is None:
+        return None
+    return DistilledSource(folder=str(pipeline.distilled.path), weights=pipeline.distilled.record.weights)
 
 
 def write_parts(pipeline: Pipeline, plan: Plan, folder: Path) -> None:
@@ -90,25 +98,8 @@ def _carries(plan: Plan, variants: Variants) -> dict[str, TensorSpec]:
     }
 
 
-def program_rows(plan: Plan, table: StepTable) -> tuple[ProgramRow, ...]:
-    """The rows that a runtime executes: the sampler's table with the plan's schedule and guidance written in."""
-    folded = fold_forecasts(table, plan.schedule)
-    held = plan.guidance.held or (None,) * len(folded.rows)
-    return tuple(
-        ProgramRow(
-            timestep=row.timestep, input_scale=row.input_scale, update=row.update,
-            graph=None if call == HOLD else call, guidance=None if call == HOLD else guidance,
-            held_guidance=None if call == HOLD else kept,
-            mix={carry_name(carry): weights for carry, weights in mix.items()},
-        )
-        for row, call, guidance, kept, mix in zip(
-            folded.rows, plan.schedule.calls, plan.guidance.calls, held, mixes(plan.schedule), strict=True
-        )
-    )
-
-
 def _program(pipeline: Pipeline, plan: Plan, table: StepTable) -> Program:
-    rows = program_rows(plan, table)
+    rows = program_rows(table, plan.schedule, plan.guidance)
     return Program(
         tokenize=Tokenize(folder="tokenizer", length=pipeline.tokens),
         encode=Encode(graph="text_encoder", input="input_ids", output="last_hidden_state"),

@@ -194,6 +194,43 @@ def wire_schedule(schedule: Schedule, graph: UnitGraph) -> dict[str, Wiring]:
     }
 
 
+def merge_rows(schedule: Schedule, graph: UnitGraph, limit: int) -> Schedule:
+    """The schedule with at most `limit` graphs: rows are merged into rows that hold only what all of them hold.
+
+    A merged row computes more than each of its parts, so nothing is lost but time; the partition with the least
+    added MACs over all calls is taken, two rows at a time. Raises PlanError where a merge cannot be wired.
+    """
+    if limit < 1:
+        raise PlanError(f"max_graphs = {limit}: a bundle needs one graph at least", code="max_graphs")
+    while len(names := used_rows(schedule)) > limit:
+        prices = {name: graph.macs(graph.live(schedule.rows[name].actions(graph))) for name in names}
+        best: tuple[float, str, str, Row] | None = None
+        for index, first in enumerate(names):
+            for second in names[index + 1:]:
+                both = _common(schedule.rows[first], schedule.rows[second], graph)
+                price = graph.macs(graph.live(both.actions(graph)))
+                added = sum(price - prices[name] for name in schedule.calls if name in (first, second))
+                if best is None or added < best[0]:
+                    best = (added, first, second, both)
+        assert best is not None
+        _, first, second, both = best
+        rows = {name: row for name, row in schedule.rows.items() if name != second} | {first: both}
+        calls = tuple(first if name == second else name for name in schedule.calls)
+        reads = {name: set(graph.live(rows[name].actions(graph)).reads) for name in rows}
+        kept = tuple(f for f in schedule.forecasts if f.what == OUTPUT or f.what in reads[calls[f.call]])
+        schedule = schedule.model_copy(update={"rows": rows, "calls": calls, "forecasts": kept})
+    return schedule
+
+
+def _common(one: Row, other: Row, graph: UnitGraph) -> Row:
+    """What both rows hold, and what both add a cached change to."""
+    def shared(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
+        both = graph.expand(first) & graph.expand(second)
+        return tuple(unit.name for unit in graph.units if unit.name in both)
+
+    return Row(hold=shared(one.hold, other.hold), delta=shared(one.delta, other.delta))
+
+
 def used_rows(schedule: Schedule) -> list[str]:
     """Row names in the order of their first call, `hold` left out."""
     return list(dict.fromkeys(name for name in schedule.calls if name != HOLD))

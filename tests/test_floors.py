@@ -21,7 +21,7 @@ FLOORS = """
     units schedule steps recipe target plan manifest rows latency metrics schemas distilled
     estimate
     networks rng tokenizer embedded pipeline sampler
-    trace
+    trace rollout
     scores
     prune reuse tokens
     planner

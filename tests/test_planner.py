@@ -8,8 +8,9 @@ from edgediff.errors import ConfigError, MethodError, PlanError
 from edgediff.flow import plan_pipeline
 from edgediff.plan import Plan
 from edgediff.recipe import Recipe, load_recipe
-from edgediff.reuse import deepcache
-from edgediff.schedule import wire_schedule
+from edgediff.reuse import Setting, deepcache
+from edgediff.schedule import Row, Schedule, merge_rows, wire_schedule
+from edgediff.steps import StepRow, StepTable, Update
 from edgediff.target import load_target
 from edgediff.variants import build_variants
 from tests.tiny import tiny_pipeline
@@ -25,6 +26,11 @@ def make_recipe(**changes) -> Recipe:
     return Recipe.model_validate({**base, **changes})
 
 
+def setting_of(graph, calls: int) -> Setting:
+    row = StepRow(timestep=0.0, update=Update(x=(1.0,), e=(1.0,)))
+    return Setting(graph, StepTable(sampler="hand", steps=calls, init_scale=1.0, rows=(row,) * calls), (None,) * calls)
+
+
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory):
     return tiny_pipeline(tmp_path_factory.mktemp("tiny"))
@@ -32,7 +38,7 @@ def pipeline(tmp_path_factory):
 
 def test_branch_0_runs_the_first_convolution_and_the_last_layer_only(pipeline):
     graph = pipeline.graph
-    schedule = deepcache.propose(deepcache.Spec(interval=3), graph, 7)
+    schedule = deepcache.propose(deepcache.Spec(interval=3), setting_of(graph, 7))
     assert str(schedule) == "FssFssF"
     shallow = wire_schedule(schedule, graph)["shallow"]
     blocks = {graph.by_name[name].layer or name for name in shallow.live.run}
@@ -45,12 +51,12 @@ def test_deeper_branches_cost_more_and_a_branch_too_deep_is_an_error(pipeline):
     graph = pipeline.graph
     costs = []
     for branch in range(4):
-        schedule = deepcache.propose(deepcache.Spec(interval=2, branch=branch), graph, 4)
+        schedule = deepcache.propose(deepcache.Spec(interval=2, branch=branch), setting_of(graph, 4))
         costs.append(graph.macs(wire_schedule(schedule, graph)["shallow"].live))
     assert costs == sorted(costs) and len(set(costs)) == 4
     with pytest.raises(MethodError, match=r"branch = 99 is deeper than the network: it has branches 0 to \d"):
-        deepcache.propose(deepcache.Spec(branch=99), graph, 4)
-    assert str(deepcache.propose(deepcache.Spec(interval=1), graph, 4)) == "FFFF"
+        deepcache.propose(deepcache.Spec(branch=99), setting_of(graph, 4))
+    assert str(deepcache.propose(deepcache.Spec(interval=1), setting_of(graph, 4))) == "FFFF"
 
 
 def test_a_plan_is_deterministic_and_reads_back(pipeline):
@@ -93,9 +99,35 @@ def test_cuts_from_a_recipe_reach_the_plan(pipeline, tmp_path, monkeypatch):
     assert plan_pipeline(pipeline, recipe, HOST) == plan, "cached scores give the same plan"
 
 
+def test_rows_are_merged_until_they_fit_at_the_least_added_cost(pipeline):
+    one = plan_pipeline(pipeline, make_recipe(max_graphs=1), HOST)
+    assert list(one.graphs) == ["full"]
+    assert one.cost.macs == one.cost.reference_macs
+    graph = pipeline.graph
+    joins = [unit.stream[0] for unit in graph.units if unit.kind == "resnet" and unit.block.startswith("up_blocks")]
+    rows = {"full": Row(), "a": Row(hold=(joins[-1],)), "b": Row(hold=(joins[-2],)), "c": Row(hold=(joins[-3],))}
+    schedule = Schedule(rows=rows, calls=("full", "a", "b", "c", "a"))
+    merged = merge_rows(schedule, graph, 2)
+    assert len(set(merged.calls)) == 2
+    best = min(
+        _partition_cost(graph, rows, schedule.calls, parts)
+        for parts in ([("full",), ("a", "b", "c")], [("full", "c"), ("a", "b")], [("full", "b", "c"), ("a",)])
+    )
+    found = sum(graph.macs(graph.live(merged.rows[name].actions(graph))) for name in merged.calls)
+    assert found <= best
+    with pytest.raises(PlanError, match="max_graphs = 0"):
+        merge_rows(schedule, graph, 0)
+
+
+def _partition_cost(graph, rows, calls, parts) -> int:
+    total = 0
+    for part in parts:
+        held = frozenset.intersection(*(graph.expand(rows[name].hold) for name in part))
+        total += graph.macs(graph.live(dict.fromkeys(held, "hold"))) * sum(name in part for name in calls)
+    return total
+
+
 def test_plans_that_cannot_be(pipeline):
-    with pytest.raises(PlanError, match=r"needs 2 graphs, and max_graphs = 1"):
-        plan_pipeline(pipeline, make_recipe(max_graphs=1), HOST)
     with pytest.raises(ConfigError, match=r"unknown backend 'onnxruntim'; did you mean 'onnxruntime'"):
         plan_pipeline(pipeline, make_recipe(), HOST, backends=["onnxruntim"])
     plan = plan_pipeline(pipeline, make_recipe(), HOST)

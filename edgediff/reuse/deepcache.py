@@ -12,8 +12,8 @@ from pydantic import Field
 
 from edgediff.config import Model
 from edgediff.errors import MethodError
+from edgediff.reuse import Setting
 from edgediff.schedule import Row, Schedule, full_schedule
-from edgediff.units import UnitGraph
 
 
 class Spec(Model):
@@ -23,9 +23,10 @@ class Spec(Model):
     branch: int = Field(default=0, ge=0)
 
 
-def propose(spec: Spec, graph: UnitGraph, calls: int) -> Schedule:
+def propose(spec: Spec, setting: Setting) -> Schedule:
     """Full, then `interval - 1` shallow calls, and again. Raises MethodError for a network without an
     up path, or a branch deeper than it."""
+    graph, calls = setting.graph, setting.calls
     joins = [unit for unit in graph.units if unit.kind == "resnet" and unit.block.startswith("up_blocks")]
     if not joins:
         raise MethodError(f"deepcache serves networks with an up path; family '{graph.family}' has none")

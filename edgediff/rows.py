@@ -1,0 +1,44 @@
+"""A sampler's table, a schedule and its guidance as the rows that every runtime executes."""
+
+from __future__ import annotations
+
+from edgediff.errors import PlanError
+from edgediff.manifest import ProgramRow
+from edgediff.plan import GuidancePlan, Mode
+from edgediff.schedule import HOLD, Schedule, carry_name, fold_forecasts, mixes
+from edgediff.steps import StepTable
+
+
+def plan_guidance(asked: tuple[float | None, ...], schedule: Schedule, mode: Mode) -> GuidancePlan:
+    """The guidance that is asked for per call, less what the schedule's method takes out or holds.
+
+    Raises PlanError where guidance is held before any guided call.
+    """
+    alone = {*schedule.unguided, *schedule.held_guidance}
+    guidance = tuple(None if index in alone else scale for index, scale in enumerate(asked))
+    held = tuple(scale if index in schedule.held_guidance else None for index, scale in enumerate(asked))
+    ran = [i for i, name in enumerate(schedule.calls) if name != HOLD and guidance[i] is not None]
+    for index, scale in enumerate(held):
+        if scale is not None and not any(earlier < index for earlier in ran):
+            raise PlanError(f"call {index} holds guidance, but no earlier call is guided", code="schedule")
+    has_held = any(scale is not None for scale in held)
+    return GuidancePlan(
+        mode=mode, calls=guidance, held=held if has_held else (), asked=asked if guidance != asked else ()
+    )
+
+
+def program_rows(table: StepTable, schedule: Schedule, guidance: GuidancePlan) -> tuple[ProgramRow, ...]:
+    """One row per network call. Raises PlanError when a forecast does not fit the sampler."""
+    folded = fold_forecasts(table, schedule)
+    held = guidance.held or (None,) * len(folded.rows)
+    return tuple(
+        ProgramRow(
+            timestep=row.timestep, input_scale=row.input_scale, update=row.update,
+            graph=None if call == HOLD else call, guidance=None if call == HOLD else scale,
+            held_guidance=None if call == HOLD else kept,
+            mix={carry_name(carry): weights for carry, weights in mix.items()},
+        )
+        for row, call, scale, kept, mix in zip(
+            folded.rows, schedule.calls, guidance.calls, held, mixes(schedule), strict=True
+        )
+    )
