@@ -16,6 +16,20 @@ from edgediff.errors import PlanError, unknown
 
 Action = Literal["run", "hold", "delta"]
 Cutting = Literal["identity", "shortcut", "protected"]
+OperatorKind = Literal["conv", "linear", "norm", "activation"]
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A convolution, linear map, norm or activation inside a unit that may be cut by itself. `left_parameters`
+    and `left_macs` are those of what then stands in its place (nothing, for an identity)."""
+
+    name: str
+    kind: OperatorKind
+    parameters: int
+    macs: int
+    left_parameters: int = 0
+    left_macs: int = 0
 
 
 @dataclass(frozen=True)
@@ -29,7 +43,7 @@ class Unit:
     `attention_macs` is the part of `macs` in the two products of scaled dot-product attention, which some
     published counts leave out.
     `stream_parameters` and `stream_macs` are what is left of a cut unit (a resnet's shortcut), else 0.
-    `block` and `layer` name the coarser levels it belongs to.
+    `block` and `layer` name the coarser levels it belongs to, `operators` the finer one.
     """
 
     name: str
@@ -45,6 +59,7 @@ class Unit:
     stream_parameters: int = 0
     stream_macs: int = 0
     shape: tuple[int, ...] = ()
+    operators: tuple[Operator, ...] = ()
 
     @property
     def output_values(self) -> int:
@@ -68,7 +83,8 @@ class Live:
 
 @dataclass(frozen=True)
 class UnitGraph:
-    """Units in execution order, the network's inputs, the unit whose value is the output, and the cuts."""
+    """Units in execution order, the network's inputs, the unit whose value is the output, and the cuts: names
+    of units and of operators. Who runs a graph with operators cut gives it a network without them."""
 
     family: str
     units: tuple[Unit, ...]
@@ -80,6 +96,14 @@ class UnitGraph:
     def by_name(self) -> dict[str, Unit]:
         return {unit.name: unit for unit in self.units}
 
+    @cached_property
+    def operators(self) -> dict[str, Operator]:
+        """All operators that may be cut, by name. No operator has the name of a unit."""
+        return {
+            operator.name: operator for unit in self.units for operator in unit.operators
+            if operator.name not in self.by_name
+        }
+
     def select(self, name: str) -> tuple[Unit, ...]:
         """The units called `name`, or inside the block, layer or module `name`. Raises PlanError for none."""
         found = tuple(
@@ -87,12 +111,14 @@ class UnitGraph:
             if u.name == name or u.block == name or u.layer == name or u.name.startswith(f"{name}.")
         )
         if not found:
-            raise PlanError(unknown("unit", name, self.names()), code="unknown_unit")
+            raise PlanError(unknown("unit", name, [*self.names(), *self.operators]), code="unknown_unit")
         return found
 
     def expand(self, names: Iterable[str]) -> frozenset[str]:
-        """Unit names for a mixture of units, layers and blocks."""
-        return frozenset(unit.name for name in names for unit in self.select(name))
+        """Unit names for a mixture of units, layers and blocks; names of operators stay what they are."""
+        wanted = set(names)
+        operators = wanted & self.operators.keys()
+        return frozenset(operators | {unit.name for name in wanted - operators for unit in self.select(name)})
 
     def names(self) -> list[str]:
         """Every name that `select` knows, coarse levels included."""
@@ -108,7 +134,7 @@ class UnitGraph:
     def with_cuts(self, names: Iterable[str]) -> UnitGraph:
         """The graph after cutting. Raises PlanError for unknown names and protected units."""
         cuts = self.expand(names)
-        for name in sorted(cuts):
+        for name in sorted(cuts & self.by_name.keys()):
             if self.by_name[name].cutting == "protected":
                 raise PlanError(
                     f"unit '{name}' ({self.by_name[name].kind}) is protected and cannot be cut: "
@@ -162,16 +188,24 @@ class UnitGraph:
         """Multiply-accumulates of one sample through what is live (default: the whole cut network)."""
         live = live or self.live()
         whole = set(self.computed(live))
-        return sum(u.macs if u.name in whole else u.stream_macs for u in map(self.by_name.__getitem__, live.run))
+        return sum(
+            u.macs - sum(o.macs - o.left_macs for o in self.removed(u)) if u.name in whole else u.stream_macs
+            for u in map(self.by_name.__getitem__, live.run)
+        )
 
     def parameters(self, live: Live | None = None) -> int:
         """Parameters of what is live (default: the whole cut network)."""
         live = live or self.live()
         whole = set(self.computed(live))
         return sum(
-            u.parameters if u.name in whole else u.stream_parameters
+            u.parameters - sum(o.parameters - o.left_parameters for o in self.removed(u)) if u.name in whole
+            else u.stream_parameters
             for u in map(self.by_name.__getitem__, live.run)
         )
+
+    def removed(self, unit: Unit) -> tuple[Operator, ...]:
+        """The unit's operators that are cut by themselves."""
+        return tuple(o for o in unit.operators if o.name in self.cuts and o.name in self.operators)
 
     def computed(self, live: Live) -> tuple[str, ...]:
         """Names of the live units that run in full: neither cut nor replaced by a cached change."""

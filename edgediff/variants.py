@@ -23,6 +23,7 @@ from edgediff.distilled import NETWORK, WEIGHTS
 from edgediff.errors import ModelError, PlanError, unknown
 from edgediff.manifest import BATCH, TensorSpec
 from edgediff.networks import evaluate, family_of
+from edgediff.networks._operators import remove_operators
 from edgediff.plan import Plan
 from edgediff.plugins import load_plugin, plugin_names
 from edgediff.schedule import Wiring, carry_name, wire_schedule
@@ -171,6 +172,7 @@ def cut_network(model: nn.Module, graph: UnitGraph, units: Iterable[str]) -> tup
     cut = graph.with_cuts(units)
     shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
     network: nn.Module = copy.deepcopy(model, memo=dict(shared))
+    remove_operators(network, cut)
     family = family_of(model)
     live = set(cut.live().run)
     kept = {p for name in live for p in _kept_parameters(family, network, cut, name)}

@@ -114,12 +114,16 @@ def _count_costs(family: ModuleType, model: nn.Module, graph: UnitGraph, sizes: 
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    from edgediff.networks._operators import count_operators, describe_operators, watch_operators
+
     units: list[Unit] = []
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
         values = family.example_inputs(model, sizes, batch=1)
         for unit in graph.units:
             reads = [values[read] for read in unit.reads]
-            value, macs, attention = _counted(family.run_unit, model, unit, reads)
+            operators = describe_operators(family, model, unit)
+            with watch_operators(model, operators) as shapes:
+                value, macs, attention = _counted(family.run_unit, model, unit, reads)
             values[unit.name] = value
             spare = 0
             if unit.cutting == "shortcut":
@@ -134,6 +138,7 @@ def _count_costs(family: ModuleType, model: nn.Module, graph: UnitGraph, sizes: 
                     attention_macs=attention,
                     stream_macs=spare,
                     shape=tuple(value.shape[1:]),
+                    operators=count_operators(model, operators, shapes),
                 )
             )
     return tuple(units)
