@@ -47,12 +47,27 @@ class BackendTable(Model):
 
     weights: Weights = "fp32"
     guidance: Literal["batched", "sequential"] = "batched"
-    format: Literal["onnx", "ort"] = "onnx"
+    format: Literal["onnx", "ort", "mlpackage"] = "onnx"
     delegate: str | None = None
     threads: int | None = Field(default=None, ge=1)
     unit: UnitName = "cpu"
     precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = ("fp32", "fp16", "int8")
     constraints: tuple[str, ...] = ()
+
+
+class CoreMLTable(BackendTable):
+    """`deployment` is the oldest release that must run the programs: iOS 18 has several functions over one set of
+    weights, and attention as one operation. `attention`: that operation (`sdpa`); per head with channels first, for
+    the Neural Engine (`split_einsum`); two products and a softmax (`original`, for the GPU). `islands` are the parts
+    left in fp32 in an fp16 program (`auto`: chosen by measured parity).
+    """
+
+    weights: Weights = "fp16"
+    unit: UnitName = "npu"
+    format: Literal["onnx", "ort", "mlpackage"] = "mlpackage"
+    deployment: Literal["iOS16", "iOS17", "iOS18"] = "iOS18"
+    attention: Literal["sdpa", "split_einsum", "original"] = "sdpa"
+    islands: Literal["auto"] | tuple[Literal["time", "norm", "softmax"], ...] = "auto"
 
 
 class LinkTable(Model):
@@ -87,7 +102,7 @@ class Target(Model):
     onnxruntime: BackendTable = BackendTable()
     eager: BackendTable = BackendTable()
     cuda: BackendTable = BackendTable(unit="gpu")
-    coreml: BackendTable = BackendTable(weights="fp16", unit="npu")
+    coreml: CoreMLTable = CoreMLTable()
     executorch: BackendTable = BackendTable()
     link: LinkTable = LinkTable()
 

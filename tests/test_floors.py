@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parent.parent / "edgediff"
 FLOORS = """
     errors
     config plugins
-    units schedule steps recipe target plan manifest rows latency metrics schemas distilled
+    units schedule steps recipe target plan manifest rows latency metrics compression schemas distilled
     estimate
     networks rng tokenizer embedded pipeline sampler
     trace rollout

@@ -95,13 +95,14 @@ class EagerRunner:
         for name in self._inputs:
             if name not in inputs:
                 raise BackendError(f"input '{name}' is missing; given were {sorted(inputs)}", code="run")
-        with torch.inference_mode(), _threads(self._threads):
+        with torch.inference_mode(), torch_threads(self._threads):
             values = self._module(*(torch.from_numpy(np.array(inputs[name])) for name in self._inputs))
         return {name: value.numpy().copy() for name, value in zip(self._outputs, values, strict=True)}
 
 
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def torch_threads(count: int | None) -> Iterator[None]:
+    """Within it PyTorch uses `count` threads; None leaves its own number."""
     import torch
 
     before = torch.get_num_threads()

@@ -1,0 +1,110 @@
+"""An exported program to a Core ML program with one function, saved beside others to be linked."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgediff.backends._coreml_capture import check_operators
+from edgediff.errors import BackendError
+from edgediff.manifest import TensorSpec
+
+if TYPE_CHECKING:
+    from edgediff.variants import Variant
+
+RELEASES = {"iOS16": 16, "iOS17": 17, "iOS18": 18}
+# Parts of a network that may stay in fp32 inside an fp16 program: `time` is the sinusoid of the time embedding.
+ISLANDS = ("time", "norm", "softmax")
+NORM_OPERATIONS = {
+    "reduce_mean", "sub", "square", "sqrt", "rsqrt", "real_div", "layer_norm", "instance_norm", "batch_norm",
+}  # fmt: skip
+SOFTMAX_OPERATIONS = {"softmax", "scaled_dot_product_attention"}
+PRODUCTS = {"linear", "matmul", "conv", "einsum"}
+
+
+def convert_program(
+    program: Any, variant: Variant, batch: int, out: Path, *, precision: str, deployment: str,
+    islands: Sequence[str] = (),
+) -> None:
+    """Writes `out`, an `.mlpackage` whose one function `main` has the variant's inputs and outputs by name and type
+    (int64 becomes int32, which is Core ML's integer).
+
+    `precision` fp32, or fp16 with the named `islands` left in fp32. Raises BackendError (code `export`).
+    """
+    import coremltools as ct
+    import numpy as np
+
+    check_operators(variant.name, program)
+    types = {"int64": np.int32, "int32": np.int32, "float16": np.float16, "float32": np.float32}
+
+    def described(spec: TensorSpec, *, output: bool = False) -> Any:
+        # An output's integer type is the converter's to choose, and its shape is known.
+        return ct.TensorType(
+            name=spec.name, dtype=types[spec.dtype], **({} if output else {"shape": spec.sized(batch)})
+        )
+
+    chosen = set(islands)
+    compute = (
+        ct.precision.FLOAT32 if precision == "fp32" else ct.transform.FP16ComputePrecision(fp16_selector(chosen))
+    )
+    with quiet_converter():
+        try:
+            model = ct.convert(
+                program, inputs=[described(spec) for spec in variant.inputs],
+                outputs=[described(spec, output=True) for spec in variant.outputs],
+                minimum_deployment_target=getattr(ct.target, deployment), compute_precision=compute,
+                skip_model_load=True,
+            )
+            model.save(str(out))
+        except Exception as error:  # the converter raises many kinds
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+            reason = lines[0].rstrip(".")
+            message = f"graph '{variant.name}' cannot be written for Core ML: {reason}; the cause is chained"
+            raise BackendError(message, code="export") from error
+
+
+def fp16_selector(islands: set[str]) -> Callable[[Any], bool]:
+    """Whether an operation is computed in fp16."""
+    kept: dict[str, bool] = {}
+
+    def in_time(operation: Any) -> bool:
+        """Whether it depends on the timestep with no product in between."""
+        if operation.name not in kept:
+            kept[operation.name] = False  # what an operation reads comes before it: there are no circles
+            kept[operation.name] = operation.op_type not in PRODUCTS and any(
+                one.name == "timestep" if one.op is None else in_time(one.op)
+                for value in operation.inputs.values() if value is not None
+                for one in (value if isinstance(value, list | tuple) else [value])
+            )
+        return kept[operation.name]
+
+    def select(operation: Any) -> bool:
+        if "norm" in islands and operation.op_type in NORM_OPERATIONS:
+            return False
+        if "softmax" in islands and operation.op_type in SOFTMAX_OPERATIONS:
+            return False
+        return not ("time" in islands and in_time(operation))
+
+    return select
+
+
+@contextlib.contextmanager
+def quiet_converter() -> Iterator[None]:
+    """Within it the converter's notes, warnings and progress bars reach nobody's terminal."""
+    loggers = [logging.getLogger(name) for name in ("coremltools", "torch")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            with contextlib.redirect_stderr(io.StringIO()):  # the bars ask nobody whether they are wanted
+                yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
