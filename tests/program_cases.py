@@ -110,7 +110,7 @@ def make_cases() -> list[ProgramCase]:
     held = tuple(_with(row, held_guidance=3.0) if row.guidance is None else row for row in held)
     noisy = tuple(
         _with(row, input_scale=1.0 - 0.1 * index, update=Update(
-            x=(0.9,) * min(index + 1, 3), e=(-0.2, 0.1)[: index + 1], noise=0.3 if index % 2 else 0.0))
+            x=(0.5, 0.2, 0.1)[: index + 1], e=(-0.2, 0.1)[: index + 1], noise=0.3 if index % 2 else 0.0))
         for index, row in enumerate(rows)
     )  # fmt: skip
     clipped = tuple(
