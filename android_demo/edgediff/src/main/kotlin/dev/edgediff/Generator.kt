@@ -4,10 +4,12 @@ import kotlin.random.Random
 import kotlin.random.nextULong
 import kotlinx.coroutines.CoroutineDispatcher
 import kotlinx.coroutines.Dispatchers
+import kotlinx.coroutines.channels.Channel
 import kotlinx.coroutines.currentCoroutineContext
 import kotlinx.coroutines.ensureActive
 import kotlinx.coroutines.flow.Flow
 import kotlinx.coroutines.flow.FlowCollector
+import kotlinx.coroutines.flow.buffer
 import kotlinx.coroutines.flow.flow
 import kotlinx.coroutines.flow.flowOn
 import kotlinx.coroutines.sync.Mutex
@@ -54,9 +56,12 @@ public class Generator(
 
     private val one = Mutex()
 
-    /** Cold: every collection makes the picture anew. Never throws but for what the collector itself throws. */
+    /**
+     * Cold: every collection makes the picture anew. Never throws but for what the collector itself throws. No row is
+     * computed ahead of a collector that has not taken the event before.
+     */
     public fun generate(request: GenerationRequest): Flow<GenerationEvent> =
-        flow { one.withLock { run(request) } }.flowOn(dispatcher)
+        flow { one.withLock { run(request) } }.buffer(Channel.RENDEZVOUS).flowOn(dispatcher)
 
     /** Closes every graph. The generator can be used again, and then loads them again. */
     override fun close(): Unit = session.close()
