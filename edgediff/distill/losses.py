@@ -3,8 +3,8 @@
 L = task * MSE(prediction, target) + output * MSE(prediction, teacher's) + feature * sum_l a_l MSE(F_l, teacher's F_l)
 with all a_l = 1 is BK-SDM's (arXiv 2305.15798). LAPTOP-Diff (arXiv 2404.11098) weighs the terms by the norm of the
 teacher's feature, because a few terms of large numbers rule the plain sum. Its exact weights could not be read;
-ours: a_l = g / m_l with m_l a running mean of the teacher's mean square (`normalised`), or g / sqrt(m_l)
-(`normalised_root`), and g such that the mean of the a_l is 1, as it is in the plain sum.
+ours: a_l = 1 / m_l with m_l a running mean of the teacher's mean square (`normalised`: every term is an error
+relative to the feature), or 1 / sqrt(m_l) (`normalised_root`).
 """
 
 from __future__ import annotations
@@ -47,11 +47,10 @@ class FeatureWeights:
         self.squares = torch.where(self.squares > 0, torch.lerp(now, self.squares, DECAY), now)
 
     def values(self) -> Tensor:
-        """`[taps]`; their mean is 1."""
+        """`[taps]`."""
         if self.kind == "plain":
             return torch.ones_like(self.squares)
-        weights = 1.0 / (self.squares if self.kind == "normalised" else self.squares.sqrt()).clamp_min(TINY)
-        return weights / weights.mean()
+        return 1.0 / ((self.squares if self.kind == "normalised" else self.squares.sqrt()) + TINY)
 
 
 def distillation_loss(

@@ -1,0 +1,291 @@
+"""Cuts beside their baselines, before and after the same short distillation of the embedded model.
+
+    python tests/bench/pruning_table.py run --work build/pruning [--seeds 3] [--steps 100] [--jobs 2] [--limit N]
+    python tests/bench/pruning_table.py render --work build/pruning     tests/bench/pruning_table.{json,html}
+
+`run` makes what is missing in the work folder, in the order of `list_runs`, `jobs` runs side by side and at most
+`limit` of them, so that it can be stopped and started again at any time. `render` writes the committed table of what
+is there. Sizes are those of BK-SDM's presets base and small. The cuts are chosen once, on the calibration prompts;
+the three seeds are of the distillation. 256 captions, each from the noise of its own seed; `--sampler-steps` DDIM steps
+without guidance (glyph draws as well without it as with 2; see its model card).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import numpy as np
+import torch
+
+from edgediff.distill import distill_network, load_samples, prepare_folder
+from edgediff.distill.checkpoint import read_losses
+from edgediff.embedded.evaluation import choose_prompts
+from edgediff.embedded.judge import SAME, load_judge
+from edgediff.errors import EdgeDiffError
+from edgediff.evaluation.scoring import Scorer
+from edgediff.networks import evaluate
+from edgediff.pipeline import Pipeline, load_pipeline
+from edgediff.plan import Cut
+from edgediff.plugins import load_plugin, plugin_names
+from edgediff.recipe import DistillTable, Recipe
+from edgediff.trace import record_trace, sample_latents, step_table
+from edgediff.units import UnitGraph
+from edgediff.variants import cut_network, load_network
+
+HERE = Path(__file__).parent
+SIZES = ("base", "small")
+SHOWN, BATCH, PAIRS = 12, 64, 15
+SWITCH_SHARE = 0.5  # of the calls, for the light network: A-SDM's switching
+
+
+@dataclass(frozen=True)
+class Run:
+    """One distillation: `method` at the parameters of BK-SDM's preset `size`."""
+
+    size: str
+    method: str
+    features: str
+    seed: int
+    feature: float = 1.0
+
+    @property
+    def key(self) -> str:
+        weight = "" if self.feature == 1.0 else f"-{self.feature:g}"
+        return f"{self.size}-{self.method}-{self.features}{weight}-{self.seed}"
+
+
+def list_runs(seeds: int) -> list[Run]:
+    """What decides comes first; then the other baselines, the other size, and the ablations of the losses."""
+    main = [Run("small", m, "normalised", s) for s in range(seeds) for m in ("laptop", "bk_sdm")]
+    curves = [Run("small", "laptop", "plain", s) for s in range(seeds)]
+    others = [Run("small", m, "normalised", s) for s in range(seeds) for m in ("random", "magnitude")]
+    lighter = [Run("base", m, "normalised", s) for s in range(seeds) for m in ("laptop", "bk_sdm")]
+    rest = [Run("base", m, "normalised", s) for s in range(seeds) for m in ("random", "magnitude")]
+    ablations = [Run("small", "laptop", "none", 0), Run("small", "laptop", "plain", 0, 0.05)]
+    assembled = [Run(size, "assembly", "normalised", 0) for size in SIZES if "assembly" in plugin_names("prune")]
+    return [*main, *curves, *others[:2], *lighter[:2], *rest[:2], *ablations, *assembled, *lighter[2:], *others[2:],
+            *rest[2:]]  # fmt: skip
+
+
+# -- cuts -----------------------------------------------------------------------------------------
+
+
+def find_cuts(pipeline: Pipeline, size: str, method: str, work: Path) -> list[Cut]:
+    """The cuts of a method, kept in the work folder."""
+    path = work / f"cuts-{size}-{method}.json"
+    if path.is_file():
+        return [Cut.model_validate(row) for row in json.loads(path.read_text(encoding="utf-8"))]
+    graph = pipeline.graph
+    preset = load_plugin("prune", "bk_sdm").preset_cuts(graph, size)
+    share = graph.with_cuts(preset).parameters() / graph.parameters()
+    options: dict[str, Any] = {"preset": size} if method == "bk_sdm" else {"budget": {"parameters": share}}
+    recipe = Recipe.model_validate({
+        "name": "table", "sampler": {"kind": "ddim", "steps": 50}, "guidance": {"scale": 2.0},
+        "calibration": {"prompts": 8}, "prune": [{"kind": method, **options}],
+    })  # fmt: skip
+    plugin = load_plugin("prune", method)
+    spec = plugin.Spec.model_validate(options)
+    cuts = plugin.propose(spec, plugin.score(spec, pipeline, record_trace(pipeline, recipe)), graph)
+    write_json(path, [cut.model_dump(mode="json") for cut in cuts])
+    return list(cuts)
+
+
+# -- pictures and figures -------------------------------------------------------------------------
+
+Network = tuple[torch.nn.Module, UnitGraph]
+
+
+class Pictures:
+    """Draws the prompts with a network and scores them beside the untouched one's."""
+
+    def __init__(self, pipeline: Pipeline, work: Path, steps: int, count: int) -> None:
+        self.pipeline, self.work, self.count = pipeline, work, count
+        self.table = step_table(pipeline, "ddim", steps)
+        self.prompts = choose_prompts(count)
+        self.scorer = Scorer((load_judge(), SAME), self.prompts)
+        path = work / f"reference-{count}-{steps}.npy"
+        if not path.is_file():
+            np.save(path, self.draw(lambda index: (pipeline.denoiser, pipeline.graph)))
+        self.reference = np.load(path)
+
+    def draw(self, network_at: Callable[[int], Network]) -> np.ndarray[Any, Any]:
+        """uint8 [n, height, width, 3]; `network_at` gives the network of each call."""
+        place = {row.timestep: index for index, row in enumerate(self.table.rows)}
+
+        def predict(sample: torch.Tensor, when: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+            network, graph = network_at(place[float(when[0])])
+            inputs = dict(zip(graph.inputs, (sample, when, text), strict=True))
+            return evaluate(network, graph, graph.live(), inputs)[0]
+
+        calls = len(self.table.rows)
+        latents = sample_latents(
+            self.pipeline, self.table, (None,) * calls, self.prompts, range(self.count), batch=BATCH, denoiser=predict
+        )
+        pixels = torch.cat([self.pipeline.decode(part) for part in latents.split(BATCH)]).permute(0, 2, 3, 1)
+        return np.rint((pixels.numpy() * 0.5 + 0.5).clip(0, 1) * 255).astype(np.uint8)
+
+    def figures(self, pictures: np.ndarray[Any, Any], name: str) -> dict[str, Any]:
+        """The figures; the first pictures are kept for the contact sheet."""
+        np.save(self.work / f"shown-{name}.npy", pictures[:SHOWN])
+        return self.scorer.figures(pictures, self.reference).data
+
+    def figures_of(self, network: Network, name: str) -> dict[str, Any]:
+        return self.figures(self.draw(lambda index: network), name)
+
+
+def time_ratio(pipeline: Pipeline, network: Network) -> dict[str, float]:
+    """Time of one call of the cut network over the untouched one's, one sample each, by turns."""
+    whole: Network = (pipeline.denoiser, pipeline.graph)
+    example = {
+        "sample": torch.randn(1, *pipeline.latent), "timestep": torch.tensor([501.0]),
+        "encoder_hidden_states": pipeline.encode(["red heart"]),
+    }  # fmt: skip
+    ratios = []
+    with torch.inference_mode():
+        for index in range(PAIRS + 2):
+            taken = []
+            for module, graph in (whole, network):
+                start = time.perf_counter()
+                evaluate(module, graph, graph.live(), example)
+                taken.append(time.perf_counter() - start)
+            if index >= 2:
+                ratios.append(taken[1] / taken[0])
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return {"median": middle, "quartile_low": low, "quartile_high": high, "pairs": PAIRS}
+
+
+# -- one run --------------------------------------------------------------------------------------
+
+
+def make_run(run: Run, args: argparse.Namespace) -> None:
+    """Cut, measure, distil, measure; the result is one JSON file."""
+    started = time.monotonic()
+    pipeline, work = load_pipeline("glyph"), args.work
+    cuts = find_cuts(pipeline, run.size, run.method, work)
+    pictures = Pictures(pipeline, work, args.sampler_steps, args.prompts)
+    before = measure_before(pipeline, pictures, run, cuts, work)
+    table = DistillTable(
+        steps=args.steps, batch=args.batch, rate=args.rate, precision=args.precision, seed=run.seed,
+        features=run.features, feature=run.feature, probe_every=max(1, args.steps // 5),
+    )  # fmt: skip
+    out = work / "networks" / run.key
+    prepare_folder(out, resume=False, overwrite=True)
+    distill_network(pipeline, cuts, table, load_samples(pipeline, None), out, device=args.device)
+    trained = time.monotonic()
+    network = load_network(out / "unet", pipeline.graph)
+    after = pictures.figures_of(network, run.key)
+    switched = None
+    if run.seed == 0 and run.method in ("laptop", "assembly") and run.features == "normalised":
+        switched = measure_switch(pipeline, pictures, network, run.key)
+    write_json(work / f"run-{run.key}.json", {
+        **asdict(run), "settings": table.model_dump(mode="json"), "before": before, "after": after,
+        "switched": switched, "curve": read_losses(out / "losses.jsonl"), "prompts": args.prompts,
+        "sampler_steps": args.sampler_steps, "reference": pictures.scorer.figures(pictures.reference).data,
+        "seconds": {"distil": trained - started, "all": time.monotonic() - started},
+    })  # fmt: skip
+
+
+def measure_before(pipeline: Pipeline, pictures: Pictures, run: Run, cuts: list[Cut], work: Path) -> dict[str, Any]:
+    path = work / f"before-{run.size}-{run.method}.json"
+    if not path.is_file():
+        network, graph = cut_network(pipeline.denoiser, pipeline.graph, [cut.unit for cut in cuts])
+        whole = pipeline.graph
+        write_json(path, {
+            "cuts": [cut.unit for cut in cuts], "parameters": graph.parameters() / whole.parameters(),
+            "macs": graph.macs() / whole.macs(), "time": time_ratio(pipeline, (network, graph)),
+            **pictures.figures_of((network, graph), f"before-{run.size}-{run.method}"),
+        })  # fmt: skip
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def measure_switch(pipeline: Pipeline, pictures: Pictures, light: Network, key: str) -> dict[str, Any]:
+    """A-SDM's switching: the light network in the early calls, the untouched one in the later; and the reverse."""
+    whole: Network = (pipeline.denoiser, pipeline.graph)
+    calls = len(pictures.table.rows)
+    middle = round(SWITCH_SHARE * calls)
+    share = (middle * light[1].macs() + (calls - middle) * whole[1].macs()) / (calls * whole[1].macs())
+    early = pictures.draw(lambda index: light if index < middle else whole)
+    late = pictures.draw(lambda index: whole if index < calls - middle else light)
+    return {
+        "macs": share, "light_first": pictures.figures(early, f"{key}-light-first"),
+        "light_last": pictures.figures(late, f"{key}-light-last"),
+    }  # fmt: skip
+
+
+def write_json(path: Path, value: Any) -> None:
+    partial = path.with_suffix(f".{os.getpid()}")
+    partial.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+# -- all runs -------------------------------------------------------------------------------------
+
+
+def make_runs(args: argparse.Namespace) -> None:
+    """Each run in a process of its own, `jobs` side by side: one core each is what the small operators use well."""
+    args.work.mkdir(parents=True, exist_ok=True)
+    todo = [run for run in list_runs(args.seeds) if not (args.work / f"run-{run.key}.json").is_file()]
+    if args.only:
+        todo = [run for run in todo if run.key == args.only]
+    todo = todo[: args.limit]
+    if args.jobs <= 1:
+        for run in todo:
+            print(f"{time.strftime('%H:%M:%S')} {run.key}", flush=True)
+            make_run(run, args)
+        return
+    children: list[subprocess.Popen[bytes]] = []
+    for run in todo:
+        while sum(child.poll() is None for child in children) >= args.jobs:
+            time.sleep(0.2)
+        own = ("--jobs", "1", "--limit", "1", "--only", run.key)  # of two, argparse takes the last
+        children.append(subprocess.Popen([sys.executable, __file__, *sys.argv[1:], *own]))
+    failed = [child.args for child in children if child.wait()]
+    if failed:
+        raise EdgeDiffError(f"{len(failed)} runs failed, the first: {failed[0]}")
+
+
+def read_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("run", "render"))
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--precision", default="bf16")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--prompts", type=int, default=256)
+    parser.add_argument("--sampler-steps", type=int, default=10)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--only", help="the key of one run")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = read_options()
+    if args.what == "run":
+        make_runs(args)
+    else:
+        from edgediff.report.pruning import collect_runs, render_pruning
+
+        found = collect_runs(args.work)
+        write_json(HERE / "pruning_table.json", found)
+        render_pruning(found, args.work, HERE / "pruning_table.html")
+
+
+if __name__ == "__main__":
+    main()

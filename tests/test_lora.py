@@ -1,0 +1,125 @@
+"""LoRA weights: read in three formats, fused before the cut, and what the cut loses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from edgediff.errors import ModelError
+from edgediff.lora import fuse_lora, fuse_pipeline, load_lora, lost_targets, read_lora
+from edgediff.pipeline import Pipeline
+from tests.tiny import tiny_pipeline
+
+LINEAR = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+CONV = "down_blocks.1.resnets.0.conv1"
+RANK = 2
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    return tiny_pipeline(tmp_path_factory.mktemp("model"))
+
+
+def factors(pipeline: Pipeline, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    weight = pipeline.denoiser.get_submodule(name).weight
+    generator = torch.Generator().manual_seed(len(name))
+    tail = (1, 1) if weight.dim() == 4 else ()
+    down = torch.randn(RANK, *weight.shape[1:], generator=generator)
+    return down, torch.randn(weight.shape[0], RANK, *tail, generator=generator)
+
+
+def diffusers_state(pipeline: Pipeline) -> dict[str, torch.Tensor]:
+    """As `StableDiffusionPipeline.save_lora_weights` writes it."""
+    state = {}
+    for name in (LINEAR, CONV):
+        down, up = factors(pipeline, name)
+        state |= {f"unet.{name}.lora_A.weight": down, f"unet.{name}.lora_B.weight": up}
+    return state
+
+
+def test_fused_weights_answer_as_weights_and_lora_would(pipeline):
+    state = diffusers_state(pipeline)
+    fused = fuse_lora(pipeline.denoiser, read_lora(state, pipeline.denoiser), 0.5)
+    for name, shape in ((LINEAR, (3, 16)), (CONV, (2, 16, 8, 8))):
+        before, after = pipeline.denoiser.get_submodule(name), fused.get_submodule(name)
+        value = torch.randn(shape)
+        down, up = state[f"unet.{name}.lora_A.weight"], state[f"unet.{name}.lora_B.weight"]
+        if value.dim() == 4:
+            change = torch.nn.functional.conv2d(torch.nn.functional.conv2d(value, down, padding=1), up)
+        else:
+            change = value @ down.T @ up.T
+        with torch.no_grad():
+            torch.testing.assert_close(after(value), before(value) + 0.5 * change, rtol=1e-4, atol=1e-4)
+    ours, theirs = dict(pipeline.denoiser.named_parameters()), dict(fused.named_parameters())
+    changed = {name for name, tensor in ours.items() if tensor is not theirs[name]}
+    assert changed == {f"{LINEAR}.weight", f"{CONV}.weight"}, "what no LoRA touches is shared, not copied"
+
+
+@pytest.mark.parametrize("form", ["peft", "old", "processor", "kohya"])
+def test_every_format_means_the_same(pipeline, form):
+    down, up = factors(pipeline, LINEAR)
+    head, _, tail = LINEAR.rpartition(".")
+    keys = {
+        "peft": (f"unet.{LINEAR}.lora_A.default.weight", f"unet.{LINEAR}.lora_B.default.weight"),
+        "old": (f"unet.{LINEAR}.lora.down.weight", f"unet.{LINEAR}.lora.up.weight"),
+        "processor": (f"unet.{head}.processor.{tail}_lora.down.weight", f"unet.{head}.processor.{tail}_lora.up.weight"),
+        "kohya": tuple(f"lora_unet_{LINEAR.replace('.', '_')}.lora_{part}.weight" for part in ("down", "up")),
+    }[form]
+    found = read_lora(dict(zip(keys, (down, up), strict=True)), pipeline.denoiser)
+    assert list(found) == [LINEAR]
+    assert found[LINEAR].down is down
+    assert found[LINEAR].up is up
+
+
+def test_alpha_scales(pipeline, tmp_path):
+    state = diffusers_state(pipeline)
+    plain = fuse_lora(pipeline.denoiser, read_lora(state, pipeline.denoiser), 2.0).get_submodule(LINEAR).weight
+    kohya = {**state, f"unet.{LINEAR}.alpha": torch.tensor(4.0)}
+    half = fuse_lora(pipeline.denoiser, read_lora(kohya, pipeline.denoiser), 1.0).get_submodule(LINEAR).weight
+    torch.testing.assert_close(plain, half)
+    about = json.dumps({"unet.lora_alpha": 4})
+    save_file(state, tmp_path / "l.safetensors", {"lora_adapter_metadata": about})
+    listed = fuse_lora(pipeline.denoiser, load_lora(tmp_path / "l.safetensors", pipeline.denoiser), 1.0)
+    torch.testing.assert_close(listed.get_submodule(LINEAR).weight, plain)
+
+
+def test_lost_targets_are_those_that_are_cut(pipeline, tmp_path):
+    pairs = read_lora(diffusers_state(pipeline), pipeline.denoiser)
+    assert lost_targets(pairs, pipeline.denoiser, pipeline.graph, ["down_blocks.0.attentions.0"]) == [LINEAR]
+    assert lost_targets(pairs, pipeline.denoiser, pipeline.graph, ["up_blocks.1"][:0]) == []
+    save_file(diffusers_state(pipeline), tmp_path / "mine.safetensors")
+    fused, record = fuse_pipeline(pipeline, tmp_path / "mine.safetensors", 1.0, ["down_blocks.0.attentions.0"])
+    assert (record.file, record.targets, record.lost) == ("mine.safetensors", 2, (LINEAR,))
+    assert fused.weights == pipeline.weights
+    assert fused.denoiser is not pipeline.denoiser
+
+
+def changed(state: dict[str, torch.Tensor], old: str, new: str | None, value: torch.Tensor | None = None) -> dict:
+    made = dict(state)
+    tensor = made.pop(old)
+    if new is not None:
+        made[new] = tensor if value is None else value
+    return made
+
+
+def test_bad_files_are_named(pipeline, tmp_path):
+    state = diffusers_state(pipeline)
+    key = f"unet.{LINEAR}.lora_A.weight"
+    cases = [
+        (changed(state, key, key.replace("to_q", "to_x")), r"unknown LoRA target '.*to_x'; did you mean '.*'"),
+        (changed(state, key, None), "has one factor of two"),
+        (changed(state, key, key, torch.zeros(RANK, 5)), r"do not make its weight \[16, 16\]"),
+        (changed(state, key, "text_encoder.a.lora_A.weight"), "is a target in the text encoder"),
+        (changed(state, key, f"unet.{LINEAR}.lora_magnitude_vector"), "is not of a LoRA format"),
+    ]
+    for case, message in cases:
+        with pytest.raises(ModelError, match=message):
+            read_lora(case, pipeline.denoiser)
+    (tmp_path / "x").write_bytes(b"pickle")
+    for path in (tmp_path / "x", Path("nowhere")):
+        with pytest.raises(ModelError, match="is not a safetensors file of LoRA weights"):
+            load_lora(path, pipeline.denoiser)
