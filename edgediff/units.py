@@ -132,10 +132,12 @@ class UnitGraph:
         return list(found)
 
     def with_cuts(self, names: Iterable[str]) -> UnitGraph:
-        """The graph after cutting. Raises PlanError for unknown names and protected units."""
+        """The graph after cutting. A protected unit may go only where nothing reads it any more once the others are
+        cut (what a DiT block's residual additions read). Raises PlanError for unknown names and protected units."""
         cuts = self.expand(names)
-        for name in sorted(cuts & self.by_name.keys()):
-            if self.by_name[name].cutting == "protected":
+        protected = {name for name in cuts & self.by_name.keys() if self.by_name[name].cutting == "protected"}
+        for name in replace(self, cuts=self.cuts | (cuts - protected)).live().run:
+            if name in protected:
                 raise PlanError(
                     f"unit '{name}' ({self.by_name[name].kind}) is protected and cannot be cut: "
                     "samplers, the first and last convolution and the time embedding stay",

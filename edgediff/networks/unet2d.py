@@ -1,9 +1,10 @@
-"""UNet2DConditionModel: Stable Diffusion 1.x, 2.x and SDXL.
+"""UNet2DConditionModel (Stable Diffusion 1.x, 2.x and SDXL) and UNet2DModel (DDPM, LDM: unconditional).
 
 The order of operations is that of diffusers' own forward, so that a run of all units gives the same
 bits. A *layer* is a resnet with the transformer behind it (the mid block's first resnet is a layer of
 its own); below it, units are the resnet, the projections around a transformer, and the self-attention,
-cross-attention and feed-forward of each transformer block.
+cross-attention and feed-forward of each transformer block. An unconditional network has one attention over
+all places behind a resnet, its norm and residual included, in place of a transformer.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgediff.errors import ModelError
+from edgediff.networks._unet_options import check_options
 from edgediff.units import Unit
 
 if TYPE_CHECKING:
@@ -20,12 +22,10 @@ if TYPE_CHECKING:
     from edgediff.networks import Sizes
 
 NAME = "unet2d"
-HANDLES = ("UNet2DConditionModel",)
-INPUTS = ("sample", "timestep", "encoder_hidden_states")
+HANDLES = ("UNet2DConditionModel", "UNet2DModel")
+INPUTS_ALONE = ("sample", "timestep")
+INPUTS = (*INPUTS_ALONE, "encoder_hidden_states")
 INPUTS_XL = (*INPUTS, "text_embeds", "time_ids")
-BLOCKS = {
-    "CrossAttnDownBlock2D", "DownBlock2D", "UNetMidBlock2DCrossAttn", "CrossAttnUpBlock2D", "UpBlock2D",
-}
 ATTENTION = {"attn1": "self_attention", "attn2": "cross_attention", "ff": "feed_forward"}
 NORMS = {"attn1": "norm1", "attn2": "norm2", "ff": "norm3"}
 
@@ -33,11 +33,11 @@ NORMS = {"attn1": "norm1", "attn2": "norm2", "ff": "norm3"}
 def describe_units(model: nn.Module) -> tuple[tuple[Unit, ...], tuple[str, ...], str]:
     """Units in execution order, input names, and the unit whose value is the output.
 
-    Raises ModelError for options of UNet2DConditionModel that no Stable Diffusion release uses.
+    Raises ModelError for options that no release of these networks uses.
     """
-    _check_config(model)
+    check_options(model)
     network: Any = model
-    inputs = INPUTS_XL if network.config.addition_embed_type == "text_time" else INPUTS
+    inputs = _inputs(network)
     time_reads = ("timestep", "sample", *inputs[3:])
     units = [
         Unit("time_embedding", "time_embedding", time_reads, block="time_embedding"),
@@ -121,9 +121,11 @@ def example_inputs(model: nn.Module, sizes: Sizes, batch: int = 1) -> dict[str, 
     inputs = {
         "sample": normal(batch, config.in_channels, sizes.height, sizes.width),
         "timestep": torch.full((1,), 501.0, device=parameter.device),
-        "encoder_hidden_states": normal(batch, sizes.tokens, config.cross_attention_dim),
     }
-    if config.addition_embed_type == "text_time":
+    names = _inputs(network)
+    if "encoder_hidden_states" in names:
+        inputs["encoder_hidden_states"] = normal(batch, sizes.tokens, config.cross_attention_dim)
+    if "text_embeds" in names:
         pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
         side = float(sizes.height * 8), float(sizes.width * 8)
         inputs["text_embeds"] = normal(batch, pooled)
@@ -134,14 +136,19 @@ def example_inputs(model: nn.Module, sizes: Sizes, batch: int = 1) -> dict[str, 
 # -- description ----------------------------------------------------------------------------------
 
 
+def _inputs(network: Any) -> tuple[str, ...]:
+    if type(network).__name__ == "UNet2DModel":
+        return INPUTS_ALONE
+    return INPUTS_XL if network.config.addition_embed_type == "text_time" else INPUTS
+
+
 def _down_units(block: Any, name: str, stream: str) -> Iterator[Unit]:
     for index, _ in enumerate(block.resnets):
         for unit in _layer_units(block, name, index, stream, None):
             stream = unit.name
             yield unit
     if block.downsamplers is not None:
-        sampler = f"{name}.downsamplers.0"
-        yield Unit(sampler, "sampler", (stream,), block=name, layer=sampler)
+        yield _sampler_unit(block.downsamplers[0], f"{name}.downsamplers.0", stream, name)
 
 
 def _mid_units(block: Any, stream: str) -> Iterator[Unit]:
@@ -150,7 +157,7 @@ def _mid_units(block: Any, stream: str) -> Iterator[Unit]:
     stream = f"{name}.resnets.0"
     for index, attention in enumerate(block.attentions):
         layer = f"{name}.layers.{index + 1}"
-        for unit in _transformer_units(attention, f"{name}.attentions.{index}", stream, name, layer):
+        for unit in _attention_units(attention, f"{name}.attentions.{index}", stream, name, layer):
             stream = unit.name
             yield unit
         resnet = f"{name}.resnets.{index + 1}"
@@ -164,8 +171,7 @@ def _up_units(block: Any, name: str, stream: str, skips: list[str]) -> Iterator[
             stream = unit.name
             yield unit
     if block.upsamplers is not None:
-        sampler = f"{name}.upsamplers.0"
-        yield Unit(sampler, "sampler", (stream,), block=name, layer=sampler)
+        yield _sampler_unit(block.upsamplers[0], f"{name}.upsamplers.0", stream, name)
 
 
 def _layer_units(block: Any, name: str, index: int, stream: str, skip: str | None) -> Iterator[Unit]:
@@ -174,7 +180,13 @@ def _layer_units(block: Any, name: str, index: int, stream: str, skip: str | Non
     yield _resnet_unit(block.resnets[index], resnet, stream, skip, name, layer)
     if getattr(block, "attentions", None) is not None:
         attention = block.attentions[index]
-        yield from _transformer_units(attention, f"{name}.attentions.{index}", resnet, name, layer)
+        yield from _attention_units(attention, f"{name}.attentions.{index}", resnet, name, layer)
+
+
+def _sampler_unit(sampler: Any, name: str, stream: str, block: str) -> Unit:
+    """A convolution, or (`downsample_type` and `upsample_type` "resnet") a resnet that reads the time."""
+    time = ("time_embedding",) if hasattr(sampler, "time_emb_proj") else ()
+    return Unit(name, "sampler", (stream, *time), block=block, layer=name)
 
 
 def _resnet_unit(resnet: Any, name: str, stream: str, skip: str | None, block: str, layer: str) -> Unit:
@@ -186,7 +198,12 @@ def _resnet_unit(resnet: Any, name: str, stream: str, skip: str | None, block: s
     return Unit(name, "resnet", (*streams, "time_embedding"), streams, "identity", block, layer)
 
 
-def _transformer_units(module: Any, name: str, stream: str, block: str, layer: str) -> Iterator[Unit]:
+def _attention_units(module: Any, name: str, stream: str, block: str, layer: str) -> Iterator[Unit]:
+    if module is None:  # a mid block without attention
+        return
+    if not hasattr(module, "transformer_blocks"):
+        yield Unit(name, "spatial_attention", (stream,), (stream,), "identity", block, layer)
+        return
     residual = stream
     yield Unit(f"{name}.proj_in", "projection_in", (stream,), (stream,), "identity", block, layer)
     stream = f"{name}.proj_in"
@@ -202,32 +219,9 @@ def _transformer_units(module: Any, name: str, stream: str, block: str, layer: s
 
 def _closes_layer(block: Any, unit: Unit) -> bool:
     """Whether a down block hands this unit's value to the up path."""
-    has_attention = getattr(block, "attentions", None) is not None
-    return unit.kind == "sampler" or unit.kind == ("projection_out" if has_attention else "resnet")
-
-
-def _check_config(model: nn.Module) -> None:
-    config: Any = model.config
-    wanted = {
-        "center_input_sample": (False,), "class_embed_type": (None,), "encoder_hid_dim_type": (None,),
-        "addition_embed_type": (None, "text_time"), "timestep_post_act": (None,), "time_cond_proj_dim": (None,),
-        "resnet_time_scale_shift": ("default",), "dual_cross_attention": (False,), "attention_type": ("default",),
-        "time_embedding_act_fn": (None,), "class_embeddings_concat": (False,), "num_class_embeds": (None,),
-        "only_cross_attention": (False, [False] * len(config.down_block_types)),
-    }
-    for key, allowed in wanted.items():
-        value = config.get(key, allowed[0])
-        if (list(value) if isinstance(value, tuple) else value) not in allowed:
-            raise ModelError(
-                f"UNet2DConditionModel option {key} = {value!r} is not described (allowed: {allowed})",
-                code="unsupported",
-            )
-    mid = [config.mid_block_type] if config.mid_block_type else []
-    for kind in (*config.down_block_types, *mid, *config.up_block_types):
-        if kind not in BLOCKS:
-            raise ModelError(
-                f"block type '{kind}' is not described (known: {', '.join(sorted(BLOCKS))})", code="unsupported"
-            )
+    if getattr(block, "attentions", None) is None:
+        return unit.kind in ("sampler", "resnet")
+    return unit.kind in ("sampler", "projection_out", "spatial_attention")
 
 
 # -- execution ------------------------------------------------------------------------------------
@@ -246,8 +240,8 @@ def _run_time(model: Any, unit: Unit, timestep: Tensor, sample: Tensor, *extra: 
     return result
 
 
-def _run_module(model: nn.Module, unit: Unit, value: Tensor) -> Tensor:
-    result: Tensor = model.get_submodule(unit.name)(value)
+def _run_module(model: nn.Module, unit: Unit, value: Tensor, *time: Tensor) -> Tensor:
+    result: Tensor = model.get_submodule(unit.name)(value, *time)
     return result
 
 
@@ -303,6 +297,7 @@ _RUN: dict[str, Any] = {
     "time_embedding": _run_time, "conv_in": _run_module, "sampler": _run_module, "resnet": _run_resnet,
     "projection_in": _run_projection_in, "projection_out": _run_projection_out, "conv_out": _run_conv_out,
     "self_attention": _run_attention, "cross_attention": _run_attention, "feed_forward": _run_attention,
+    "spatial_attention": _run_module,
 }
 
 
