@@ -111,14 +111,14 @@ class ProgramRow(StepRow):
     """One network call. `graph` None holds the last output.
 
     `guidance` s runs both prompts: e = e_empty + s (e_prompt - e_empty). None runs the prompt alone, and then
-    `held_guidance` s adds the difference that the last guided row left: e = e_prompt + (s - 1) d, with
-    d = e_prompt - e_empty of that row. A carry that the graph reads is sum_k mix[carry][k] * (its value k writes
-    ago, 0 the newest); a carry not in `mix` is its newest value.
+    `held_guidance` adds what guided rows left: e = e_prompt + sum_k held_guidance[k] d_k, with d_k = e_prompt -
+    e_empty of the guided row k guided rows ago, 0 the newest. A carry that the graph reads is
+    sum_k mix[carry][k] * (its value k writes ago, 0 the newest); a carry not in `mix` is its newest value.
     """
 
     graph: str | None = None
     guidance: float | None = None
-    held_guidance: float | None = None
+    held_guidance: tuple[float, ...] | None = None
     mix: dict[str, tuple[float, ...]] = {}
 
 
@@ -250,18 +250,16 @@ class Manifest(Model):
 
     def _check_rows(self, where: str) -> None:
         written: dict[str, list[bool]] = {}
-        ran = guided_ever = False
+        ran, guided_rows = False, 0
         for index, row in enumerate(self.program.rows):
-            if row.held_guidance is not None and (row.graph is None or row.guidance is not None or not guided_ever):
-                message = f"row {index} holds the guidance of an earlier row: it needs a graph, no guidance of its own"
-                raise BundleError(f"{message}, and a guided row before it", where=where, code="carry_before_write")
+            self._check_held_guidance(index, row, guided_rows, where)
             if row.graph is None:
                 if not ran or row.mix:
                     message = f"row {index} holds the output " + ("and mixes" if ran else "before any graph has run")
                     raise BundleError(message, where=where, code="carry" if ran else "carry_before_write")
                 continue
             guided_last, ran = row.guidance is not None, True
-            guided_ever = guided_ever or guided_last
+            guided_rows += guided_last
             graph = self._graph(row.graph, where)
             for carry, weights in row.mix.items():
                 if carry not in graph.carries_in or not weights:
@@ -279,6 +277,19 @@ class Manifest(Model):
                     raise BundleError(message, where=where, code="carry")
             for carry in graph.carries_out:
                 written.setdefault(carry, []).insert(0, guided_last)
+
+
+    @staticmethod
+    def _check_held_guidance(index: int, row: ProgramRow, guided: int, where: str) -> None:
+        held = row.held_guidance
+        if held is None:
+            return
+        if row.graph is None or row.guidance is not None or not held:
+            message = f"row {index} holds guidance: it needs a graph, weights, and no guidance of its own"
+            raise BundleError(message, where=where, code="guidance")
+        if len(held) > guided:
+            message = f"row {index} holds the guidance of {len(held)} rows, and {guided} before it are guided"
+            raise BundleError(message, where=where, code="carry_before_write")
 
 
 def check_version(version: str, where: str) -> None:

@@ -62,13 +62,14 @@ class GraphPlan(Model):
 class GuidancePlan(Model):
     """Guidance scale of each network call (None: the prompt alone), and how the two prompts run.
 
-    `held` is empty, or per call the scale at which the last guided call's difference is added to the prompt alone.
+    `held` is empty, or per call the weights at which the differences of the last guided calls (newest first) are
+    added to the prompt alone.
     `asked` is what the recipe asks for where a method departs from it (empty: `calls`): the reference samples so.
     """
 
     mode: Mode
     calls: tuple[float | None, ...]
-    held: tuple[float | None, ...] = ()
+    held: tuple[tuple[float, ...] | None, ...] = ()
     asked: tuple[float | None, ...] = ()
 
     @property
@@ -200,6 +201,6 @@ def _guidance_text(guidance: GuidancePlan) -> str:
     if not scales:
         return "none"
     shown = f"{min(scales):g}" if min(scales) == max(scales) else f"{min(scales):g} to {max(scales):g}"
-    held = sum(scale is not None for scale in guidance.held)
+    held = sum(weights is not None for weights in guidance.held)
     kept = f", held on {held}" if held else ""
     return f"{shown} on {len(scales)} of {len(guidance.calls)} calls{kept}, {guidance.mode}"

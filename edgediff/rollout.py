@@ -85,6 +85,26 @@ class Rollout:
         with torch.inference_mode():
             return torch.cat([self._run_part(folded, rows, wirings, watch, slice(s, s + self.batch)) for s in parts])
 
+    def outputs(self, row: StepRow, latent: Tensor, part: slice, *, guided: bool) -> tuple[Tensor, Tensor | None]:
+        """The whole network's outputs for the prompts in `part` and, when guided, for the empty prompt; from
+        unscaled latents `[n, *latent]` at the row's timestep."""
+        whole = ProgramRow(
+            timestep=row.timestep, input_scale=row.input_scale, update=row.update, graph="full",
+            guidance=1.0 if guided else None,
+        )
+        seen: list[Call] = []
+        wirings = wire_schedule(full_schedule(1), self.graph)
+        calls = _Calls(self, [whole], wirings, part, seen.append)
+        with torch.inference_mode():
+            calls.latent = latent
+            calls.predict(0, row, latent * row.input_scale)
+        return seen[0].prompt, seen[0].empty
+
+    def starts(self, part: slice) -> Tensor:
+        """Standard normal draws `[n, *latent]` from the prompts' own seeds."""
+        drawn = [torch.from_numpy(Rng(seed).normal(self.pipeline.latent)).float() for seed in self.seeds[part]]
+        return torch.stack(drawn).to(self.device)
+
     def pictures(self, latents: Tensor) -> Tensor:
         """uint8 `[n, height, width, channels]` on the CPU, rounded as the runtime rounds."""
         parts = [self.pipeline.decode(part.to(self.device)) for part in latents.split(self.batch)]
@@ -121,7 +141,8 @@ class _Calls:
         self.given = {name: value[part] for name, value in rollout.given.items()}
         self.null = {name: value.expand_as(self.given[name]) for name, value in rollout.null.items()}
         self.latent: Tensor
-        self.difference: Tensor | None = None
+        self.differences: list[Tensor] = []
+        self.held = max((len(row.held_guidance or ()) for row in rows), default=0)
         self.past: dict[str, list[Tensor]] = {}
         self.depth = max((len(w) for row in rows for w in row.mix.values()), default=1)
 
@@ -132,13 +153,14 @@ class _Calls:
         empty: Tensor | None = None
         if own.guidance is None:
             prompt = output = self._evaluate(own, sample, self.given)
-            if own.held_guidance is not None and self.difference is not None:
-                output = prompt + (own.held_guidance - 1.0) * self.difference
+            for weight, difference in zip(own.held_guidance or (), self.differences, strict=False):
+                output = output + weight * difference
         else:
             both = {name: torch.cat([self.null[name], value]) for name, value in self.given.items()}
             empty, prompt = self._evaluate(own, torch.cat([sample, sample]), both).chunk(2)
-            self.difference = prompt - empty
-            output = empty + own.guidance * self.difference
+            self.differences.insert(0, prompt - empty)
+            output = empty + own.guidance * self.differences[0]
+            del self.differences[self.held:]
         if self.watch is not None:
             self.watch(Call(index, self.latent, prompt, empty, output))
         return output

@@ -16,15 +16,22 @@ def plan_guidance(asked: tuple[float | None, ...], schedule: Schedule, mode: Mod
     """
     alone = {*schedule.unguided, *schedule.held_guidance}
     guidance = tuple(None if index in alone else scale for index, scale in enumerate(asked))
-    held = tuple(scale if index in schedule.held_guidance else None for index, scale in enumerate(asked))
+    held = tuple(_folded(schedule.held_guidance.get(index), scale) for index, scale in enumerate(asked))
     ran = [i for i, name in enumerate(schedule.calls) if name != HOLD and guidance[i] is not None]
-    for index, scale in enumerate(held):
-        if scale is not None and not any(earlier < index for earlier in ran):
-            raise PlanError(f"call {index} holds guidance, but no earlier call is guided", code="schedule")
-    has_held = any(scale is not None for scale in held)
+    for index, weights in enumerate(held):
+        if weights is not None and len(weights) > (count := sum(earlier < index for earlier in ran)):
+            message = f"call {index} holds the guidance of {len(weights)} earlier calls, but {count} are guided by then"
+            raise PlanError(message, code="schedule")
+    has_held = any(weights is not None for weights in held)
     return GuidancePlan(
         mode=mode, calls=guidance, held=held if has_held else (), asked=asked if guidance != asked else ()
     )
+
+
+def _folded(weights: tuple[float, ...] | None, scale: float | None) -> tuple[float, ...] | None:
+    if weights is None or scale is None:
+        return None
+    return tuple(weight * (scale - 1.0) for weight in weights)
 
 
 def program_rows(table: StepTable, schedule: Schedule, guidance: GuidancePlan) -> tuple[ProgramRow, ...]:

@@ -52,15 +52,15 @@ class Forecast(Model):
 class Schedule(Model):
     """Rows by name, and the row of each network call.
 
-    At the calls in `unguided` the prompt runs alone even if the recipe guides. At those in `held_guidance` too,
-    and the difference between prompt and empty prompt of the last guided call is added again.
+    At the calls in `unguided` the prompt runs alone even if the recipe guides. At those in `held_guidance` too, and
+    its difference from the empty prompt is forecast: sum_k weights[k] * (that of the k-th last guided call).
     """
 
     rows: dict[str, Row] = Field(min_length=1)
     calls: tuple[str, ...] = Field(min_length=1)
     forecasts: tuple[Forecast, ...] = ()
     unguided: tuple[int, ...] = ()
-    held_guidance: tuple[int, ...] = ()
+    held_guidance: dict[int, tuple[float, ...]] = {}
 
     @model_validator(mode="after")
     def _names_exist(self) -> Schedule:
@@ -73,7 +73,7 @@ class Schedule(Model):
             raise ValueError("the first call cannot hold: there is no earlier output")
         for forecast in self.forecasts:
             self._check_forecast(forecast)
-        for what, indices in (("unguided", self.unguided), ("held_guidance", self.held_guidance)):
+        for what, indices in (("unguided", self.unguided), ("held_guidance", tuple(self.held_guidance))):
             if any(not 0 <= index < len(self.calls) for index in indices):
                 raise ValueError(f"'{what}' names calls {indices}; there are calls 0 to {len(self.calls) - 1}")
         return self

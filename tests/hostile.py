@@ -366,9 +366,10 @@ CASES = tuple(Case(*row) for row in (
     ("mix_unread", "carry", "does not read", put("program.rows.0.mix.mid", [1.0])),
     ("mix_empty", "carry", "from nothing", put("program.rows.1.mix.mid", [])),
     ("mix_hold", "carry", "holds the output and mixes", put("program.rows.2.mix.mid", [1.0])),
-    ("guidance_held_first", "carry_before_write", "a guided row before it", both(
-        put("program.rows.0.guidance", None), put("program.rows.0.held_guidance", 3.0))),
-    ("guidance_held_twice", "carry_before_write", "no guidance of its own", put("program.rows.1.held_guidance", 3.0)),
+    ("guidance_held_first", "carry_before_write", "0 before it are guided", both(
+        put("program.rows.0.guidance", None), put("program.rows.0.held_guidance", [3.0]))),
+    ("guidance_held_twice", "guidance", "no guidance of its own", put("program.rows.1.held_guidance", [3.0])),
+    ("guidance_held_empty", "guidance", "weights", put("program.rows.3.held_guidance", [])),
     ("history", "history", "row 1", put("program.rows.1.update.e", [1.0, 1.0, 1.0])),
     ("history_clip", "history", "above 0", put(
         "program.rows.1.update.clip", {"x": 1.0, "e": 1.0, "limit": 0.0, "weight": 1.0})),

@@ -118,7 +118,7 @@ def test_the_runtime_mixes_a_carry_and_holds_guidance() -> None:
     calls = (("full", 3.0), ("full", 2.0), ("shallow", None), ("shallow", 2.0))
     manifest = make_manifest("batched", calls)
     rows = list(manifest.program.rows)
-    rows[2] = rows[2].model_copy(update={"mix": {"mid": (2.0, -1.0)}, "held_guidance": 4.0})
+    rows[2] = rows[2].model_copy(update={"mix": {"mid": (2.0, -1.0)}, "held_guidance": (3.0, -0.5)})
     rows[3] = rows[3].model_copy(update={"mix": {"mid": (1.5, -0.5)}})
     program = manifest.program.model_copy(update={"rows": tuple(rows)})
     manifest = manifest.model_copy(update={"program": program})
@@ -137,8 +137,8 @@ def test_the_runtime_mixes_a_carry_and_holds_guidance() -> None:
         before = [call(full, side, 0, session_start(session, 1)) for side in (0, 1)]
         second = [call(full, side, 1, steps[0].latent) for side in (0, 1)]
         carry = [2.0 * b["cache_out_mid"] - a["cache_out_mid"] for a, b in zip(before, second, strict=True)]
-        difference = second[1]["noise_pred"] - second[0]["noise_pred"]
-        expected = call(shallow, 1, 2, steps[1].latent, carry[1])["noise_pred"] + 3.0 * difference
+        older, difference = (each[1]["noise_pred"] - each[0]["noise_pred"] for each in (before, second))
+        expected = call(shallow, 1, 2, steps[1].latent, carry[1])["noise_pred"] + 3.0 * difference - 0.5 * older
         np.testing.assert_allclose(steps[2].output, expected, rtol=1e-4, atol=1e-5)
         carry = [1.5 * b["cache_out_mid"] - 0.5 * a["cache_out_mid"] for a, b in zip(before, second, strict=True)]
         low, high = (call(shallow, side, 3, steps[2].latent, carry[side])["noise_pred"] for side in (0, 1))

@@ -27,8 +27,8 @@ class Calls:
         self.batched = manifest.program.mode == "batched"
         self.depth = _depths(manifest)
         self.stores: tuple[dict[str, list[Array]], dict[str, list[Array]]] = ({}, {})
-        self.difference: Array | None = None
-        self.holds_guidance = any(row.held_guidance is not None for row in self.rows)
+        self.differences: list[Array] = []
+        self.held = max((len(row.held_guidance or ()) for row in self.rows), default=0)
         self.ready: dict[tuple[str, int, int], _Call] = {}
 
     def predict(self, index: int, row: StepRow, latent: Array) -> Array | None:
@@ -40,11 +40,11 @@ class Calls:
         try:
             if scale is None:
                 output = self._call(index, name, 1, 1, latent, row.timestep)
-                held = self.rows[index].held_guidance
-                if held is not None:
-                    if self.difference is None:
-                        raise BadCall("carry_before_write", "holds the guidance of an earlier row, and there is none")
-                    output = output + np.float32(held - 1.0) * self.difference
+                held = self.rows[index].held_guidance or ()
+                if len(held) > len(self.differences):
+                    raise BadCall("carry_before_write", "holds the guidance of more rows than were guided")
+                for weight, difference in zip(held, self.differences, strict=False):
+                    output = output + np.float32(weight) * difference
                 return check_finite(output)
             if self.batched:
                 both = self._call(index, name, 2, 0, latent, row.timestep)
@@ -53,8 +53,9 @@ class Calls:
                 negative = self._call(index, name, 1, 0, latent, row.timestep)
                 positive = self._call(index, name, 1, 1, latent, row.timestep)
             output = positive - negative
-            if self.holds_guidance:
-                self.difference = output.copy()
+            if self.held:
+                self.differences.insert(0, output.copy())
+                del self.differences[self.held:]
             output *= scale
             output += negative
             return check_finite(output)
