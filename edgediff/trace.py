@@ -136,17 +136,17 @@ def _sample_batch(
     place: tuple[int, int],
 ) -> Tensor:
     streams = [Rng(seed) for seed in seeds]
-    network = denoiser or _denoiser(pipeline)
-    embeddings = pipeline.encode(prompts)
-    both = torch.cat([pipeline.encode([""]).expand_as(embeddings), embeddings])
+    network, device = denoiser or _denoiser(pipeline), pipeline.device
+    embeddings = pipeline.encode(prompts).to(device)
+    both = torch.cat([pipeline.encode([""]).to(device).expand_as(embeddings), embeddings])
 
     def draw() -> Tensor:
-        return torch.stack([torch.from_numpy(stream.normal(pipeline.latent)) for stream in streams])
+        return torch.stack([torch.from_numpy(stream.normal(pipeline.latent)) for stream in streams]).to(device)
 
     def predict(index: int, row: StepRow, sample: Tensor) -> Tensor:
         if on_input is not None:
             on_input(sample)
-        time, scale = torch.full((1,), row.timestep), guidance[index]
+        time, scale = torch.full((1,), row.timestep, device=device), guidance[index]
         if scale is None:
             return network(sample, time, embeddings)
         empty, text = network(torch.cat([sample, sample]), time, both).chunk(2)

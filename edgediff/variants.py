@@ -6,7 +6,6 @@ No `forward` is replaced and no state hides in a module.
 
 from __future__ import annotations
 
-import copy
 import json
 import shutil
 from collections.abc import Iterable
@@ -23,7 +22,7 @@ from edgediff.distilled import NETWORK, WEIGHTS
 from edgediff.errors import ModelError, PlanError, unknown
 from edgediff.manifest import BATCH, TensorSpec
 from edgediff.networks import evaluate, family_of
-from edgediff.networks._operators import remove_operators
+from edgediff.networks._operators import copy_without_operators
 from edgediff.plan import Plan
 from edgediff.plugins import load_plugin, plugin_names
 from edgediff.schedule import Wiring, carry_name, wire_schedule
@@ -170,9 +169,7 @@ def cut_network(model: nn.Module, graph: UnitGraph, units: Iterable[str]) -> tup
     Raises PlanError for unknown or protected units and for cuts that leave a wrong shape.
     """
     cut = graph.with_cuts(units)
-    shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
-    network: nn.Module = copy.deepcopy(model, memo=dict(shared))
-    remove_operators(network, cut)
+    network = copy_without_operators(model, cut)
     family = family_of(model)
     live = set(cut.live().run)
     kept = {p for name in live for p in _kept_parameters(family, network, cut, name)}
@@ -197,7 +194,8 @@ def save_network(network: nn.Module, graph: UnitGraph, folder: Path) -> None:
     plain["_class_name"] = type(network).__name__
     (folder / "config.json").write_text(dump_json(plain), encoding="utf-8")
     (folder / "cuts.json").write_text(dump_json({"cuts": sorted(graph.cuts)}), encoding="utf-8")
-    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / WEIGHTS)
+    tensors = {**_hidden_buffers(network), **network.state_dict()}
+    save_file({k: v.contiguous() for k, v in tensors.items()}, folder / WEIGHTS)
     shutil.rmtree(whole, ignore_errors=True)
     folder.rename(whole)
 
@@ -227,11 +225,22 @@ def load_network(folder: Path, graph: UnitGraph | None = None) -> tuple[nn.Modul
     height, width = (size, size) if isinstance(size, int) else size
     graph = graph or unit_graph(whole, Sizes(height, width))
     network, cut = cut_network(whole, graph, cuts)
+    for name in _hidden_buffers(network):
+        parent, _, last = name.rpartition(".")
+        if name in weights:
+            network.get_submodule(parent)._buffers[last] = weights.pop(name)
     try:
         network.load_state_dict(weights, assign=True)
     except RuntimeError as error:
         raise ModelError(f"weights do not fit the config and cuts: {error}", where=str(folder)) from error
     return network.eval().requires_grad_(False), cut
+
+
+def _hidden_buffers(network: nn.Module) -> dict[str, Tensor]:
+    """Buffers that a state dict leaves out, such as a DiT's table of places: a network built without memory lacks
+    their values."""
+    known = network.state_dict().keys()
+    return {name: buffer for name, buffer in network.named_buffers() if name not in known}
 
 
 def _kept_parameters(family: Any, network: nn.Module, cut: UnitGraph, name: str) -> list[nn.Parameter]:

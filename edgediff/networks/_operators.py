@@ -8,6 +8,7 @@ a cheaper operator of the same shape only.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -47,7 +48,7 @@ def describe_operators(family: ModuleType, model: nn.Module, unit: Unit) -> tupl
         for name, module in _leaves(model, root):
             kind = _kind_of(name, module)
             if kind is not None:
-                left = _replacement(name, module)
+                left = replace_operator(name, module)
                 found.append(Operator(name, kind, _count(module), 0, _count(left), 0))
     return tuple(found)
 
@@ -76,18 +77,21 @@ def count_operators(
     found: list[Operator] = []
     for operator in operators:
         module = model.get_submodule(operator.name)
-        left = _replacement(operator.name, module)
+        left = replace_operator(operator.name, module)
         macs, left_macs = (sum(_macs(one, shape) for shape in shapes[operator.name]) for one in (module, left))
         found.append(replace(operator, macs=macs, left_macs=left_macs))
     return tuple(found)
 
 
-def remove_operators(network: nn.Module, graph: UnitGraph) -> None:
-    """Puts the replacements of `graph`'s cut operators into `network`, a copy of the whole model. Tensors of the
-    model are not written to: a centre tap is a copy of its own."""
+def copy_without_operators(model: nn.Module, graph: UnitGraph) -> nn.Module:
+    """A copy of `model`, the whole network, in which `graph`'s cut operators are replaced. It shares the tensors of
+    `model`; a centre tap is a tensor of its own."""
+    shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    network: nn.Module = copy.deepcopy(model, memo=dict(shared))
     for name in sorted(graph.cuts & graph.operators.keys()):
         parent, _, last = name.rpartition(".")
-        network.get_submodule(parent)._modules[last] = _replacement(name, network.get_submodule(name))
+        network.get_submodule(parent)._modules[last] = replace_operator(name, network.get_submodule(name))
+    return network
 
 
 def _leaves(model: nn.Module, root: str) -> Iterator[tuple[str, nn.Module]]:
@@ -114,7 +118,8 @@ def _kind_of(name: str, module: nn.Module) -> OperatorKind | None:
     return "activation" if isinstance(module, nn.SiLU) else None
 
 
-def _replacement(name: str, module: nn.Module) -> nn.Module:
+def replace_operator(name: str, module: nn.Module) -> nn.Module:
+    """What stands in the place of the operator `module` when it is cut."""
     if isinstance(module, nn.Linear) and name.endswith(f".{TIME_PROJECTION}"):
         return Zero(module.out_features)
     if isinstance(module, nn.Conv2d) and module.in_channels != module.out_channels:

@@ -28,24 +28,26 @@ class _Table(Model):
 
 
 def budget_costs(
-    budget: Budget, file: str | None, pipeline: Pipeline, progress: Progress | None = None
+    budget: Budget, file: str | None, pipeline: Pipeline, progress: Progress | None = None, *,
+    always: bool = False, operators: bool = False,
 ) -> dict[str, Milliseconds]:
-    """The cost table that a budget of time needs; empty for a budget of parameters or MACs.
+    """The cost table that a budget of time needs (`always`: whatever the budget); empty for a budget of parameters
+    or MACs. `operators` times the operators inside the units too.
 
     Raises ConfigError for a file that is missing or no table, MethodError for names that do not belong to the
     network or are missing.
     """
     if file is not None:
         return read_costs(Path(file), pipeline.graph)
-    return time_units(pipeline, progress) if budget.is_time else {}
+    return time_units(pipeline, progress, operators=operators) if budget.is_time or always else {}
 
 
 def read_costs(path: Path, graph: UnitGraph) -> dict[str, Milliseconds]:
-    """`{"unit_ms": {unit: [ms, ms when cut]}}`, one entry for every unit of the network."""
+    """`{"unit_ms": {unit: [ms, ms when cut]}}`, an entry for every unit of the network, and for operators if known."""
     table = parse_json(read_text(path), _Table, where=str(path)).unit_ms
     for name in table:
-        if name not in graph.by_name:
-            raise MethodError(unknown("unit", name, graph.by_name), where=str(path), code="costs")
+        if name not in graph.by_name and name not in graph.operators:
+            raise MethodError(unknown("unit", name, [*graph.by_name, *graph.operators]), where=str(path), code="costs")
     missing = [name for name in graph.by_name if name not in table]
     if missing:
         raise MethodError(f"has no time for {len(missing)} units, '{missing[0]}' first", where=str(path), code="costs")
@@ -57,7 +59,9 @@ def write_costs(costs: dict[str, Milliseconds]) -> str:
     return json.dumps({"unit_ms": {name: list(pair) for name, pair in costs.items()}}, indent=2) + "\n"
 
 
-def time_units(pipeline: Pipeline, progress: Progress | None = None) -> dict[str, Milliseconds]:
+def time_units(
+    pipeline: Pipeline, progress: Progress | None = None, *, operators: bool = False
+) -> dict[str, Milliseconds]:
     """Medians over rounds of running every unit of the network once, for one sample, through PyTorch on this
     machine; so they rank units as this machine does. For a phone bring a table of its own.
 
@@ -87,15 +91,73 @@ def time_units(pipeline: Pipeline, progress: Progress | None = None) -> dict[str
                     left[unit.name].append(spare)
             if progress is not None:
                 progress("timing units on this machine", turn + 1, WARM_UP + ROUNDS)
-    return {name: (statistics.median(whole[name]), statistics.median(left[name])) for name in whole}
+        inner = _time_operators(pipeline, inputs, progress) if operators else {}
+    return {**{name: (statistics.median(whole[name]), statistics.median(left[name])) for name in whole}, **inner}
+
+
+def _time_operators(
+    pipeline: Pipeline, inputs: dict[str, Tensor], progress: Progress | None
+) -> dict[str, Milliseconds]:
+    """In rounds of their own, so that watching operators does not weigh on the times of the units."""
+    from edgediff.networks import evaluate
+    from edgediff.networks._operators import replace_operator
+
+    graph, network = pipeline.graph, pipeline.denoiser
+    whole: dict[str, list[float]] = {name: [] for name in graph.operators}
+    left: dict[str, list[float]] = {name: [] for name in graph.operators}
+    started: dict[str, float] = {}
+    turns: list[int] = []
+
+    def before(name: str) -> Any:
+        def note(module: Any, inputs: Any) -> None:
+            _finish(inputs[0])
+            started[name] = time.perf_counter()
+
+        return note
+
+    def after(name: str, instead: Any) -> Any:
+        def note(module: Any, inputs: Any, output: Tensor) -> None:
+            _finish(output)
+            taken = (time.perf_counter() - started[name]) * 1e3
+            spare = _timed(lambda *_: instead(inputs[0]), None, None, [])[1]
+            if len(whole[name]) < len(turns):  # an activation runs several times in one call: its times add up
+                whole[name].append(0.0)
+                left[name].append(0.0)
+            whole[name][-1] += taken
+            left[name][-1] += spare
+
+        return note
+
+    handles = []
+    for name in graph.operators:
+        module = network.get_submodule(name)
+        handles.append(module.register_forward_pre_hook(before(name)))
+        handles.append(module.register_forward_hook(after(name, replace_operator(name, module))))
+    try:
+        for turn in range(WARM_UP + ROUNDS):
+            turns.append(turn)
+            evaluate(network, graph, graph.live(), inputs)
+            if progress is not None:
+                progress("timing operators on this machine", turn + 1, WARM_UP + ROUNDS)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {
+        name: (statistics.median(whole[name][WARM_UP:]), statistics.median(left[name][WARM_UP:])) for name in whole
+    }
+
+
+def _finish(value: Tensor) -> None:
+    """Waits until an accelerator has made the value."""
+    import torch
+
+    if value.device.type == "cuda":
+        torch.cuda.synchronize(value.device)
 
 
 def _timed(function: Any, network: Any, unit: Any, reads: list[Tensor]) -> tuple[Tensor, float]:
     """The value and the milliseconds; on an accelerator until it is done."""
-    import torch
-
     start = time.perf_counter()
     value: Tensor = function(network, unit, reads)
-    if value.device.type == "cuda":
-        torch.cuda.synchronize(value.device)
+    _finish(value)
     return value, (time.perf_counter() - start) * 1e3
