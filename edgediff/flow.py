@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from edgediff.distilled import Distilled
     from edgediff.pipeline import Pipeline
     from edgediff.reuse import Setting
+    from edgediff.rollout import Rollout
+    from edgediff.schedule import Schedule
     from edgediff.scores import Scores
 
 Progress = Callable[[str, int, int], None]
@@ -138,41 +140,79 @@ def plan_pipeline(
     distilled = pipeline.distilled is not None or recipe.distill is not None
     scores = Scores(pipeline.graph) if distilled else _scores(pipeline, recipe, progress)
 
-    def calibrate(stage: StageTable, setting: Setting) -> dict[str, Any]:
-        return calibrate_reuse(pipeline, recipe, stage, setting, progress)
-
     return make_plan(
-        pipeline, scores, recipe, target, backends=tuple(backends) if backends else None, calibrate=calibrate
+        pipeline, scores, recipe, target, backends=tuple(backends) if backends else None,
+        calibrator=Calibration(pipeline, recipe, progress),
     )
 
 
-def calibrate_reuse(
-    pipeline: Pipeline, recipe: Recipe, stage: StageTable, setting: Setting, progress: Progress | None = None
-) -> dict[str, Any]:
-    """What a calibrated reuse method measures on the recipe's calibration prompts; kept in the cache folder."""
-    from edgediff.plugins import load_plugin
-    from edgediff.rollout import Rollout
-    from edgediff.scores import read_spec
-    from edgediff.trace import calibration_prompts
+@dataclass(frozen=True)
+class Calibration:
+    """Measures for calibrated reuse methods on the recipe's calibration prompts. What was measured is kept in the
+    cache folder under a hash of everything that it depends on."""
 
-    plugin, spec = load_plugin("reuse", stage.kind), read_spec("reuse", stage)
-    prompts, seed = calibration_prompts(pipeline, recipe.calibration), recipe.calibration.seed
-    weights = pipeline.distilled.record.weights if pipeline.distilled else pipeline.weights
-    basis = {
-        "weights": weights, "prompts": prompts, "seed": seed, "cuts": sorted(setting.graph.cuts), "stage": stage.kind,
-        "spec": plugin.basis(spec) if hasattr(plugin, "basis") else spec.model_dump(mode="json"),
-        "table": setting.table.digest(), "guidance": setting.guidance, "files": _named_files((stage,)),
-        "tools": {name: importlib.metadata.version(name) for name in ("edgediff", "torch", "diffusers")},
-    }
-    path = cache_folder() / "reuse" / f"{hashlib.sha256(dump_json(basis).encode()).hexdigest()}.json"
-    if path.is_file():
-        found: dict[str, Any] = json.loads(read_text(path))
+    pipeline: Pipeline
+    recipe: Recipe
+    progress: Progress | None = None
+
+    def measure(self, stage: StageTable, setting: Setting) -> dict[str, Any]:
+        """What the method's own `measure` found."""
+        from edgediff.plugins import load_plugin
+        from edgediff.scores import read_spec
+
+        plugin, spec = load_plugin("reuse", stage.kind), read_spec("reuse", stage)
+        own = plugin.basis(spec) if hasattr(plugin, "basis") else spec.model_dump(mode="json")
+
+        def run() -> dict[str, Any]:
+            found: dict[str, Any] = plugin.measure(spec, self._rollout(setting), setting, self.progress)
+            return found
+
+        return self._kept("measure", stage, setting, own, run)
+
+    def refine(self, stage: StageTable, setting: Setting, schedule: Schedule) -> Schedule:
+        """The schedule after the method's own `refine`."""
+        from edgediff.plugins import load_plugin
+        from edgediff.schedule import Schedule as Made
+        from edgediff.scores import read_spec
+
+        plugin, spec = load_plugin("reuse", stage.kind), read_spec("reuse", stage)
+
+        def run() -> dict[str, Any]:
+            refined: Schedule = plugin.refine(spec, self._rollout(setting), setting, schedule, self.progress)
+            return refined.model_dump(mode="json")
+
+        own = {"spec": spec.model_dump(mode="json"), "schedule": schedule.model_dump(mode="json")}
+        return Made.model_validate_json(json.dumps(self._kept("refine", stage, setting, own, run)))
+
+    def _rollout(self, setting: Setting) -> Rollout:
+        from edgediff.rollout import Rollout
+        from edgediff.trace import calibration_prompts
+
+        prompts, seed = calibration_prompts(self.pipeline, self.recipe.calibration), self.recipe.calibration.seed
+        return Rollout(self.pipeline, prompts, range(seed, seed + len(prompts)), graph=setting.graph)
+
+    def _kept(
+        self, what: str, stage: StageTable, setting: Setting, own: Any, run: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
+        from edgediff.trace import calibration_prompts
+
+        distilled = self.pipeline.distilled
+        basis = {
+            "what": what, "kind": stage.kind, "own": own, "files": _named_files((stage,)),
+            "weights": distilled.record.weights if distilled else self.pipeline.weights,
+            "prompts": calibration_prompts(self.pipeline, self.recipe.calibration),
+            "seed": self.recipe.calibration.seed, "cuts": sorted(setting.graph.cuts),
+            "table": setting.table.digest(), "guidance": setting.guidance,
+            "tools": {name: importlib.metadata.version(name) for name in ("edgediff", "torch", "diffusers")},
+        }
+        path = cache_folder() / "reuse" / f"{hashlib.sha256(dump_json(basis).encode()).hexdigest()}.json"
+        if path.is_file():
+            kept: dict[str, Any] = json.loads(read_text(path))
+            return kept
+        found = run()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text_atomic(path, json.dumps(found))
         return found
-    rollout = Rollout(pipeline, prompts, range(seed, seed + len(prompts)), graph=setting.graph)
-    found = plugin.measure(spec, rollout, setting, progress)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text_atomic(path, json.dumps(found))
-    return found
 
 
 def check_methods(recipe: Recipe) -> None:

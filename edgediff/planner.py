@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edgediff.errors import ConfigError, MethodError, PlanError, did_you_mean
 from edgediff.plan import (
@@ -31,23 +30,29 @@ from edgediff.trace import guidance_calls, step_table
 if TYPE_CHECKING:
     from edgediff.pipeline import Pipeline
 
-Calibrate = Callable[[StageTable, Setting], dict[str, Any]]
+
+class Calibrator(Protocol):
+    """Runs the measurements of a calibrated reuse method (`flow` keeps them in the cache)."""
+
+    def measure(self, stage: StageTable, setting: Setting) -> dict[str, Any]: ...
+
+    def refine(self, stage: StageTable, setting: Setting, schedule: Schedule) -> Schedule: ...
+
 
 
 def make_plan(
     pipeline: Pipeline, scores: Scores, recipe: Recipe, target: Target, *,
-    backends: tuple[str, ...] | None = None, calibrate: Calibrate | None = None,
+    backends: tuple[str, ...] | None = None, calibrator: Calibrator | None = None,
 ) -> Plan:
     """Asks every method of the recipe for its proposal and writes down the decisions.
 
-    `calibrate(stage, setting)` is what a calibrated reuse method measures. Raises PlanError when the schedule
-    needs more graphs than the recipe allows, and whatever the methods raise.
+    `calibrator` is needed by calibrated reuse methods. Raises whatever the methods raise.
     """
     cuts = _distilled_cuts(pipeline, recipe) if pipeline.distilled or recipe.distill else propose_cuts(recipe, scores)
     graph = scores.graph.with_cuts(cut.unit for cut in cuts)
     table = step_table(pipeline, recipe.sampler.kind, recipe.sampler.steps)
     asked, calls = guidance_calls(recipe.guidance.scale, recipe.guidance.interval, len(table.rows)), len(table.rows)
-    schedule = _propose_schedule(recipe, Setting(graph, table, asked, recipe.max_graphs), calibrate)
+    schedule = _propose_schedule(recipe, Setting(graph, table, asked, recipe.max_graphs), calibrator)
     wirings = wire_schedule(schedule, graph)
     graphs = {
         name: GraphPlan(
@@ -108,15 +113,17 @@ def propose_cuts(recipe: Recipe, scores: Scores) -> tuple[Cut, ...]:
     return tuple(cuts.values())
 
 
-def _propose_schedule(recipe: Recipe, setting: Setting, calibrate: Calibrate | None) -> Schedule:
+def _propose_schedule(recipe: Recipe, setting: Setting, calibrator: Calibrator | None) -> Schedule:
     for stage in recipe.reuse:
         plugin = load_plugin("reuse", stage.kind)
         if hasattr(plugin, "measure"):
-            if calibrate is None:
-                message = f"reuse by '{stage.kind}' is calibrated; give make_plan a `calibrate`"
+            if calibrator is None:
+                message = f"reuse by '{stage.kind}' is calibrated; give make_plan a calibrator"
                 raise MethodError(message, code="no_calibration")
-            setting = replace(setting, measured=calibrate(stage, setting))
+            setting = replace(setting, measured=calibrator.measure(stage, setting))
         schedule: Schedule = plugin.propose(read_spec("reuse", stage), setting)
+        if calibrator is not None and hasattr(plugin, "refine"):
+            schedule = calibrator.refine(stage, setting, schedule)
         return merge_rows(schedule, setting.graph, setting.max_graphs)
     return full_schedule(setting.calls)
 

@@ -2,7 +2,9 @@
 
 A method exposes `Spec` (its TOML table) and `propose(spec, setting) -> Schedule`. One that is calibrated also
 exposes `measure(spec, rollout, setting, progress) -> dict`: what it found on the calibration prompts, as plain data
-that JSON can hold, kept in the cache and given back to `propose` as `setting.measured`.
+that JSON can hold, kept in the cache and given back to `propose` as `setting.measured`; `basis(spec)` says what of
+the spec it depends on (all of it, if there is no such function). `refine(spec, rollout, setting, schedule, progress)`
+may end with a look at the proposed schedule itself.
 """
 
 from __future__ import annotations

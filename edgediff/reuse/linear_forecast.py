@@ -21,6 +21,7 @@ from pydantic import Field
 from edgediff.config import Model
 from edgediff.errors import MethodError
 from edgediff.reuse import Setting
+from edgediff.reuse._closed_loop import fit_weights
 from edgediff.reuse._skipping import Path, cheapest, find_paths, improve, walk
 from edgediff.reuse._trajectory import Progress, Trajectory, read, record
 from edgediff.schedule import HOLD, Forecast, Row, Schedule
@@ -83,6 +84,28 @@ def propose(spec: Spec, setting: Setting) -> Schedule:
             code="budget",
         )
     return schedule_of(best, read(setting), spec.depth)
+
+
+def refine(
+    spec: Spec, rollout: Rollout, setting: Setting, schedule: Schedule, progress: Progress | None = None
+) -> Schedule:
+    """The same calls with weights fitted to the latents that this very schedule meets: errors of earlier gaps, which
+    `propose` does not see, are corrected by later ones."""
+    trajectory, path = read(setting), path_of(schedule, setting)
+    gaps = walk(trajectory, path.calls, path.guided, spec.depth)
+    weights = fit_weights(rollout, setting, trajectory, gaps, spec.depth, progress)
+    forecasts = [
+        Forecast(call=call, weights=fitted)
+        for gap, fitted in zip(gaps, weights, strict=True) for call in range(gap.call + 1, gap.after)
+    ]
+    return schedule.model_copy(update={"forecasts": tuple(forecasts)})
+
+
+def path_of(schedule: Schedule, setting: Setting) -> Path:
+    """The computed calls of a schedule that `schedule_of` made."""
+    calls = tuple(call for call, name in enumerate(schedule.calls) if name != HOLD)
+    guided = tuple(c for c in calls if c not in schedule.held_guidance and setting.guidance[c] is not None)
+    return Path(calls, guided, float("nan"))
 
 
 def best_path(spec: Spec, setting: Setting, budget: float, price: tuple[float, float]) -> Path | None:
