@@ -13,6 +13,7 @@ without guidance (glyph draws as well without it as with 2; see its model card).
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import statistics
@@ -40,6 +41,7 @@ from edgediff.pipeline import Pipeline, load_pipeline
 from edgediff.plan import Cut
 from edgediff.plugins import load_plugin, plugin_names
 from edgediff.recipe import DistillTable, Recipe
+from edgediff.report.pruning import render_pruning
 from edgediff.trace import record_trace, sample_latents, step_table
 from edgediff.units import UnitGraph
 from edgediff.variants import cut_network, load_network
@@ -92,7 +94,7 @@ def find_cuts(pipeline: Pipeline, size: str, method: str, work: Path) -> list[Cu
     share = graph.with_cuts(preset).parameters() / graph.parameters()
     options: dict[str, Any] = {"preset": size} if method == "bk_sdm" else {"budget": {"parameters": share}}
     recipe = Recipe.model_validate({
-        "name": "table", "sampler": {"kind": "ddim", "steps": 50}, "guidance": {"scale": 2.0},
+        "name": "table", "sampler": {"kind": "ddim", "steps": 10}, "guidance": {"scale": 1.0},
         "calibration": {"prompts": 8}, "prune": [{"kind": method, **options}],
     })  # fmt: skip
     plugin = load_plugin("prune", method)
@@ -257,6 +259,48 @@ def make_runs(args: argparse.Namespace) -> None:
         raise EdgeDiffError(f"{len(failed)} runs failed, the first: {failed[0]}")
 
 
+# -- what is committed ----------------------------------------------------------------------------
+
+
+def collect_runs(work: Path) -> dict[str, Any]:
+    """All runs that are there. Raises EdgeDiffError for none, and for runs of different settings."""
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(work.glob("run-*.json"))]
+    if not runs:
+        raise EdgeDiffError("there are no runs; make them first: pruning_table.py run --work ...", where=str(work))
+    table = runs[0]["settings"]
+    shared = {key: table[key] for key in ("steps", "batch", "rate", "precision")}
+    settings = {**shared, "prompts": runs[0]["prompts"], "sampler_steps": runs[0]["sampler_steps"]}
+    for run in runs:
+        if {**{key: run["settings"][key] for key in shared}, "prompts": run["prompts"],
+                "sampler_steps": run["sampler_steps"]} != settings:  # fmt: skip
+            raise EdgeDiffError("the runs in this folder were made with different settings", where=str(work))
+        run["curve"] = [{"step": row["step"], "probe": row["probe"]} for row in run["curve"]]
+    settings["command"] = (
+        f"python tests/bench/pruning_table.py run --work FOLDER --steps {settings['steps']} --batch "
+        f"{settings['batch']} --rate {settings['rate']:g} --precision {settings['precision']} --sampler-steps "
+        f"{settings['sampler_steps']}"
+    )
+    return {"settings": settings, "reference": runs[0]["reference"], "runs": runs}
+
+
+def contact_sheet(work: Path) -> bytes | None:
+    """PNG: the untouched pictures, then for each cut of half the parameters those after it and those recovered."""
+    from PIL import Image
+
+    rows = [np.load(path)[:SHOWN] for path in sorted(work.glob("reference-*.npy"))[:1]]
+    for method in ("laptop", "bk_sdm"):
+        for name in (f"before-small-{method}", f"small-{method}-normalised-0"):
+            path = work / f"shown-{name}.npy"
+            if path.is_file():
+                rows.append(np.load(path))
+    if len(rows) < 2:
+        return None
+    whole = np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
+    buffer = io.BytesIO()
+    Image.fromarray(whole).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
 def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("run", "render"))
@@ -280,11 +324,9 @@ def main() -> None:
     if args.what == "run":
         make_runs(args)
     else:
-        from edgediff.report.pruning import collect_runs, render_pruning
-
         found = collect_runs(args.work)
         write_json(HERE / "pruning_table.json", found)
-        render_pruning(found, args.work, HERE / "pruning_table.html")
+        render_pruning(found, HERE / "pruning_table.html", sheet=contact_sheet(args.work))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,264 @@
+"""A page about cuts and recovery: methods beside their baselines, before and after the same distillation.
+
+`tests/bench/pruning_table.py` measures and calls this. The runs are plain data; see `render_pruning`.
+"""
+
+from __future__ import annotations
+
+import base64
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgediff import __version__
+from edgediff.config import write_text_atomic
+from edgediff.report.markup import Child, Html, figure, join, percent, table, tag
+from edgediff.report.page import POLICY, STYLE
+
+Run = Mapping[str, Any]
+MAIN, BASELINE = "laptop", "bk_sdm"
+NAMES = {
+    "laptop": "LAPTOP-Diff", "bk_sdm": "BK-SDM, handcrafted", "random": "random, best of 20", "magnitude": "magnitude",
+    "assembly": "A-SDM assembly", "ld_pruner": "LD-Pruner",
+}  # fmt: skip
+FEATURES = {
+    "normalised": "normalised features", "plain": "plain features", "none": "no feature loss",
+    "normalised_root": "features over their root",
+}  # fmt: skip
+SIDES = {"normalised": "bundle", "plain": "equal", "none": "reference"}
+
+
+def render_pruning(found: Mapping[str, Any], out: Path, *, sheet: bytes | None = None) -> Path:
+    """Writes the page to `out`, whole or not at all. `found`: `reference` (the untouched model's figures),
+    `settings` (of all distillations) and `runs`, each with `size`, `method`, `features`, `feature`, `seed`, `before`,
+    `after`, `curve` and perhaps `switched`. `sheet`: the contact sheet as PNG.
+    """
+    sections: list[tuple[str, Child]] = [
+        ("Verdicts", verdicts(found)), ("Before and after", _tables(found)), ("Losses", _curves(found)),
+        ("Switching", _switching(found)), ("Pictures", _picture(sheet)), ("How", _how(found)),
+    ]  # fmt: skip
+    made = [tag("section", tag("h3", what), tag("div", body, class_="content")) for what, body in sections if body]
+    lede = (
+        "Layers removed from the U-Net for good, by four ways of choosing them, at the sizes of BK-SDM's presets; "
+        "then the same short distillation for all."
+    )
+    header = tag(
+        "header", tag("p", f"edgediff {__version__}", class_="kicker"), tag("h1", "Cuts and recovery"),
+        tag("p", lede, class_="lede"), class_="masthead",
+    )  # fmt: skip
+    head = tag(
+        "head", tag("meta", charset="utf-8"), tag("title", "Cuts and recovery - edgediff"),
+        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        Html(f"<style>{STYLE.read_text(encoding='utf-8')}</style>"),
+    )  # fmt: skip
+    page = tag("html", head, tag("body", tag("main", header, tag("article", *made))), lang="en")
+    write_text_atomic(out, f"<!doctype html>\n{page}\n")
+    return out
+
+
+def verdicts(found: Mapping[str, Any]) -> Html:
+    """What the figures say about the two targets, met or missed."""
+    lines: list[Html] = []
+    for size in _sizes(found["runs"]):
+        falls = {m: _falls(found, _select(found["runs"], size, m, "normalised")) for m in (MAIN, BASELINE)}
+        if falls[MAIN] and falls[BASELINE]:
+            ours, theirs = (statistics.mean(falls[m]) for m in (MAIN, BASELINE))
+            met = ours <= theirs / 2
+            text = (
+                f"{_share(found, size)}: retrieval@1 falls by {percent(ours, 1)} ({NAMES[MAIN]}, n {len(falls[MAIN])}) "
+                f"and by {percent(theirs, 1)} ({NAMES[BASELINE]}, n {len(falls[BASELINE])}). Target, at most half: "
+                f"{'met' if met else 'missed'}."
+            )
+            lines.append(tag("li", text, class_="better" if met else "worse"))
+        pairs = _pairs(found["runs"], size)
+        if pairs:
+            gaps = [a["curve"][-1]["probe"] - b["curve"][-1]["probe"] for a, b in pairs]
+            hits = [a["after"]["retrieval_at_1"] - b["after"]["retrieval_at_1"] for a, b in pairs]
+            wins = sum(gap < 0 for gap in gaps)
+            text = (
+                f"{_share(found, size)}: after equal steps the output loss of normalised distillation less that of "
+                f"plain is {figure(statistics.mean(gaps), 4)} (lower in {wins} of {len(pairs)} seeds), retrieval@1 "
+                f"{percent(statistics.mean(hits), 1)} beside it."
+            )
+            lines.append(tag("li", text, class_="better" if wins == len(pairs) else "worse"))
+    return tag("ul", *lines, class_="verdicts") if lines else Html("")
+
+
+def _tables(found: Mapping[str, Any]) -> Html:
+    head = ("method", "parameters", "MACs", "time of a call", "retrieval@1 after the cut", "after distillation", "fall",
+            "Fr\u00e9chet, cut", "distilled", "PSNR, cut", "distilled", "seeds")  # fmt: skip
+    reference = found["reference"]
+    parts: list[Child] = []
+    for size in _sizes(found["runs"]):
+        rows: list[list[Child]] = [[
+            "untouched", "100 %", "100 %", "1", percent(reference["retrieval_at_1"], 1), "", "",
+            figure(reference["frechet"], 3), "", "", "", "",
+        ]]  # fmt: skip
+        rows += [_row(found, group) for group in _groups(found["runs"], size)]
+        parts += [tag("h4", f"{_share(found, size)} (BK-SDM {size})"), table(head, rows, numbers=range(1, 12))]
+    note = (
+        "A value over several seeds is their mean, with the lowest and the highest below it. The time of a call is the "
+        "cut network's over the untouched one's for one sample on a CPU, taken by turns: median and quartiles."
+    )
+    return join([*parts, tag("p", note, class_="note")])
+
+
+def _row(found: Mapping[str, Any], runs: Sequence[Run]) -> list[Child]:
+    first, before = runs[0], runs[0]["before"]
+    time = before["time"]
+    words = NAMES.get(first["method"], first["method"])
+    if first["features"] != "normalised":
+        weight = f", weight {first['feature']:g}" if first["feature"] != 1.0 else ""
+        words = join([words, tag("small", FEATURES[first["features"]] + weight)])
+    span = tag("small", f"{figure(time['quartile_low'])} to {figure(time['quartile_high'])}")
+
+    def over(key: str, written: Any) -> Child:
+        return _spread([run["after"][key] for run in runs], written)
+
+    return [
+        words, percent(before["parameters"], 1), percent(before["macs"], 1), join([figure(time["median"]), span]),
+        percent(before["retrieval_at_1"], 1), over("retrieval_at_1", lambda value: percent(value, 1)),
+        percent(statistics.mean(_falls(found, runs)), 1), figure(before["frechet"], 3),
+        over("frechet", lambda value: figure(value, 3)), figure(before["psnr_db"], 1, "dB"),
+        over("psnr_db", lambda value: figure(value, 1)), len(runs),
+    ]  # fmt: skip
+
+
+def _spread(values: Sequence[float], written: Any) -> Child:
+    if len(values) == 1:
+        return str(written(values[0]))
+    beside = f"{written(min(values))} to {written(max(values))}"
+    return join([written(statistics.mean(values)), tag("small", beside)])
+
+
+def _curves(found: Mapping[str, Any]) -> Html:
+    """Output loss over steps, a line a seed."""
+    parts: list[Child] = []
+    for size in _sizes(found["runs"]):
+        runs = [r for r in found["runs"] if (r["size"], r["method"], r["feature"]) == (size, MAIN, 1.0)]
+        kinds = list(dict.fromkeys(run["features"] for run in runs))
+        if len(kinds) < 2:
+            continue
+        legend = [
+            tag("li", tag("svg", tag("path", d="M0 6H16", fill="none", class_=f"whisker {SIDES[kind]}"), width=16,
+                          height=12), FEATURES[kind]) for kind in kinds if kind in SIDES
+        ]  # fmt: skip
+        shown = [(SIDES[run["features"]], run["curve"]) for run in runs if run["features"] in SIDES]
+        parts += [tag("h4", f"{NAMES[MAIN]}, {_share(found, size)}"), tag("ul", *legend, class_="key"),
+                  _chart(shown, "Output loss over steps")]  # fmt: skip
+    if not parts:
+        return Html("")
+    words = (
+        "Mean squared distance of the averaged network's output from the untouched network's, on 64 fixed noised "
+        "samples that no step draws in that form. Both losses start from the same cut network and see the same samples."
+    )
+    return join([*parts, tag("p", words, class_="note")])
+
+
+def _chart(lines: Sequence[tuple[str, Sequence[Mapping[str, float]]]], label: str) -> Html:
+    width, height, left, bottom = 640, 240, 48, 24
+    top = max(row["probe"] for _, curve in lines for row in curve)
+    last = max(row["step"] for _, curve in lines for row in curve)
+
+    def x(step: float) -> float:
+        return left + step / last * (width - left - 12)
+
+    def y(value: float) -> float:
+        return 10 + (1 - value / top) * (height - bottom - 10)
+
+    drawn: list[Html] = [tag("path", d=f"M{left} 10V{y(0):.1f}H{width - 12}", fill="none", class_="axis")]
+    for value in (0.0, top / 2, top):
+        drawn.append(tag("text", figure(value, 2), x=left - 6, y=y(value) + 3, class_="tick-text end"))
+    for step in (0, last / 2, last):
+        drawn.append(tag("text", f"{step:g}", x=x(step), y=height - 8, class_="tick-text middle"))
+    for kind, curve in lines:
+        points = "L".join(f"{x(row['step']):.1f} {y(row['probe']):.1f}" for row in curve)
+        drawn.append(tag("path", d=f"M{points}", fill="none", class_=f"whisker {kind}"))
+    return tag("svg", *drawn, viewBox=f"0 0 {width} {height}", width=width, height=height, role="img", aria_label=label)
+
+
+def _switching(found: Mapping[str, Any]) -> Html:
+    rows: list[list[Child]] = []
+    for run in found["runs"]:
+        switched = run.get("switched")
+        if not switched:
+            continue
+        for key, words in (("light_first", "light, then untouched"), ("light_last", "untouched, then light")):
+            one = switched[key]
+            rows.append([
+                f"{NAMES.get(run['method'], run['method'])}, {_share(found, run['size'])}", words,
+                percent(switched["macs"], 1), percent(one["retrieval_at_1"], 1), figure(one["frechet"], 3),
+                figure(one["psnr_db"], 1, "dB"),
+            ])  # fmt: skip
+    if not rows:
+        return Html("")
+    head = ("light network", "order", "MACs of an image", "retrieval@1", "Fr\u00e9chet", "PSNR")
+    words = "The distilled network for one half of the calls, the untouched one for the other (A-SDM's switching)."
+    return join([table(head, rows, numbers=range(2, 6)), tag("p", words, class_="note")])
+
+
+def _picture(sheet: bytes | None) -> Html:
+    if sheet is None:
+        return Html("")
+    source = "data:image/png;base64," + base64.b64encode(sheet).decode("ascii")
+    words = (
+        "Rows: untouched; LAPTOP-Diff's cut of half the parameters, and that distilled; BK-SDM's, and that distilled. "
+        "The first prompts of the evaluation, the same noise."
+    )
+    return join([tag("img", src=source, alt=words, style="width:100%;height:auto;image-rendering:auto"),
+                 tag("p", words, class_="note")])  # fmt: skip
+
+
+def _how(found: Mapping[str, Any]) -> Html:
+    settings = found["settings"]
+    words = (
+        f"glyph; {settings['prompts']} captions, {settings['sampler_steps']} DDIM steps without guidance, each from "
+        f"noise of its own. Distillation: {settings['steps']} steps of {settings['batch']} samples, AdamW at "
+        f"{settings['rate']:g} along a cosine, {settings['precision']} arithmetic, task, output and feature losses of "
+        "weight 1 unless said otherwise. Cuts were chosen once on calibration prompts; seeds are of the distillation."
+    )
+    return join([tag("p", words, class_="note"), tag("p", tag("code", str(settings["command"])))])
+
+
+# -- selecting ------------------------------------------------------------------------------------
+
+
+def _sizes(runs: Sequence[Run]) -> list[str]:
+    return sorted({run["size"] for run in runs}, key=lambda size: -_kept(runs, size))
+
+
+def _kept(runs: Sequence[Run], size: str) -> float:
+    return max(float(run["before"]["parameters"]) for run in runs if run["size"] == size)
+
+
+def _share(found: Mapping[str, Any], size: str) -> str:
+    return f"{percent(1 - _kept(found['runs'], size))} of the parameters removed"
+
+
+def _groups(runs: Sequence[Run], size: str) -> list[list[Run]]:
+    """Runs that differ in the seed alone: the main method's first, then by name."""
+    groups: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        if run["size"] == size:
+            groups.setdefault((run["method"] != MAIN, run["method"], run["features"], run["feature"]), []).append(run)
+    return [groups[key] for key in sorted(groups)]
+
+
+def _select(runs: Sequence[Run], size: str, method: str, features: str) -> list[Run]:
+    wanted = (size, method, features, 1.0)
+    return [run for run in runs if (run["size"], run["method"], run["features"], run["feature"]) == wanted]
+
+
+def _pairs(runs: Sequence[Run], size: str) -> list[tuple[Run, Run]]:
+    """Normalised and plain runs of the same seed."""
+    plain = {run["seed"]: run for run in _select(runs, size, MAIN, "plain")}
+    return [(run, plain[run["seed"]]) for run in _select(runs, size, MAIN, "normalised") if run["seed"] in plain]
+
+
+def _falls(found: Mapping[str, Any], runs: Sequence[Run]) -> list[float]:
+    """Retrieval@1 of the untouched model less that of each run, in parts of the former."""
+    whole = found["reference"]["retrieval_at_1"]
+    return [(whole - run["after"]["retrieval_at_1"]) / whole for run in runs]

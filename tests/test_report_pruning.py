@@ -1,0 +1,76 @@
+"""The page about cuts and recovery says what the runs say."""
+
+from __future__ import annotations
+
+import copy
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgediff.report.pruning import render_pruning, verdicts
+
+
+def run(method: str, features: str, seed: int, hits: float, probe: float, **more: Any) -> dict[str, Any]:
+    time = {"median": 0.6, "quartile_low": 0.55, "quartile_high": 0.65, "pairs": 15}
+    before = {"parameters": 0.5, "macs": 0.6, "time": time, "retrieval_at_1": 0.01, "frechet": 1.5, "psnr_db": 9.0}
+    after = {"retrieval_at_1": hits, "frechet": 0.4, "psnr_db": 15.0}
+    curve = [{"step": 0, "probe": 0.7}, {"step": 10, "probe": probe}]
+    return {"size": "small", "method": method, "features": features, "feature": 1.0, "seed": seed, "before": before,
+            "after": after, "curve": curve, **more}  # fmt: skip
+
+
+@pytest.fixture
+def found() -> dict[str, Any]:
+    runs = [
+        run("laptop", "normalised", 0, 0.9, 0.1), run("laptop", "normalised", 1, 0.8, 0.2),
+        run("laptop", "plain", 0, 0.7, 0.3), run("laptop", "plain", 1, 0.7, 0.3),
+        run("bk_sdm", "normalised", 0, 0.5, 0.4),
+    ]  # fmt: skip
+    settings = {"steps": 10, "batch": 4, "rate": 1e-3, "precision": "fp32", "prompts": 8, "sampler_steps": 10,
+                "command": "python x <y>"}  # fmt: skip
+    return {"settings": settings, "reference": {"retrieval_at_1": 1.0, "frechet": 0.1}, "runs": runs}
+
+
+def words(html: str) -> str:
+    return re.sub(r"<[^>]+>", " ", re.sub(r"<style>.*?</style>", "", html, flags=re.DOTALL))
+
+
+def test_verdicts_are_computed(found):
+    text = words(str(verdicts(found)))
+    assert "falls by 15.0\N{NO-BREAK SPACE}% (LAPTOP-Diff, n 2) and by 50.0\N{NO-BREAK SPACE}%" in text
+    assert "Target, at most half: met." in text
+    assert "(lower in 2 of 2 seeds)" in text
+    assert str(verdicts(found)).count('class="better"') == 2
+    worse = copy.deepcopy(found)
+    worse["runs"][4]["after"]["retrieval_at_1"] = 0.8
+    worse["runs"][1]["curve"][-1]["probe"] = 0.5
+    text = str(verdicts(worse))
+    assert "Target, at most half: missed." in text
+    assert "(lower in 1 of 2 seeds)" in text
+    assert text.count('class="worse"') == 2
+
+
+def test_the_page_is_whole_and_self_contained(found, tmp_path: Path):
+    found["runs"][0]["switched"] = {"macs": 0.8, **{
+        key: {"retrieval_at_1": 0.9, "frechet": 0.2, "psnr_db": 20.0} for key in ("light_first", "light_last")
+    }}  # fmt: skip
+    page = render_pruning(found, tmp_path / "p.html", sheet=b"\x89PNG").read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>")
+    assert "http" not in page.replace('http-equiv', "")
+    text = words(page)
+    for title in ("Verdicts", "Before and after", "Losses", "Switching", "Pictures", "How"):
+        assert f" {title} " in text
+    assert "85.0\N{NO-BREAK SPACE}%" in text, "the mean of two seeds"
+    assert "80.0\N{NO-BREAK SPACE}% to 90.0\N{NO-BREAK SPACE}%" in text
+    assert page.count("<path d=\"M") >= 5, "a line for each seed and loss"
+    assert "python x &lt;y&gt;" in page
+
+
+def test_what_was_not_run_is_left_out(found, tmp_path: Path):
+    found["runs"] = found["runs"][:1]
+    page = words(render_pruning(found, tmp_path / "p.html").read_text(encoding="utf-8"))
+    for title in ("Switching", "Pictures", "Losses"):
+        assert f" {title} " not in page
+    assert "Target" not in page
