@@ -58,8 +58,9 @@ class BackendTable(Model):
 class CoreMLTable(BackendTable):
     """`deployment` is the oldest release that must run the programs: iOS 18 has several functions over one set of
     weights, and attention as one operation. `attention`: that operation (`sdpa`); per head with channels first, for
-    the Neural Engine (`split_einsum`); two products and a softmax (`original`, for the GPU). `islands` are the parts
-    left in fp32 in an fp16 program (`auto`: chosen by measured parity).
+    the Neural Engine (`split_einsum`, `query_chunk` queries at a time; 0: all); two products and a softmax
+    (`original`, for the GPU). `islands` are the parts left in fp32 in an fp16 program (`auto`: chosen by measured
+    parity).
     """
 
     weights: Weights = "fp16"
@@ -67,6 +68,7 @@ class CoreMLTable(BackendTable):
     format: Literal["onnx", "ort", "mlpackage"] = "mlpackage"
     deployment: Literal["iOS16", "iOS17", "iOS18"] = "iOS18"
     attention: Literal["sdpa", "split_einsum", "original"] = "sdpa"
+    query_chunk: int = Field(default=0, ge=0)
     islands: Literal["auto"] | tuple[Literal["time", "norm", "softmax"], ...] = "auto"
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # Nodes that hand their input on: checks, views and copies that mean nothing in a program without side effects.
 PASSED_ON = {"alias", "detach", "lift_fresh_copy", "lift_fresh", "contiguous", "clone"}
+RESHAPES = {"reshape", "expand"}  # dropped where they change nothing
 DROPPED = {"_assert_tensor_metadata", "_assert_async", "_assert_scalar", "sym_constrain_range"}
 
 
@@ -44,15 +45,20 @@ def capture_program(variant: Variant, batch: int) -> Any:
 
 
 def clean_program(program: Any) -> None:
-    """Takes the nodes out that only check or hand on."""
+    """Takes the nodes out that only check or hand on. A view becomes a reshape, which needs no copy before it."""
+    import torch
+
     graph, signature = program.graph_module.graph, program.graph_signature
     for node in list(graph.nodes):
         if node.op != "call_function":
             continue
         kind = operator_name(node)
+        if kind in ("view", "_unsafe_view"):
+            node.target = torch.ops.aten.reshape.default
+            kind = "reshape"
         if kind in DROPPED:
             graph.erase_node(node)
-        elif kind in PASSED_ON:
+        elif kind in PASSED_ON or (kind in RESHAPES and node.meta["val"].shape == node.args[0].meta["val"].shape):
             source = node.args[0]
             node.replace_all_uses_with(source)
             signature.replace_all_uses(node.name, source.name)

@@ -1,9 +1,10 @@
 """Which parts of an fp16 program are worth fp32, by measurement.
 
 The sinusoid of the time embedding always is: it is a handful of operations, and timestep x frequency in fp16 costs
-more than all the rest of the network together. Norms and softmax are tried: the evaluator computes the program once
-more without rounding their results, and where that brings the output `GAIN_DB` nearer to PyTorch's, the graph is
-converted again with them in fp32. Inputs are the variant's example at an early and a late timestep.
+more than all the rest of the network together. Norms and softmax are tried, in graphs up to `MACS_LIMIT` (larger
+ones would take minutes; name their islands in the target): the evaluator computes the program once more without
+rounding the results of such operations, and where that brings the output `GAIN_DB` nearer to PyTorch's, the graph is
+converted again with them in fp32. Inputs are the variant's example, at an early and a late timestep.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ ALWAYS = ("time",)
 GAIN_DB = 3.0
 TRIED = {"norm": NORM_OPERATIONS, "softmax": SOFTMAX_OPERATIONS}
 TIMESTEPS = (981.0, 21.0)
+MACS_LIMIT = 20e9
 
 
 def choose_islands(
@@ -35,6 +37,8 @@ def choose_islands(
     from edgediff import mil
 
     convert(ALWAYS, out)
+    if count_macs(variant) * batch > MACS_LIMIT:
+        return ALWAYS
     samples = example_calls(variant, batch)
     program = mil.load(out, cache_bytes=1 << 30)
     plain = worst_db(program, samples)
@@ -48,6 +52,21 @@ def choose_islands(
         shutil.rmtree(out)
         convert(tuple(chosen), out)
     return tuple(chosen)
+
+
+def count_macs(variant: Variant) -> int:
+    """Multiply-accumulates of one sample, by tracing shapes where the variant does not know them."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.utils.flop_counter import FlopCounterMode
+
+    if variant.macs:
+        return variant.macs
+    with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        example = [mode.from_tensor(tensor) for tensor in variant.example]
+        with FlopCounterMode(display=False) as counter:
+            variant.module(*example)
+    return int(counter.get_total_flops()) // 2
 
 
 def example_calls(variant: Variant, batch: int) -> list[tuple[dict[str, Array], list[Array]]]:

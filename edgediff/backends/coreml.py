@@ -130,11 +130,13 @@ def _convert(
     variant: Variant, batch: int, path: Path, precision: str, table: CoreMLTable, islands: tuple[str, ...] | None
 ) -> tuple[str, ...] | None:
     """Writes one function; returns the islands that it has. None of them given: they are measured."""
+    from edgediff.backends._attention import rewrite_attention
     from edgediff.backends._coreml_capture import capture_program
     from edgediff.backends._coreml_convert import convert_program
     from edgediff.backends._coreml_islands import choose_islands
 
     program = capture_program(variant, batch)
+    rewrite_attention(program, table.attention, query_chunk=table.query_chunk)
     if precision == "fp32":
         convert_program(program, variant, batch, path, precision="fp32", deployment=table.deployment)
         return ()
