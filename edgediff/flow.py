@@ -58,6 +58,7 @@ def build(
         told("loading the model")
         pipeline = load_pipeline(model)
         plan = plan_pipeline(pipeline, chosen, device, backends=backends, progress=told.inner)
+        plan = _plan_weights(pipeline, chosen, plan, told.inner)
         return _write(pipeline, plan, device, writer, told)
 
 
@@ -74,7 +75,26 @@ def plan_build(
 
     chosen, device = load_recipe(recipe), load_target(target)
     check_methods(chosen)
-    return plan_pipeline(load_pipeline(model), chosen, device, backends=backends, progress=progress)
+    pipeline = load_pipeline(model)
+    plan = plan_pipeline(pipeline, chosen, device, backends=backends, progress=progress)
+    return _plan_weights(pipeline, chosen, plan, progress)
+
+
+def _plan_weights(pipeline: Pipeline, recipe: Recipe, plan: Plan, progress: Progress | None) -> Plan:
+    """The plan with its weights in fewer bits, where the recipe asks for that. Raises ConfigError for a backend
+    that cannot hold them."""
+    from edgediff.plugins import load_plugin
+    from edgediff.weight_bits import plan_weights
+
+    if recipe.precision.format or recipe.precision.bits is not None:
+        for name in plan.backends:
+            if not getattr(load_plugin("backends", name), "CODES_WEIGHTS", False):
+                raise ConfigError(
+                    f"backend '{name}' holds no coded weights ([precision] format or bits); leave it out with "
+                    "--backend, or choose weights = \"int8\"",
+                    where=f"recipe '{recipe.name}'", code="format",
+                )
+    return plan_weights(pipeline, recipe, plan, progress)
 
 
 def distill_model(

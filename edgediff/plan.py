@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Literal
 
 from pydantic import Field
@@ -86,6 +87,15 @@ class BackendPlan(Model):
     threads: int | None = None
 
 
+class WeightPlan(Model):
+    """Weights in fewer bits, words of `edgediff.compression`: `layers` says which for parameters of the denoiser,
+    `format` for all other large weights. `bits` is the mean over the layers, tables and scales included."""
+
+    format: str
+    layers: dict[str, str] = {}
+    bits: float | None = None
+
+
 class EqualCompute(Model):
     """The honest baseline: the untouched model with the same sampler and so few steps that it costs
     as much. `macs` of its whole image."""
@@ -118,6 +128,7 @@ class Plan(Model):
     schedule: Schedule
     graphs: dict[str, GraphPlan]
     backends: dict[str, BackendPlan]
+    weights: WeightPlan | None = None
     parity: ParityTable = ParityTable()
     cost: Cost
 
@@ -157,6 +168,7 @@ class Plan(Model):
             f"schedule   {wrap_letters(str(self.schedule))}",
             f"cost       {cost.macs / 1e9:.2f} of {cost.reference_macs / 1e9:.2f} GMACs per image ({share:.0%})",
             f"baseline   {equal.sampler} with {equal.steps} steps costs {equal.macs / 1e9:.2f} GMACs",
+            *_weight_lines(self.weights),
             "",
             f"{'graph':<12}{'calls':>6}{'GMACs':>9}{'M params':>10}  reads -> writes",
         ]
@@ -172,6 +184,16 @@ class Plan(Model):
             lines += ["", f"{'cut unit':<52}{'by':<10}score"]
             lines += [f"{shorten(cut.unit, 51):<52}{cut.by:<10}{cut.score:.3g}" for cut in self.cuts]
         return "\n".join(lines)
+
+
+def _weight_lines(weights: WeightPlan | None) -> list[str]:
+    if weights is None:
+        return []
+    if not weights.layers:
+        return [f"weights    {weights.format}"]
+    counts = Counter(weights.layers.values())
+    words = ", ".join(f"{counts[word]} in {word}" for word in sorted(counts))
+    return [f"weights    {weights.bits:.2f} bits in the mean of {len(weights.layers)} layers: {words}"]
 
 
 def row_of(plan: Plan, graph: str) -> Row:

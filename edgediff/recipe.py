@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from edgediff.compression import parse_format
 from edgediff.config import Model, read_toml
 from edgediff.errors import ConfigError, unknown
 from edgediff.plugins import data_folder
@@ -45,17 +46,35 @@ class CalibrationTable(Model):
 
 
 class PrecisionTable(Model):
-    """`auto` leaves the choice to the target."""
+    """`weights` is what arithmetic is done in; `auto` leaves the choice to the target.
+
+    `format` codes every large weight in fewer bits (a word of `edgediff.compression`: `palette6`, `int4/32`,
+    `sparse50+palette4`); `bits` is a budget instead, in bits per weight of the denoiser, which measured sensitivity
+    spends on the `choices`, layer by layer. Backends that cannot hold coded weights refuse the plan.
+    """
 
     weights: Weights = "auto"
+    format: str = ""
+    bits: float | None = Field(default=None, gt=0, le=16)
+    choices: tuple[str, ...] = Field(default=("palette2", "palette3", "palette4", "palette6", "palette8"), min_length=2)
+
+    @model_validator(mode="after")
+    def _known_formats(self) -> PrecisionTable:
+        for word in (*self.choices, *([self.format] if self.format else [])):
+            parse_format(word)
+        if self.format and self.bits is not None:
+            raise ValueError("format codes all weights alike, bits chooses per layer: give one of them")
+        return self
 
 
 class ParityTable(Model):
-    """Floors in dB below which a bundle fails: per graph in fp32, fp16 and int8, and the final image."""
+    """Floors in dB below which a bundle fails: per graph in fp32, fp16 and int8, with coded weights (`[precision]
+    format` or `bits`), and the final image."""
 
     fp32_db: float = 60.0
     fp16_db: float = 40.0
     int8_db: float = 20.0
+    coded_db: float = 15.0
     image_db: float = 35.0
 
 

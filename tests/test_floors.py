@@ -22,7 +22,7 @@ FLOORS = """
     estimate
     networks rng tokenizer embedded pipeline sampler
     trace rollout
-    scores
+    scores weight_bits
     prune reuse tokens
     planner
     variants distill lora
