@@ -61,6 +61,8 @@ COMMANDS = {
                 "in diffusers layout, or a hub id"),
         _option("--recipe", default="balanced", metavar="R", help="name or .toml file (default balanced)"),
         _option("--target", default="host", metavar="T", help="name or .toml file (default host)"),
+        _option("--budget", metavar="TIME", help="what an image may take on the target, as 2.0s or 800ms: the planner "
+                "then chooses sampler, steps, guidance and schedule"),
         _option("--out", metavar="DIR", help="folder of the new bundle"),
         _option("--backend", action="append", metavar="NAME", help="lower for this backend only; may be repeated "
                 "(default: all that the target names)"),

@@ -32,7 +32,7 @@ def build(args: Namespace) -> Answer:
 
     if not args.out and not args.dry_run:
         raise ConfigError("build needs --out DIR, or --dry-run to see the plan only", code="usage")
-    choices = {"recipe": args.recipe, "target": args.target, "backends": args.backend}
+    choices = {"recipe": args.recipe, "target": args.target, "backends": args.backend, "budget": args.budget}
     with show_progress(quiet=args.json) as progress:
         if args.dry_run:
             plan = flow.plan_build(args.model, **choices, progress=progress)
@@ -232,8 +232,9 @@ def recipes(args: Namespace) -> Answer:
 
 
 def methods(args: Namespace) -> Answer:
-    """Every `[[prune]]` and `[[reuse]]` kind with the keys of its table."""
+    """Every `[[prune]]` and `[[reuse]]` kind with the keys of its table, and those of `[distill]`."""
     from edgediff.plugins import load_plugin, plugin_names
+    from edgediff.recipe import DistillTable
 
     data: dict[str, dict[str, Any]] = {}
     blocks: list[str] = []
@@ -247,6 +248,10 @@ def methods(args: Namespace) -> Answer:
             said = textwrap.fill(about, 78, initial_indent="  ", subsequent_indent="  ")
             table = format_table(("  key", "what it takes"), rows)
             blocks.append(f'[[{folder}]] kind = "{kind}"\n{said}\n{table}')
+    about = (python_inspect.getdoc(DistillTable) or "").split("\n\n")[0].replace("\n", " ")
+    data["distill"] = {"[distill]": {"about": about, "settings": DistillTable.model_json_schema()}}
+    rows = [(f"  {key}", setting_text(field)) for key, field in DistillTable.model_fields.items()]
+    blocks.append(f"[distill]\n  {about}\n{format_table(('  key', 'what it takes'), rows)}")
     return Answer(data, "\n\n".join(blocks))
 
 

@@ -11,23 +11,29 @@ import importlib.metadata
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgediff.config import cache_folder, dump_json, read_text, write_text_atomic
 from edgediff.errors import ConfigError
 from edgediff.plan import Plan
-from edgediff.recipe import Recipe, StageTable, load_recipe
+from edgediff.recipe import Recipe, StageTable, load_recipe, with_budget
 from edgediff.target import Target, load_target
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from edgediff.bundle import Bundle
     from edgediff.distilled import Distilled
+    from edgediff.estimate.operators import OperatorTable
     from edgediff.pipeline import Pipeline
     from edgediff.reuse import Setting
     from edgediff.rollout import Rollout
     from edgediff.schedule import Schedule
     from edgediff.scores import Scores
+    from edgediff.steps import StepTable
+    from edgediff.units import UnitGraph
 
 Progress = Callable[[str, int, int], None]
 STAGES = 6
@@ -40,18 +46,20 @@ def build(
     target: str | Path | Target = "host",
     out: str | Path,
     backends: Sequence[str] | None = None,
+    budget: str | float | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Bundle:
     """One recipe and one target in, one bundle out, at the folder `out`.
 
     Recipe, target and `out` are checked before the model is loaded. Nothing is left at `out` unless the
-    whole bundle was written. Raises an EdgeDiffError of the stage that fails.
+    whole bundle was written. `budget` is what an image may take on the target (`"2.0s"`, `"800ms"`, or seconds): then
+    the planner chooses. Raises an EdgeDiffError of the stage that fails.
     """
     from edgediff.bundle import BundleWriter
     from edgediff.pipeline import load_pipeline
 
-    chosen, device = load_recipe(recipe), load_target(target)
+    chosen, device = with_budget(load_recipe(recipe), budget), load_target(target)
     check_methods(chosen)
     with BundleWriter(Path(out), overwrite=overwrite) as writer:
         told = _Stages(progress)
@@ -68,12 +76,13 @@ def plan_build(
     recipe: str | Path | Recipe = "balanced",
     target: str | Path | Target = "host",
     backends: Sequence[str] | None = None,
+    budget: str | float | None = None,
     progress: Progress | None = None,
 ) -> Plan:
     """What `build` would do (`--dry-run`): the plan, nothing written but the cached scores."""
     from edgediff.pipeline import load_pipeline
 
-    chosen, device = load_recipe(recipe), load_target(target)
+    chosen, device = with_budget(load_recipe(recipe), budget), load_target(target)
     check_methods(chosen)
     pipeline = load_pipeline(model)
     plan = plan_pipeline(pipeline, chosen, device, backends=backends, progress=progress)
@@ -133,6 +142,7 @@ def distill_model(
             "distillation needs both", code="not_distilled",
         )
     pipeline = load_pipeline(model)
+    pipeline.need_text("distillation")
     samples = load_samples(pipeline, data)
     state = PartialState(cpu=device == "cpu")
     if state.is_main_process:
@@ -160,13 +170,35 @@ def plan_pipeline(
     distilled = pipeline.distilled is not None or recipe.distill is not None
     scores = Scores(pipeline.graph) if distilled else _scores(pipeline, recipe, progress)
 
-    return make_plan(
-        pipeline, scores, recipe, target, backends=tuple(backends) if backends else None,
-        calibrator=Calibration(pipeline, recipe, progress),
+    calibration, chosen = Calibration(pipeline, recipe, progress), tuple(backends) if backends else None
+    if recipe.budget is None:
+        return make_plan(pipeline, scores, recipe, target, backends=chosen, calibrator=calibration)
+    from edgediff.search import search_plan
+
+    return search_plan(
+        pipeline, scores, recipe, target, calibrator=calibration, measure=calibration, backends=chosen,
+        components=component_operators(pipeline), progress=progress,
     )
 
 
-@dataclass(frozen=True)
+def component_operators(pipeline: Pipeline) -> dict[str, OperatorTable]:
+    """The operators of what runs once per image, by component, for the estimator."""
+    import torch
+
+    from edgediff.estimate.record import record_operators
+    from edgediff.variants import DecoderGraph, TextEncoderGraph
+
+    found: dict[str, OperatorTable] = {}
+    if pipeline.text_encoder is not None:
+        ids = torch.zeros(1, pipeline.tokens, dtype=torch.int64)
+        found["text_encoder"] = record_operators(TextEncoderGraph(pipeline.text_encoder), [ids], pipeline.text_encoder)
+    if pipeline.vae is not None:
+        latent = torch.zeros(1, *pipeline.latent)
+        found["vae_decoder"] = record_operators(DecoderGraph(pipeline.vae), [latent], pipeline.vae)
+    return found
+
+
+@dataclass
 class Calibration:
     """Measures for calibrated reuse methods on the recipe's calibration prompts. What was measured is kept in the
     cache folder under a hash of everything that it depends on."""
@@ -204,25 +236,71 @@ class Calibration:
         own = {"spec": spec.model_dump(mode="json"), "schedule": schedule.model_dump(mode="json")}
         return Made.model_validate_json(json.dumps(self._kept("refine", stage, setting, own, run)))
 
+    def loss(self, plan: Plan) -> float:
+        """Mean squared error of the plan's final latents against the untouched model's."""
+        from edgediff.trace import step_table
+
+        graph = self.pipeline.graph.with_cuts(cut.unit for cut in plan.cuts)
+        table = step_table(self.pipeline, plan.sampler.kind, plan.sampler.steps)
+
+        def run() -> dict[str, Any]:
+            if self.progress is not None:
+                self.progress(f"measuring {plan.sampler.kind} {plan.sampler.steps}, {plan.schedule}"[:60], 0, 1)
+            finals = self._rollout_of(graph).run(table, plan.schedule, plan.guidance)
+            return {"loss": float(((finals - self._finals) ** 2).mean())}
+
+        own = {"schedule": plan.schedule.model_dump(mode="json"), "guidance": plan.guidance.model_dump(mode="json")}
+        return float(self._kept_for("loss", own, graph, table, run)["loss"])
+
+    @cached_property
+    def power(self) -> float:
+        """Mean square of the untouched model's final latents."""
+        return float(self._kept_for("power", None, self.pipeline.graph, self._table, self._measure_power)["power"])
+
+    def _measure_power(self) -> dict[str, Any]:
+        return {"power": float((self._finals**2).mean())}
+
+    @cached_property
+    def _table(self) -> StepTable:
+        from edgediff.trace import step_table
+
+        return step_table(self.pipeline, self.recipe.sampler.kind, self.recipe.sampler.steps)
+
+    @cached_property
+    def _finals(self) -> Tensor:
+        from edgediff.trace import guidance_calls
+
+        guidance = guidance_calls(self.recipe.guidance.scale, self.recipe.guidance.interval, len(self._table.rows))
+        return self._rollout_of(self.pipeline.graph).run(self._table, None, guidance)
+
     def _rollout(self, setting: Setting) -> Rollout:
+        return self._rollout_of(setting.graph)
+
+    def _rollout_of(self, graph: UnitGraph) -> Rollout:
         from edgediff.rollout import Rollout
         from edgediff.trace import calibration_prompts
 
         prompts, seed = calibration_prompts(self.pipeline, self.recipe.calibration), self.recipe.calibration.seed
-        return Rollout(self.pipeline, prompts, range(seed, seed + len(prompts)), graph=setting.graph)
+        return Rollout(self.pipeline, prompts, range(seed, seed + len(prompts)), graph=graph)
 
     def _kept(
         self, what: str, stage: StageTable, setting: Setting, own: Any, run: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
+        files = _named_files((stage,))
+        every = {"kind": stage.kind, "own": own, "files": files, "guidance": setting.guidance}
+        return self._kept_for(what, every, setting.graph, setting.table, run)
+
+    def _kept_for(
+        self, what: str, own: Any, graph: UnitGraph, table: StepTable, run: Callable[[], dict[str, Any]]
     ) -> dict[str, Any]:
         from edgediff.trace import calibration_prompts
 
         distilled = self.pipeline.distilled
         basis = {
-            "what": what, "kind": stage.kind, "own": own, "files": _named_files((stage,)),
+            "what": what, "own": own, "reference": self.recipe.model_dump(mode="json", include={"sampler", "guidance"}),
             "weights": distilled.record.weights if distilled else self.pipeline.weights,
             "prompts": calibration_prompts(self.pipeline, self.recipe.calibration),
-            "seed": self.recipe.calibration.seed, "cuts": sorted(setting.graph.cuts),
-            "table": setting.table.digest(), "guidance": setting.guidance,
+            "seed": self.recipe.calibration.seed, "cuts": sorted(graph.cuts), "table": table.digest(),
             "tools": {name: importlib.metadata.version(name) for name in ("edgediff", "torch", "diffusers")},
         }
         path = cache_folder() / "reuse" / f"{hashlib.sha256(dump_json(basis).encode()).hexdigest()}.json"

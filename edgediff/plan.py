@@ -113,6 +113,36 @@ class Cost(Model):
     equal_compute: EqualCompute
 
 
+class Point(Model):
+    """A plan that was weighed under a budget: its price on the target for one image, and the ratio of the reference's
+    final latents to the error it makes on the calibration prompts (dB; None: priced only)."""
+
+    what: str
+    baseline: bool = False
+    latency_ms: float
+    memory_mb: float
+    macs: int
+    snr_db: float | None = None
+
+
+class Front(Model):
+    """Every plan that was weighed, the chosen one's index, and the limits that keep better ones out."""
+
+    points: tuple[Point, ...]
+    chosen: int = Field(ge=0)
+    binding: tuple[str, ...] = ()
+    target_source: Literal["estimated", "measured"] = "estimated"
+
+    def best(self) -> tuple[Point, ...]:
+        """The measured points that no other one beats in both time and error, by time."""
+        found: list[Point] = []
+        ratios = [(point.latency_ms, -point.snr_db, point) for point in self.points if point.snr_db is not None]
+        for _, loss, point in sorted(ratios, key=lambda each: each[:2]):
+            if not found or -loss > (found[-1].snr_db or 0.0):
+                found.append(point)
+        return tuple(found)
+
+
 class Plan(Model):
     """The one decision record. `recipe` and `target` are SHA-256 of their canonical JSON."""
 
@@ -131,6 +161,7 @@ class Plan(Model):
     weights: WeightPlan | None = None
     parity: ParityTable = ParityTable()
     cost: Cost
+    front: Front | None = None
 
     def check(self, graph: UnitGraph) -> None:
         """States what must hold between this plan and the untouched network's unit graph.
@@ -169,6 +200,7 @@ class Plan(Model):
             f"cost       {cost.macs / 1e9:.2f} of {cost.reference_macs / 1e9:.2f} GMACs per image ({share:.0%})",
             f"baseline   {equal.sampler} with {equal.steps} steps costs {equal.macs / 1e9:.2f} GMACs",
             *_weight_lines(self.weights),
+            *_front_lines(self.front),
             "",
             f"{'graph':<12}{'calls':>6}{'GMACs':>9}{'M params':>10}  reads -> writes",
         ]
@@ -184,6 +216,23 @@ class Plan(Model):
             lines += ["", f"{'cut unit':<52}{'by':<10}score"]
             lines += [f"{shorten(cut.unit, 51):<52}{cut.by:<10}{cut.score:.3g}" for cut in self.cuts]
         return "\n".join(lines)
+
+
+def _front_lines(front: Front | None) -> list[str]:
+    if front is None:
+        return []
+    chosen, fewer = front.points[front.chosen], [p for p in front.points if p.baseline and p.snr_db is not None]
+    rivals = [p for p in fewer if p.latency_ms <= chosen.latency_ms]
+    lines = [f"budget     {_point_text(chosen)}, {front.target_source}"]
+    if rivals:
+        best = max(rivals, key=lambda p: p.snr_db or 0.0)
+        lines.append(f"           fewer steps at best: {_point_text(best)}")
+    over = ", ".join(front.binding) or "nothing"
+    return [*lines, f"           {len(front.points)} plans weighed; better ones are over: {over}"]
+
+
+def _point_text(point: Point) -> str:
+    return f"{shorten(point.what, 28)}, {point.latency_ms:.0f} ms, error -{point.snr_db or 0.0:.1f} dB"
 
 
 def _weight_lines(weights: WeightPlan | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,6 +89,14 @@ class StageTable(Model):
         return dict(self.__pydantic_extra__ or {})
 
 
+class BudgetTable(Model):
+    """What one image may take on the target: then the planner chooses sampler, steps, guidance and schedule within
+    it, and `[sampler]` and `[guidance]` say the reference. `memory_mb` None is the target's own ceiling."""
+
+    latency_ms: float | None = Field(default=None, gt=0)
+    memory_mb: float | None = Field(default=None, gt=0)
+
+
 class DistillTable(Model):
     """How the pruned network recovers; see `edgediff.distill`. The defaults are for the embedded model.
 
@@ -136,6 +145,7 @@ class Recipe(Model):
     prune: tuple[StageTable, ...] = ()
     distill: DistillTable | None = None
     reuse: tuple[StageTable, ...] = ()
+    budget: BudgetTable | None = None
     precision: PrecisionTable = PrecisionTable()
     parity: ParityTable = ParityTable()
     max_graphs: int = Field(default=3, ge=1)
@@ -152,6 +162,20 @@ def load_recipe(recipe: str | Path | Recipe) -> Recipe:
     if isinstance(recipe, Recipe):
         return recipe
     return read_toml(find_config("recipe", recipe), Recipe)
+
+
+def with_budget(recipe: Recipe, budget: str | float | None) -> Recipe:
+    """The recipe with a time for one image in place of its own: `"2.0s"`, `"800ms"`, or a number of seconds.
+
+    Raises ConfigError for anything else."""
+    if budget is None:
+        return recipe
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(ms|s)?\s*", str(budget))
+    milliseconds = float(match[1]) * (1.0 if match[2] == "ms" else 1000.0) if match else 0.0
+    if milliseconds <= 0.0:
+        raise ConfigError(f"budget '{budget}' is no time above 0; write 2.0s or 800ms", where="--budget", code="budget")
+    table = (recipe.budget or BudgetTable()).model_copy(update={"latency_ms": milliseconds})
+    return recipe.model_copy(update={"budget": table})
 
 
 def list_recipes() -> list[str]:

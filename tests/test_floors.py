@@ -18,13 +18,15 @@ PACKAGE = Path(__file__).parent.parent / "edgediff"
 FLOORS = """
     errors
     config plugins
-    units schedule steps recipe target plan manifest rows latency metrics compression schemas distilled
+    units schedule steps recipe target plan manifest rows latency metrics compression schemas distilled model_parts
     estimate
     networks rng tokenizer embedded pipeline sampler
     trace rollout
     scores weight_bits
     prune reuse tokens
+    estimate
     planner
+    search
     variants distill lora
     backends mil
     bundle runtime program

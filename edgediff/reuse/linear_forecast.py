@@ -30,24 +30,24 @@ if TYPE_CHECKING:
     from edgediff.rollout import Rollout
 
 NAME = "linear_forecast"
-GUIDED, ALONE = 2.0, 1.0  # network passes
 IMPROVED = 4
 
 
 class Spec(Model):
-    """`share` of the recipe's network passes that stays (both prompts are two passes). `depth` outputs make a
-    forecast. No gap is longer than `longest` calls, no guidance difference older than `oldest`; `oldest = 0` computes
-    both prompts at every call."""
+    """`share` of the untouched denoiser's cost that stays, at `price` of a guided call and of one alone (network
+    passes, or the target's time). `depth` outputs make a forecast. No gap is longer than `longest` calls, no guidance
+    difference older than `oldest`; `oldest = 0` computes both prompts at every call."""
 
     share: float = Field(default=0.23, gt=0.0, le=1.0)
+    price: tuple[float, float] = (2.0, 1.0)
     depth: int = Field(default=3, ge=1, le=6)
     longest: int = Field(default=10, ge=1)
     oldest: int = Field(default=16, ge=0)
 
 
 def basis(spec: Spec) -> dict[str, Any]:
-    """What `measure` depends on: one measurement serves every `share` and `depth`."""
-    return spec.model_dump(mode="json", exclude={"share", "depth"})
+    """What `measure` depends on: one measurement serves every budget and `depth`."""
+    return spec.model_dump(mode="json", exclude={"share", "depth", "price"})
 
 
 def measure(spec: Spec, rollout: Rollout, setting: Setting, progress: Progress | None = None) -> dict[str, Any]:
@@ -73,11 +73,11 @@ def measure(spec: Spec, rollout: Rollout, setting: Setting, progress: Progress |
 
 def propose(spec: Spec, setting: Setting) -> Schedule:
     """The path of least predicted loss within `share`. Raises MethodError for a share below the cheapest path."""
-    passes = sum(ALONE if scale is None else GUIDED for scale in setting.guidance)
+    passes = sum(spec.price[scale is None] for scale in setting.guidance)
     paths = read_paths(setting)
-    best = best_path(spec, setting, spec.share * passes, (GUIDED, ALONE))
+    best = best_path(spec, setting, spec.share * passes, spec.price)
     if best is None:
-        least = min(GUIDED * guided + ALONE * alone for guided, alone in paths) / passes
+        least = min(spec.price[0] * guided + spec.price[1] * alone for guided, alone in paths) / passes
         raise MethodError(
             f"share = {spec.share:g} is below the cheapest path, {least:.3f}: gaps are at most {spec.longest} calls "
             f"long and guidance at most {spec.oldest} calls old; allow more, or use fewer steps",
