@@ -251,7 +251,8 @@ def methods(args: Namespace) -> Answer:
     about = (python_inspect.getdoc(DistillTable) or "").split("\n\n")[0].replace("\n", " ")
     data["distill"] = {"[distill]": {"about": about, "settings": DistillTable.model_json_schema()}}
     rows = [(f"  {key}", setting_text(field)) for key, field in DistillTable.model_fields.items()]
-    blocks.append(f"[distill]\n  {about}\n{format_table(('  key', 'what it takes'), rows)}")
+    said = textwrap.fill(about, 78, initial_indent="  ", subsequent_indent="  ")
+    blocks.append(f"[distill]\n{said}\n{format_table(('  key', 'what it takes'), rows)}")
     return Answer(data, "\n\n".join(blocks))
 
 
