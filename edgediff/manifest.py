@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from edgediff.config import Model
-from edgediff.errors import BundleError, SamplerError, did_you_mean
+from edgediff.errors import BundleError, ConfigError, SamplerError, did_you_mean
 from edgediff.plan import Kind, Mode, Precision
 from edgediff.steps import StepRow, StepTable
 
@@ -95,6 +95,17 @@ class Classes(Model):
     count: int = Field(ge=1)
     null: int | None = None
     names: tuple[str, ...] = ()
+
+    def find(self, prompt: str) -> int:
+        """The class that a prompt is. Raises ConfigError for what is neither a name nor a number below `count`."""
+        known = {name: index for index, name in enumerate(self.names)}
+        text = prompt.strip()
+        found = known.get(text, int(text) if text.isascii() and text.isdecimal() else -1)
+        if not 0 <= found < self.count:
+            names = f", or a name{did_you_mean(text, known)}" if known else ""
+            message = f"'{text:.60}' is no class: give a number from 0 to {self.count - 1}{names}"
+            raise ConfigError(message, code="prompt")
+        return found
 
 
 class Decode(Model):

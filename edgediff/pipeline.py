@@ -1,19 +1,34 @@
 """A diffusion pipeline, loaded: the only importer of diffusers' pipelines.
 
 MODEL is `glyph` (the trained model in this package), `random:sd15` (a real architecture with random
-weights, for costs), a local folder in diffusers layout, a folder of `edgediff distill`, or a hub id.
+weights, for costs), a local folder in diffusers layout, a folder of `edgediff distill`, or a hub id. Folders may be of
+StableDiffusionPipeline, DiTPipeline, DDPMPipeline and DDIMPipeline (pixels), LDMPipeline (unconditional latents).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgediff.distilled import DistilledFolder, is_distilled, read_distilled
 from edgediff.errors import ModelError, did_you_mean
+from edgediff.manifest import Classes
+from edgediff.model_parts import (
+    RENAMED,
+    check_part,
+    hash_files,
+    is_listed,
+    load_part,
+    make_part,
+    quiet_libraries,
+    read_index,
+    read_licence,
+    read_scheduler,
+)
 from edgediff.networks import Sizes, family_of, unit_graph
 from edgediff.plan import Kind
 from edgediff.units import UnitGraph
@@ -22,23 +37,25 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+__all__ = ["GLYPH", "Pipeline", "architecture_names", "load_pipeline", "quiet_libraries"]
+
 PACKAGE = Path(__file__).parent
 GLYPH = PACKAGE / "embedded" / "glyph"
-PARTS = {
-    "unet": ("UNet2DConditionModel",),
-    "vae": ("AutoencoderKL", "AutoencoderTiny"),
-    "text_encoder": ("CLIPTextModel",),
-    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
-}
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 HUB_FILES = ["model_index.json", "*/*.json", "*/*.safetensors", "tokenizer/*"]
 HUB_LEFT_OUT = ["safety_checker/*", "feature_extractor/*", "*.fp16.safetensors", "*.non_ema.safetensors"]
+PART_ORDER = ("unet", "transformer", "vae", "text_encoder")  # random weights are drawn in this order
+KINDS: dict[str, Kind] = {
+    "UNet2DConditionModel": "text-to-image", "DiTTransformer2DModel": "class-to-image",
+    "UNet2DModel": "unconditional-image",
+}
 
 
 @dataclass
 class Pipeline:
     """A loaded pipeline in fp32 on the CPU, its modules in evaluation mode and without gradients.
 
+    `vae` is None where the network works on pixels; `text_encoder` and `tokenizer_folder` are None where there is no
+    text, and `classes` is None where there are no classes.
     `latent` is the latent's shape without the batch; `scheduler` the scheduler's configuration;
     `weights` the SHA-256 over all weights, by which plans and bundles know the model again. With `distilled` the
     rest is the untouched model, which stays the reference, and `variants` takes the cut denoiser from that folder.
@@ -47,9 +64,9 @@ class Pipeline:
     id: str
     kind: Kind
     denoiser: nn.Module
-    vae: nn.Module
-    text_encoder: nn.Module
-    tokenizer_folder: Path
+    vae: Any
+    text_encoder: Any
+    tokenizer_folder: Any
     tokens: int
     scheduler: dict[str, Any]
     latent: tuple[int, ...]
@@ -57,6 +74,7 @@ class Pipeline:
     revision: str | None = None
     licence: str = "unknown"
     denoiser_name: str = "unet"
+    classes: Classes | None = None
     distilled: DistilledFolder | None = None
     _graph: UnitGraph | None = field(default=None, repr=False)
 
@@ -75,7 +93,8 @@ class Pipeline:
     def to(self, device: str | torch.device) -> Pipeline:
         """Moves every module, and returns the pipeline."""
         for module in (self.denoiser, self.vae, self.text_encoder):
-            module.to(device)
+            if module is not None:
+                module.to(device)
         return self
 
     @property
@@ -85,12 +104,22 @@ class Pipeline:
     @property
     def scale(self) -> float:
         """What the latent is multiplied with before it is decoded."""
-        return 1.0 / float(getattr(self.vae.config, "scaling_factor", 1.0))
+        return 1.0 / float(getattr(self.vae.config, "scaling_factor", 1.0)) if self.vae is not None else 1.0
 
     @property
     def shift(self) -> float:
         """What is added to the scaled latent before it is decoded."""
-        return float(getattr(self.vae.config, "shift_factor", None) or 0.0)
+        return float(getattr(self.vae.config, "shift_factor", None) or 0.0) if self.vae is not None else 0.0
+
+    @property
+    def can_guide(self) -> bool:
+        """Whether there is an empty prompt, or a class of no class, to guide away from."""
+        return self.kind == "text-to-image" or (self.classes is not None and self.classes.null is not None)
+
+    def need_text(self, what: str) -> None:
+        """Raises ModelError unless this is a text-to-image model; `what` begins the sentence."""
+        if self.text_encoder is None:
+            raise ModelError(f"{what} needs a text-to-image model; '{self.id}' is {self.kind}", code="kind")
 
     def encode(self, prompts: list[str]) -> Tensor:
         """Embeddings `[n, tokens, width]` of the prompts."""
@@ -98,6 +127,7 @@ class Pipeline:
 
         from edgediff.tokenizer import Tokenizer
 
+        self.need_text("encoding a prompt")
         tokenizer = Tokenizer.load(self.tokenizer_folder)
         ids = torch.tensor([tokenizer.encode(prompt, self.tokens) for prompt in prompts])
         with torch.no_grad():
@@ -105,17 +135,30 @@ class Pipeline:
         return result
 
     def conditions(self, prompts: list[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """What the denoiser reads beside sample and timestep, by input name: one row per prompt; and the one row
-        of the empty prompt."""
-        return {"encoder_hidden_states": self.encode(prompts)}, {"encoder_hidden_states": self.encode([""])}
+        """What the denoiser reads beside sample and timestep, by input name: one row per prompt; and the one row of
+        the empty prompt.
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Images `[n, 3, height, width]` in about [-1, 1]."""
+        A prompt of a class-to-image model is a class's name or number, and its empty row the class of no class.
+        Nothing is read of the prompts of an unconditional model. Raises ConfigError for a class that is none.
+        """
         import torch
 
-        vae: Any = self.vae
+        if self.kind == "text-to-image":
+            return {"encoder_hidden_states": self.encode(prompts)}, {"encoder_hidden_states": self.encode([""])}
+        if self.classes is None:
+            return {}, {}
+        name, null = self.classes.input, self.classes.null
+        labels = torch.tensor([self.classes.find(prompt) for prompt in prompts], device=self.device)
+        return {name: labels}, {} if null is None else {name: torch.tensor([null], device=self.device)}
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images `[n, channels, height, width]` in about [-1, 1]; of a network on pixels the latents themselves."""
+        import torch
+
+        if self.vae is None:
+            return latents
         with torch.no_grad():
-            result: Tensor = vae.decode(latents * self.scale + self.shift, return_dict=False)[0]
+            result: Tensor = self.vae.decode(latents * self.scale + self.shift, return_dict=False)[0]
         return result
 
 
@@ -180,115 +223,71 @@ def _load_hub(name: str, revision: str | None) -> Pipeline:
 
 
 def _load_folder(folder: Path, *, name: str, revision: str | None) -> Pipeline:
-    index = _read_index(folder)
-    files = [_check_part(folder, index, part) for part in ("unet", "vae", "text_encoder")]
-    _check_part(folder, index, "tokenizer")
-    parts = {part: _load_part(folder, part, index[part][1]) for part in ("unet", "vae", "text_encoder")}
-    scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
-    licence = "OFL-1.1" if folder == GLYPH else _licence(folder)
+    index = read_index(folder)
+    wanted = _wanted_parts(folder, index)
+    files = [file for part in wanted for file in check_part(folder, index, part)]
+    parts = {part: load_part(folder, part, index[part][1]) for part in wanted if part != "tokenizer"}
+    text_encoder = parts.get("text_encoder")
     return _assemble(
-        name, parts, scheduler, _hash_files([file for found in files for file in found]),
-        tokenizer_folder=folder / "tokenizer", revision=revision, licence=licence,
-        tokens=_token_count(folder, parts["text_encoder"]),
+        name, parts, read_scheduler(folder), hash_files(files), revision=revision,
+        licence="OFL-1.1" if folder == GLYPH else read_licence(folder), labels=index.get("id2label"),
+        tokenizer_folder=folder / "tokenizer" if text_encoder is not None else None,
+        tokens=_token_count(folder, text_encoder) if text_encoder is not None else 0,
     )
+
+
+def _wanted_parts(folder: Path, index: dict[str, Any]) -> list[str]:
+    """Names of the parts, the denoiser first. Raises ModelError for one that is missing in the index."""
+    denoiser = "transformer" if is_listed(index, "transformer") else "unet"
+    check_part(folder, index, denoiser)
+    if KINDS[_class_of(index, denoiser)] == "text-to-image":
+        return [denoiser, "vae", "text_encoder", "tokenizer"]
+    return [denoiser, *(part for part in ("vae", "vqvae") if is_listed(index, part))]
+
+
+def _class_of(index: dict[str, Any], part: str) -> str:
+    listed = str(index[part][1])
+    return RENAMED.get(listed, listed)
 
 
 def _assemble(
-    name: str, parts: dict[str, nn.Module], scheduler: dict[str, Any], weights: str, *,
-    tokenizer_folder: Path, revision: str | None, licence: str, tokens: int,
+    name: str, parts: Mapping[str, nn.Module], scheduler: dict[str, Any], weights: str, *,
+    tokenizer_folder: Path | None, revision: str | None, licence: str, tokens: int, labels: object = None,
 ) -> Pipeline:
-    unet: Any = parts["unet"]
-    family_of(unet).describe_units(unet)
-    size = unet.config.sample_size
+    part = "transformer" if "transformer" in parts else "unet"
+    network: Any = parts[part]
+    family_of(network).describe_units(network)
+    size = network.config.sample_size
     height, width = (size, size) if isinstance(size, int) else size
+    latent = (network.config.in_channels, height, width)
+    vae: Any = parts.get("vae", parts.get("vqvae"))
+    if vae is not None and vae.config.latent_channels != latent[0]:
+        raise ModelError(
+            f"'{name}' makes latents of {latent[0]} channels, its decoder takes {vae.config.latent_channels}",
+            code="wrong_class",
+        )
+    kind = KINDS[type(network).__name__]
     return Pipeline(
-        id=name, kind="text-to-image", denoiser=unet, vae=parts["vae"], text_encoder=parts["text_encoder"],
-        tokenizer_folder=tokenizer_folder, tokens=tokens, scheduler=scheduler,
-        latent=(unet.config.in_channels, height, width), weights=weights, revision=revision, licence=licence,
+        id=name, kind=kind, denoiser=network, vae=vae, text_encoder=parts.get("text_encoder"),
+        tokenizer_folder=tokenizer_folder, tokens=tokens, scheduler=scheduler, latent=latent, weights=weights,
+        revision=revision, licence=licence, denoiser_name=part,
+        classes=_classes(network, labels) if kind == "class-to-image" else None,
     )
 
 
-def _read_index(folder: Path) -> dict[str, Any]:
-    path = folder / "model_index.json"
-    if not path.is_file():
-        raise ModelError(
-            "is no diffusers folder: model_index.json is missing; convert single-file checkpoints with "
-            "diffusers' from_single_file(...).save_pretrained(...) first",
-            where=str(folder), code="missing_part",
-        )
-    try:
-        index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"is not JSON: {error}", where=str(path), code="syntax") from error
-    return index
-
-
-def _check_part(folder: Path, index: dict[str, Any], part: str) -> list[Path]:
-    """The part's safetensors files, after checking that the part is there and of a known class."""
-    listed = index.get(part)
-    if not isinstance(listed, list) or len(listed) != 2 or not isinstance(listed[1], str):
-        raise ModelError(f"model_index.json has no '{part}'", where=str(folder), code="missing_part")
-    if listed[1] not in PARTS[part]:
-        allowed = " or ".join(PARTS[part])
-        raise ModelError(
-            f"'{part}' is a {listed[1]}; edgediff takes {allowed}",
-            where=str(folder / "model_index.json"), code="wrong_class",
-        )
-    if not (folder / part).is_dir():
-        raise ModelError(f"the folder '{part}/' is missing", where=str(folder), code="missing_part")
-    if part == "tokenizer":
-        return []
-    files = sorted(path for path in (folder / part).glob("*.safetensors"))
-    if not files:
-        pickles = [path.name for pattern in PICKLES for path in (folder / part).glob(pattern)]
-        hint = (
-            f"'{pickles[0]}' is a pickle, which can run code when opened; save again with safe_serialization=True"
-            if pickles else "weights as .safetensors are missing"
-        )
-        raise ModelError(hint, where=str(folder / part), code="pickle" if pickles else "missing_part")
-    return files
-
-
-def _load_part(folder: Path, part: str, class_name: str) -> nn.Module:
-    import diffusers
-    import torch
-    import transformers
-
-    loader = getattr(transformers if part == "text_encoder" else diffusers, class_name)
-    try:
-        with quiet_libraries():
-            module = loader.from_pretrained(str(folder / part), use_safetensors=True, torch_dtype=torch.float32)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ModelError(
-            f"'{part}' cannot be loaded as {class_name}: {str(error).splitlines()[0]}", where=str(folder / part)
-        ) from error
-    result: nn.Module = module.eval().requires_grad_(False)
-    return result
-
-
-class quiet_libraries:
-    """Within it, diffusers and transformers say nothing below an error."""
-
-    def __enter__(self) -> None:
-        from diffusers.utils import logging as diffusers_logging
-        from transformers.utils import logging as transformers_logging
-
-        self._modules = (diffusers_logging, transformers_logging)
-        self._before = [module.get_verbosity() for module in self._modules]
-        for module in self._modules:
-            module.set_verbosity_error()
-            module.disable_progress_bar()
-
-    def __exit__(self, *exception: object) -> None:
-        for module, level in zip(self._modules, self._before, strict=True):
-            module.set_verbosity(level)
-            module.enable_progress_bar()
+def _classes(network: Any, labels: object) -> Classes:
+    """The classes of a DiT: the embedding's last row is the class of no class. Each is called by the first of its
+    names; one that several classes share gets the class's number behind it."""
+    count = int(network.config.num_embeds_ada_norm)
+    names: list[str] = []
+    if isinstance(labels, dict) and all(str(index) in labels for index in range(count)):
+        names = [str(labels[str(index)]).split(",")[0].strip() for index in range(count)]
+        names = [name if names.count(name) == 1 else f"{name} {index}" for index, name in enumerate(names)]
+    return Classes(count=count, null=count, names=tuple(names))
 
 
 def _random_pipeline(architecture: str) -> Pipeline:
     import torch
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
 
     path = PACKAGE / "architectures" / f"{architecture}.json"
     if not path.is_file():
@@ -298,16 +297,11 @@ def _random_pipeline(architecture: str) -> Pipeline:
     config = json.loads(text)
     with torch.random.fork_rng(devices=[]), quiet_libraries():
         torch.manual_seed(0)
-        parts: dict[str, nn.Module] = {
-            "unet": UNet2DConditionModel.from_config(config["unet"]),
-            "vae": AutoencoderKL.from_config(config["vae"]),
-            "text_encoder": CLIPTextModel(CLIPTextConfig(**config["text_encoder"])),
-        }
-    for module in parts.values():
-        module.eval().requires_grad_(False)
+        parts = {part: make_part(part, config[part]) for part in PART_ORDER if part in config}
+    tokenizer = GLYPH / "tokenizer" if "text_encoder" in parts else None
     return _assemble(
         f"random:{architecture}", parts, config["scheduler"], hashlib.sha256(f"seed 0 {text}".encode()).hexdigest(),
-        tokenizer_folder=GLYPH / "tokenizer", revision=None, licence=config["licence"], tokens=config["tokens"],
+        tokenizer_folder=tokenizer, revision=None, licence=config["licence"], tokens=config.get("tokens", 0),
     )
 
 
@@ -316,23 +310,3 @@ def _token_count(folder: Path, text_encoder: Any) -> int:
     limit = json.loads(path.read_text(encoding="utf-8")).get("model_max_length") if path.is_file() else None
     positions = int(text_encoder.config.max_position_embeddings)
     return min(int(limit), positions) if limit else positions
-
-
-def _licence(folder: Path) -> str:
-    """The `license:` line of the model card, if the folder has one."""
-    card = folder / "README.md"
-    if card.is_file():
-        for line in card.read_text(encoding="utf-8", errors="replace").splitlines()[:40]:
-            if line.startswith("license:"):
-                return line.partition(":")[2].strip()
-    return "unknown"
-
-
-def _hash_files(files: list[Path]) -> str:
-    total = hashlib.sha256()
-    for file in files:
-        total.update(f"{file.parent.name}/{file.name}\n".encode())
-        with file.open("rb") as stream:
-            while chunk := stream.read(1 << 22):
-                total.update(chunk)
-    return total.hexdigest()

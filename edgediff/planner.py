@@ -25,7 +25,7 @@ from edgediff.rows import plan_guidance
 from edgediff.schedule import HOLD, Schedule, full_schedule, merge_rows, wire_schedule
 from edgediff.scores import Scores, read_spec
 from edgediff.target import Target
-from edgediff.trace import guidance_calls, step_table
+from edgediff.trace import asked_guidance, step_table
 
 if TYPE_CHECKING:
     from edgediff.pipeline import Pipeline
@@ -51,7 +51,8 @@ def make_plan(
     cuts = _distilled_cuts(pipeline, recipe) if pipeline.distilled or recipe.distill else propose_cuts(recipe, scores)
     graph = scores.graph.with_cuts(cut.unit for cut in cuts)
     table = step_table(pipeline, recipe.sampler.kind, recipe.sampler.steps)
-    asked, calls = guidance_calls(recipe.guidance.scale, recipe.guidance.interval, len(table.rows)), len(table.rows)
+    calls = len(table.rows)
+    asked = asked_guidance(pipeline, recipe.guidance, calls)
     schedule = _propose_schedule(recipe, Setting(graph, table, asked, recipe.max_graphs), calibrator)
     wirings = wire_schedule(schedule, graph)
     graphs = {

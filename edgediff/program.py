@@ -73,6 +73,8 @@ def _distilled_source(pipeline: Pipeline) -> DistilledSource | None:
 def write_parts(pipeline: Pipeline, plan: Plan, folder: Path) -> None:
     """Writes what is not a graph: the plan, the tokenizer, the licence texts."""
     (folder / "plan.json").write_text(plan.to_json(), encoding="utf-8")
+    if pipeline.tokenizer_folder is None:
+        return
     (folder / "tokenizer").mkdir()
     for name in ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"):
         source = pipeline.tokenizer_folder / name
@@ -100,11 +102,14 @@ def _carries(plan: Plan, variants: Variants) -> dict[str, TensorSpec]:
 
 def _program(pipeline: Pipeline, plan: Plan, table: StepTable) -> Program:
     rows = program_rows(table, plan.schedule, plan.guidance)
+    has_text = pipeline.text_encoder is not None
     return Program(
-        tokenize=Tokenize(folder="tokenizer", length=pipeline.tokens),
-        encode=Encode(graph="text_encoder", input="input_ids", output="last_hidden_state"),
+        tokenize=Tokenize(folder="tokenizer", length=pipeline.tokens) if has_text else None,
+        encode=Encode(graph="text_encoder", input="input_ids", output="last_hidden_state") if has_text else None,
+        classes=pipeline.classes,
         decode=Decode(
-            graph="vae_decoder", input="z", output="image", scale=pipeline.scale, shift=pipeline.shift
+            graph="vae_decoder" if pipeline.vae is not None else None, input="z", output="image",
+            scale=pipeline.scale, shift=pipeline.shift,
         ),
         latent=pipeline.latent, init_scale=table.init_scale, sampler=table.sampler, steps=table.steps,
         mode=plan.guidance.mode, rows=rows,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from edgediff.config import read_text
 from edgediff.errors import ConfigError
-from edgediff.recipe import CalibrationTable, Recipe
+from edgediff.recipe import CalibrationTable, GuidanceTable, Recipe
 from edgediff.rng import Rng
 from edgediff.sampler import extract_step_table, make_scheduler
 from edgediff.steps import StepRow, StepTable, run_steps
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from edgediff.pipeline import Pipeline
 
 Progress = Callable[[str, int, int], None]
-Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
+Conditions = Mapping[str, Tensor]
+Denoiser = Callable[[Tensor, Tensor, Conditions], Tensor]
 
 # For models that bring no captions of their own; what a phone user might type.
 PROMPTS = (
@@ -37,15 +38,15 @@ PROMPTS = (
 class Trace:
     """Network inputs along the trajectories of `n` prompts.
 
-    `inputs` `[n, calls, *latent]` are the scaled latents, `timesteps` `[calls]`, `embeddings`
-    `[n, tokens, width]` those of the prompts, `finals` `[n, *latent]` the last latents.
+    `inputs` `[n, calls, *latent]` are the scaled latents, `timesteps` `[calls]`, `conditions` what the network reads
+    of the prompts by input name, `[n, ...]` each, `finals` `[n, *latent]` the last latents.
     """
 
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
     inputs: Tensor
     timesteps: Tensor
-    embeddings: Tensor
+    conditions: dict[str, Tensor]
     finals: Tensor
 
 
@@ -66,11 +67,24 @@ def guidance_calls(scale: float, interval: tuple[float, float], calls: int) -> t
     return tuple(scale if interval[0] <= place <= interval[1] else None for place in places)
 
 
+def asked_guidance(pipeline: Pipeline, guidance: GuidanceTable, calls: int) -> tuple[float | None, ...]:
+    """The guidance that a recipe asks for at each network call. A model without a prompt has nothing to guide: None
+    at every call."""
+    if not pipeline.can_guide:
+        return (None,) * calls
+    return guidance_calls(guidance.scale, guidance.interval, calls)
+
+
 def calibration_prompts(pipeline: Pipeline, table: CalibrationTable) -> tuple[str, ...]:
     """The recipe's prompts file, else captions of the embedded model, else eight general prompts.
 
+    A class-to-image model has classes instead: lines of the file, else numbers spread over all classes by a fixed
+    seed. An unconditional model has as many empty prompts.
+
     Raises ConfigError for a file that is missing, not UTF-8, or has fewer prompts than asked for.
     """
+    if pipeline.kind == "unconditional-image":
+        return ("",) * table.prompts
     if table.file is not None:
         from pathlib import Path
 
@@ -81,6 +95,9 @@ def calibration_prompts(pipeline: Pipeline, table: CalibrationTable) -> tuple[st
         names = sorted(glyph.primary for glyph in load_glyphs())
         chosen = np.random.default_rng(table.seed + 1).choice(len(names), size=table.prompts, replace=False)
         return tuple(names[index] for index in chosen)
+    if pipeline.classes is not None:
+        order = np.random.default_rng(table.seed + 1).permutation(pipeline.classes.count)
+        return tuple(str(order[index % len(order)]) for index in range(table.prompts))
     return tuple(PROMPTS[index % len(PROMPTS)] for index in range(table.prompts))
 
 
@@ -89,7 +106,7 @@ def record_trace(pipeline: Pipeline, recipe: Recipe, progress: Progress | None =
     prompts = calibration_prompts(pipeline, recipe.calibration)
     seeds = tuple(recipe.calibration.seed + index for index in range(len(prompts)))
     table = step_table(pipeline, recipe.sampler.kind, recipe.sampler.steps)
-    guidance = guidance_calls(recipe.guidance.scale, recipe.guidance.interval, len(table.rows))
+    guidance = asked_guidance(pipeline, recipe.guidance, len(table.rows))
     seen: list[Tensor] = []
 
     def keep(sample: Tensor) -> None:
@@ -99,7 +116,8 @@ def record_trace(pipeline: Pipeline, recipe: Recipe, progress: Progress | None =
         pipeline, table, guidance, prompts, seeds, batch=len(prompts), on_input=keep, progress=progress
     )
     timesteps = torch.tensor([row.timestep for row in table.rows])
-    return Trace(prompts, seeds, torch.stack(seen, dim=1), timesteps, pipeline.encode(list(prompts)), finals)
+    conditions, _ = pipeline.conditions(list(prompts))
+    return Trace(prompts, seeds, torch.stack(seen, dim=1), timesteps, conditions, finals)
 
 
 def sample_latents(
@@ -137,8 +155,8 @@ def _sample_batch(
 ) -> Tensor:
     streams = [Rng(seed) for seed in seeds]
     network, device = denoiser or _denoiser(pipeline), pipeline.device
-    embeddings = pipeline.encode(prompts).to(device)
-    both = torch.cat([pipeline.encode([""]).to(device).expand_as(embeddings), embeddings])
+    given, null = ({k: v.to(device) for k, v in side.items()} for side in pipeline.conditions(prompts))
+    both = {name: torch.cat([empty.expand_as(given[name]), given[name]]) for name, empty in null.items()}
 
     def draw() -> Tensor:
         return torch.stack([torch.from_numpy(stream.normal(pipeline.latent)) for stream in streams]).to(device)
@@ -148,7 +166,7 @@ def _sample_batch(
             on_input(sample)
         time, scale = torch.full((1,), row.timestep, device=device), guidance[index]
         if scale is None:
-            return network(sample, time, embeddings)
+            return network(sample, time, given)
         empty, text = network(torch.cat([sample, sample]), time, both).chunk(2)
         return empty + scale * (text - empty)
 
@@ -164,9 +182,9 @@ def _sample_batch(
 def _denoiser(pipeline: Pipeline) -> Denoiser:
     network: Any = pipeline.denoiser
 
-    def call(sample: Tensor, time: Tensor, text: Tensor) -> Tensor:
-        result: Tensor = network(sample, time.expand(len(sample)), text, return_dict=False)[0]
-        return result
+    def call(sample: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
+        result: Tensor = network(sample, timestep=time.expand(len(sample)), **conditions, return_dict=False)[0]
+        return result[:, : sample.shape[1]]  # of learned variances the noise alone
 
     return call
 

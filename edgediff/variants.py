@@ -133,10 +133,12 @@ def build_variants(pipeline: Pipeline, plan: Plan) -> Variants:
         name: _denoiser_variant(pipeline, network, graph, name, wirings[spec.row])
         for name, spec in plan.graphs.items()
     }
-    ids = torch.zeros(1, pipeline.tokens, dtype=torch.int64)
-    graphs["text_encoder"] = _plain_variant("text_encoder", TextEncoderGraph(pipeline.text_encoder), ids)
-    latent = torch.zeros(1, *pipeline.latent)
-    graphs["vae_decoder"] = _plain_variant("vae_decoder", DecoderGraph(pipeline.vae), latent)
+    if pipeline.text_encoder is not None:
+        ids = torch.zeros(1, pipeline.tokens, dtype=torch.int64)
+        graphs["text_encoder"] = _plain_variant("text_encoder", TextEncoderGraph(pipeline.text_encoder), ids)
+    if pipeline.vae is not None:
+        latent = torch.zeros(1, *pipeline.latent)
+        graphs["vae_decoder"] = _plain_variant("vae_decoder", DecoderGraph(pipeline.vae), latent)
     return Variants(plan, network, graph, graphs)
 
 

@@ -109,7 +109,8 @@ def eager_recordings(
         name: _Recorder(name, runner, _spread(counts.get(name, 1)) if whole else {0})
         for name, runner in eager_runners(variants).items()
     }
-    session = Session(manifest, Tokenizer.load(pipeline.tokenizer_folder), runners)
+    folder = pipeline.tokenizer_folder
+    session = Session(manifest, None if folder is None else Tokenizer.load(folder), runners)
     latents: list[Array] = []
     for step in session.steps(prompt, seed=SEED):
         latents.append(step.latent)

@@ -39,7 +39,7 @@ def trace(pipeline):
 
 def test_a_trace_is_what_the_network_was_given(pipeline, trace):
     assert trace.inputs.shape == (2, 6, *pipeline.latent)
-    assert trace.embeddings.shape[0] == 2 and trace.finals.shape == (2, *pipeline.latent)
+    assert trace.conditions["encoder_hidden_states"].shape[0] == 2 and trace.finals.shape == (2, *pipeline.latent)
     assert not torch.equal(trace.inputs[0, 0], trace.inputs[1, 0]), "each prompt has noise of its own"
     again = record_trace(pipeline, RECIPE)
     assert torch.equal(again.inputs, trace.inputs)
@@ -67,7 +67,7 @@ def test_scores_are_the_output_loss_of_a_network_really_cut(pipeline, trace):
     name = "mid_block.resnets.0"
     inputs = {
         "sample": trace.inputs[:, [0, 5]].flatten(0, 1), "timestep": trace.timesteps[[0, 5]].repeat(2),
-        "encoder_hidden_states": trace.embeddings.repeat_interleave(2, 0),
+        "encoder_hidden_states": trace.conditions["encoder_hidden_states"].repeat_interleave(2, 0),
     }
     whole = pipeline.denoiser(inputs["sample"], inputs["timestep"], inputs["encoder_hidden_states"]).sample
     small, cut = cut_network(pipeline.denoiser, pipeline.graph, [name])

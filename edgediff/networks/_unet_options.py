@@ -39,7 +39,8 @@ def check_options(model: nn.Module) -> None:
     for key, allowed in wanted.items():
         value = config.get(key, allowed[0])
         if (list(value) if isinstance(value, tuple) else value) not in allowed:
-            raise ModelError(f"{name} option {key} = {value!r} is not described (allowed: {allowed})", code="unsupported")
+            message = f"{name} option {key} = {value!r} is not described (allowed: {allowed})"
+            raise ModelError(message, code="unsupported")
     mid = [config.mid_block_type] if config.mid_block_type else []
     for kind in (*config.down_block_types, *mid, *config.up_block_types):
         if kind not in BLOCKS[name]:

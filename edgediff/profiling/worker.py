@@ -151,7 +151,8 @@ def time_image(session: Session, seed: int) -> float:
     """Seconds from prompt to picture."""
     start = time.perf_counter()
     latent: Any = None
-    for step in session.steps(PROMPT if session.manifest.program.tokenize else "", seed=seed):
+    program = session.manifest.program
+    for step in session.steps(PROMPT if program.tokenize else "0" if program.classes else "", seed=seed):
         latent = step.latent
     session.decode(latent)
     return time.perf_counter() - start

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -95,8 +95,8 @@ class LatentSampler:
         graph: UnitGraph = self.pipeline.graph.with_cuts(cuts)
         network, live = copy_without_operators(self.pipeline.denoiser, graph), graph.live()
 
-        def denoise(sample: Tensor, time: Tensor, text: Tensor) -> Tensor:
-            inputs = {"sample": sample, "timestep": time, "encoder_hidden_states": text}
+        def denoise(sample: Tensor, time: Tensor, conditions: Mapping[str, Tensor]) -> Tensor:
+            inputs = {"sample": sample, "timestep": time, **conditions}
             return evaluate(network, graph, live, inputs)[0]
 
         numbers = range(start, stop)

@@ -29,8 +29,8 @@ BYTES = 4  # of one fp32 activation
 def calibration_batch(trace: Trace, timesteps: int) -> dict[str, Tensor]:
     """One batch over all prompts and `timesteps` evenly spaced calls of their trajectories, the prompt alone.
 
-    `sample` `[prompts x timesteps, *latent]`, `timestep` `[prompts x timesteps]`, `encoder_hidden_states`
-    `[prompts x timesteps, tokens, width]`.
+    `sample` `[prompts x timesteps, *latent]`, `timestep` `[prompts x timesteps]`, and the conditions of the prompts
+    by input name, `[prompts x timesteps, ...]`.
     """
     import torch
 
@@ -39,7 +39,7 @@ def calibration_batch(trace: Trace, timesteps: int) -> dict[str, Tensor]:
     return {
         "sample": trace.inputs[:, chosen].flatten(0, 1),
         "timestep": trace.timesteps[chosen].repeat(prompts),
-        "encoder_hidden_states": trace.embeddings.repeat_interleave(len(chosen), dim=0),
+        **{name: value.repeat_interleave(len(chosen), dim=0) for name, value in trace.conditions.items()},
     }
 
 
@@ -50,6 +50,11 @@ def digest_inputs(inputs: Mapping[str, Tensor]) -> str:
         total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         total.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return total.hexdigest()
+
+
+def _is_feature(name: str, tensor: Tensor) -> bool:
+    """Whether the network's own precision applies; timesteps and classes keep theirs."""
+    return name != "timestep" and tensor.is_floating_point()
 
 
 @dataclass
@@ -151,7 +156,7 @@ class OutputLoss:
     def _inputs(self, chunk: Chunk) -> dict[str, Tensor]:
         parameter = next(self.network.parameters())
         return {
-            name: tensor[slice(*chunk)].to(parameter.device, None if name == "timestep" else parameter.dtype)
+            name: tensor[slice(*chunk)].to(parameter.device, parameter.dtype if _is_feature(name, tensor) else None)
             for name, tensor in self.inputs.items()
         }
 

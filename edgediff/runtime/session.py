@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from edgediff.backends import Array, Runner
-from edgediff.errors import BundleError, ConfigError, did_you_mean
+from edgediff.errors import BundleError, ConfigError
 from edgediff.manifest import Manifest, ProgramRow
 from edgediff.rng import Rng
 from edgediff.runtime.calls import BadCall, Calls, check_finite, find_tensor, pick_output
@@ -116,13 +116,7 @@ class Session:
         classes = self.manifest.program.classes
         if classes is None:
             raise ConfigError(f"a {self.manifest.kind} bundle has no classes", code="prompt")
-        known = {name: index for index, name in enumerate(classes.names)}
-        text = prompt.strip()
-        found = known.get(text, int(text) if text.isascii() and text.isdecimal() else -1)
-        if not 0 <= found < classes.count:
-            names = f", or a name{did_you_mean(text, known)}" if known else ""
-            message = f"'{text:.60}' is no class of this bundle: give a number from 0 to {classes.count - 1}{names}"
-            raise ConfigError(message, code="prompt")
+        found = classes.find(prompt)
         return np.array([classes.null, found] if self.is_guided else [found], np.int64)
 
     def steps(
