@@ -63,6 +63,7 @@ COMMANDS = {
         _option("--target", default="host", metavar="T", help="name or .toml file (default host)"),
         _option("--budget", metavar="TIME", help="what an image may take on the target, as 2.0s or 800ms: the planner "
                 "then chooses sampler, steps, guidance and schedule"),
+        _option("--device", default="cpu", metavar="D", help="where reuse is calibrated: cpu (default), cuda"),
         _option("--out", metavar="DIR", help="folder of the new bundle"),
         _option("--backend", action="append", metavar="NAME", help="lower for this backend only; may be repeated "
                 "(default: all that the target names)"),
@@ -104,6 +105,12 @@ COMMANDS = {
         _option("--device", default="host", metavar="NAME", help="where to measure (default host)"),
         _option("--runs", type=int, default=5, metavar="N", help="pictures to time (default 5)"),
         BACKEND, THREADS,
+    )),
+    "estimate": Command(cli_commands.estimate, "how long an image takes on a device that is not here", (
+        _option("model", metavar="MODEL", help="as for build"),
+        _option("--recipe", default="balanced", metavar="R", help="name or .toml file (default balanced)"),
+        _option("--target", action="append", metavar="T", help="name or .toml file; may be repeated (default host)"),
+        _option("--backend", metavar="NAME", help="backend to estimate (default: the target's first)"),
     )),
     "evaluate": Command(cli_commands.evaluate, "measure quality beside the untouched model", (
         BUNDLE,

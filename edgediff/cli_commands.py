@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgediff.cli_describe import describe_bundle, parity_text, quality_text, setting_text, summary_text
+from edgediff.cli_describe import describe_bundle, estimates_text, parity_text, quality_text, setting_text, summary_text
 from edgediff.cli_text import format_bytes, format_table, show_progress
 from edgediff.errors import ConfigError, OutputError
 
@@ -32,7 +32,8 @@ def build(args: Namespace) -> Answer:
 
     if not args.out and not args.dry_run:
         raise ConfigError("build needs --out DIR, or --dry-run to see the plan only", code="usage")
-    choices = {"recipe": args.recipe, "target": args.target, "backends": args.backend, "budget": args.budget}
+    choices = {"recipe": args.recipe, "target": args.target, "backends": args.backend, "budget": args.budget,
+               "device": args.device}
     with show_progress(quiet=args.json) as progress:
         if args.dry_run:
             plan = flow.plan_build(args.model, **choices, progress=progress)
@@ -129,6 +130,18 @@ def profile(args: Namespace) -> Answer:
     data = table.model_dump(mode="json", exclude_none=True)
     update_manifest(bundle, profile=data)
     return Answer(data, str(table))
+
+
+def estimate(args: Namespace) -> Answer:
+    """`flow.estimate_model` on each target."""
+    from edgediff import flow
+
+    with show_progress(quiet=args.json) as progress:
+        found = flow.estimate_model(
+            args.model, recipe=args.recipe, targets=args.target or ["host"], backend=args.backend, progress=progress
+        )
+    data = [one.model_dump(mode="json", exclude_none=True) for one in found]
+    return Answer(data[0] if len(data) == 1 else {"estimates": data}, estimates_text(found))
 
 
 def evaluate(args: Namespace) -> Answer:
@@ -245,7 +258,10 @@ def methods(args: Namespace) -> Answer:
             about = (python_inspect.getdoc(module) or "").split("\n\n")[0].replace("\n", " ")
             data[folder][kind] = {"about": about, "settings": module.Spec.model_json_schema()}
             rows = [(f"  {key}", setting_text(field)) for key, field in module.Spec.model_fields.items()]
-            said = textwrap.fill(about, 78, initial_indent="  ", subsequent_indent="  ")
+            keys = " ".join((python_inspect.getdoc(module.Spec) or "").split())
+            said, explained = (
+                textwrap.fill(text, 78, initial_indent="  ", subsequent_indent="  ") for text in (about, keys)
+            )
             table = format_table(("  key", "what it takes"), rows)
             blocks.append(f'[[{folder}]] kind = "{kind}"\n{said}\n{table}')
     about = (python_inspect.getdoc(DistillTable) or "").split("\n\n")[0].replace("\n", " ")

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,10 +23,11 @@ from edgediff.recipe import Recipe, StageTable, load_recipe, with_budget
 from edgediff.target import Target, load_target
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from edgediff.bundle import Bundle
     from edgediff.distilled import Distilled
+    from edgediff.estimate import PlanEstimate
     from edgediff.estimate.operators import OperatorTable
     from edgediff.pipeline import Pipeline
     from edgediff.reuse import Setting
@@ -47,6 +49,7 @@ def build(
     out: str | Path,
     backends: Sequence[str] | None = None,
     budget: str | float | None = None,
+    device: str = "cpu",
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Bundle:
@@ -54,20 +57,20 @@ def build(
 
     Recipe, target and `out` are checked before the model is loaded. Nothing is left at `out` unless the
     whole bundle was written. `budget` is what an image may take on the target (`"2.0s"`, `"800ms"`, or seconds): then
-    the planner chooses. Raises an EdgeDiffError of the stage that fails.
+    the planner chooses. `device` is where reuse is calibrated. Raises an EdgeDiffError of the stage that fails.
     """
     from edgediff.bundle import BundleWriter
     from edgediff.pipeline import load_pipeline
 
-    chosen, device = with_budget(load_recipe(recipe), budget), load_target(target)
+    chosen, phone = with_budget(load_recipe(recipe), budget), load_target(target)
     check_methods(chosen)
     with BundleWriter(Path(out), overwrite=overwrite) as writer:
         told = _Stages(progress)
         told("loading the model")
         pipeline = load_pipeline(model)
-        plan = plan_pipeline(pipeline, chosen, device, backends=backends, progress=told.inner)
+        plan = plan_pipeline(pipeline, chosen, phone, backends=backends, device=device, progress=told.inner)
         plan = _plan_weights(pipeline, chosen, plan, told.inner)
-        return _write(pipeline, plan, device, writer, told)
+        return _write(pipeline, plan, phone, writer, told)
 
 
 def plan_build(
@@ -77,15 +80,16 @@ def plan_build(
     target: str | Path | Target = "host",
     backends: Sequence[str] | None = None,
     budget: str | float | None = None,
+    device: str = "cpu",
     progress: Progress | None = None,
 ) -> Plan:
     """What `build` would do (`--dry-run`): the plan, nothing written but the cached scores."""
     from edgediff.pipeline import load_pipeline
 
-    chosen, device = with_budget(load_recipe(recipe), budget), load_target(target)
+    chosen, phone = with_budget(load_recipe(recipe), budget), load_target(target)
     check_methods(chosen)
     pipeline = load_pipeline(model)
-    plan = plan_pipeline(pipeline, chosen, device, backends=backends, progress=progress)
+    plan = plan_pipeline(pipeline, chosen, phone, backends=backends, device=device, progress=progress)
     return _plan_weights(pipeline, chosen, plan, progress)
 
 
@@ -159,26 +163,74 @@ def distill_model(
     )
 
 
+def estimate_model(
+    model: str | Path | Pipeline,
+    *,
+    recipe: str | Path | Recipe = "balanced",
+    targets: Sequence[str | Path | Target] = ("host",),
+    backend: str | None = None,
+    progress: Progress | None = None,
+) -> list[PlanEstimate]:
+    """How long an image of the plan that `build` would make takes on each target, and whether it fits; on none of
+    them is anything run. Text encoder and decoder are counted; their operators are recorded on shapes alone."""
+    from edgediff.estimate import estimate_plan
+    from edgediff.pipeline import load_pipeline
+    from edgediff.plugins import plugin_names
+
+    chosen, devices = load_recipe(recipe), [load_target(target) for target in targets]
+    check_methods(chosen)
+    pipeline = load_pipeline(model)
+    parts = component_operators(pipeline)
+    found = []
+    for device in devices:
+        wanted = backend or device.backends[0]
+        known = (wanted,) if wanted in plugin_names("backends") else ("onnxruntime",)
+        plan = plan_pipeline(pipeline, chosen, device, backends=known, progress=progress)
+        found.append(estimate_plan(plan, pipeline.graph, device, wanted, components=parts))
+    return found
+
+
 def plan_pipeline(
     pipeline: Pipeline, recipe: Recipe, target: Target, *, backends: Sequence[str] | None = None,
-    progress: Progress | None = None,
+    device: str = "cpu", progress: Progress | None = None,
 ) -> Plan:
-    """Scores the loaded pipeline as the recipe asks, and plans for the target."""
+    """Scores the loaded pipeline as the recipe asks, and plans for the target. Reuse is calibrated on `device`."""
     from edgediff.planner import make_plan
     from edgediff.scores import Scores
 
     distilled = pipeline.distilled is not None or recipe.distill is not None
     scores = Scores(pipeline.graph) if distilled else _scores(pipeline, recipe, progress)
 
-    calibration, chosen = Calibration(pipeline, recipe, progress), tuple(backends) if backends else None
-    if recipe.budget is None:
-        return make_plan(pipeline, scores, recipe, target, backends=chosen, calibrator=calibration)
-    from edgediff.search import search_plan
+    chosen = tuple(backends) if backends else None
+    components = component_operators(pipeline) if recipe.budget is not None else {}
+    with calibrated_on(pipeline, device):
+        calibration = Calibration(pipeline, recipe, progress)
+        if recipe.budget is None:
+            return make_plan(pipeline, scores, recipe, target, backends=chosen, calibrator=calibration)
+        from edgediff.search import search_plan
 
-    return search_plan(
-        pipeline, scores, recipe, target, calibrator=calibration, measure=calibration, backends=chosen,
-        components=component_operators(pipeline), progress=progress,
-    )
+        return search_plan(
+            pipeline, scores, recipe, target, calibrator=calibration, measure=calibration, backends=chosen,
+            components=components, progress=progress,
+        )
+
+
+@contextmanager
+def calibrated_on(pipeline: Pipeline, device: str) -> Iterator[None]:
+    """Within it, the pipeline's modules are on `device` (`cpu`, `cuda`, `cuda:1`). Raises ConfigError when there is
+    no such device."""
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device '{device}' cannot be used: {reason}", where="--device", code="device") from error
+    pipeline.to(device)
+    try:
+        yield
+    finally:
+        pipeline.to("cpu")
 
 
 def component_operators(pipeline: Pipeline) -> dict[str, OperatorTable]:
@@ -268,9 +320,9 @@ class Calibration:
 
     @cached_property
     def _finals(self) -> Tensor:
-        from edgediff.trace import guidance_calls
+        from edgediff.trace import asked_guidance
 
-        guidance = guidance_calls(self.recipe.guidance.scale, self.recipe.guidance.interval, len(self._table.rows))
+        guidance = asked_guidance(self.pipeline, self.recipe.guidance, len(self._table.rows))
         return self._rollout_of(self.pipeline.graph).run(self._table, None, guidance)
 
     def _rollout(self, setting: Setting) -> Rollout:
@@ -281,7 +333,19 @@ class Calibration:
         from edgediff.trace import calibration_prompts
 
         prompts, seed = calibration_prompts(self.pipeline, self.recipe.calibration), self.recipe.calibration.seed
-        return Rollout(self.pipeline, prompts, range(seed, seed + len(prompts)), graph=graph)
+        network = self._distilled if self.pipeline.distilled and graph.cuts else None
+        return Rollout(self.pipeline, prompts, range(seed, seed + len(prompts)), graph=graph, network=network)
+
+    @cached_property
+    def _distilled(self) -> nn.Module | None:
+        """The distilled denoiser: schedules are measured on the network that ships."""
+        from edgediff.distilled import NETWORK
+        from edgediff.variants import load_network
+
+        found = self.pipeline.distilled
+        if found is None:
+            return None
+        return load_network(found.path / NETWORK, self.pipeline.graph)[0].to(self.pipeline.device)
 
     def _kept(
         self, what: str, stage: StageTable, setting: Setting, own: Any, run: Callable[[], dict[str, Any]]
