@@ -107,7 +107,8 @@ def make_cases() -> list[ProgramCase]:
     mixed = _rows(("full", 3.0), ("full", 3.0), ("shallow", 3.0), ("full", 3.0), ("shallow", None))
     mixed = (*mixed[:2], _with(mixed[2], mix={"mid": (2.0, -1.0)}), mixed[3], _with(mixed[4], mix={"mid": (1.5, -0.5)}))
     held = _rows(("full", 3.0), ("full", None), ("shallow", None), ("full", 2.0), ("full", None))
-    held = tuple(_with(row, held_guidance=3.0) if row.guidance is None else row for row in held)
+    weights = ((), (2.0,), (1.5,), (), (3.0, -1.25))
+    held = tuple(_with(row, held_guidance=given or None) for row, given in zip(held, weights, strict=True))
     noisy = tuple(
         _with(row, input_scale=1.0 - 0.1 * index, update=Update(
             x=(0.5, 0.2, 0.1)[: index + 1], e=(-0.2, 0.1)[: index + 1], noise=0.3 if index % 2 else 0.0))
