@@ -258,12 +258,12 @@ def methods(args: Namespace) -> Answer:
             about = (python_inspect.getdoc(module) or "").split("\n\n")[0].replace("\n", " ")
             data[folder][kind] = {"about": about, "settings": module.Spec.model_json_schema()}
             rows = [(f"  {key}", setting_text(field)) for key, field in module.Spec.model_fields.items()]
-            keys = " ".join((python_inspect.getdoc(module.Spec) or "").split())
+            keys = " ".join((module.Spec.__doc__ or "").split())
             said, explained = (
                 textwrap.fill(text, 78, initial_indent="  ", subsequent_indent="  ") for text in (about, keys)
             )
             table = format_table(("  key", "what it takes"), rows)
-            blocks.append(f'[[{folder}]] kind = "{kind}"\n{said}\n{table}')
+            blocks.append(f'[[{folder}]] kind = "{kind}"\n{said}\n{table}' + (f"\n{explained}" if keys else ""))
     about = (python_inspect.getdoc(DistillTable) or "").split("\n\n")[0].replace("\n", " ")
     data["distill"] = {"[distill]": {"about": about, "settings": DistillTable.model_json_schema()}}
     rows = [(f"  {key}", setting_text(field)) for key, field in DistillTable.model_fields.items()]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from edgediff.cli_text import format_table
 
 if TYPE_CHECKING:
     from edgediff.bundle import Bundle
+    from edgediff.estimate import PlanEstimate
     from edgediff.manifest import Manifest
 
 QUALITY_KEYS = ("retrieval_at_1", "frechet", "psnr_db", "ssim")
@@ -108,8 +111,34 @@ def setting_text(field: Any) -> str:
 def _type_text(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return " or ".join(map(repr, get_args(annotation)))
+    if get_origin(annotation) is tuple and get_args(annotation)[-1] is ...:
+        return f"list of {_type_text(get_args(annotation)[0])}"
     if keys := getattr(annotation, "model_fields", None):
         return f"{{ {', '.join(f'{key} = ...' for key in keys)} }}"
     if isinstance(annotation, type) and not get_args(annotation):
         return annotation.__name__
     return str(annotation).replace("typing.", "")
+
+
+def estimates_text(found: Sequence[PlanEstimate]) -> str:
+    """A line per target; below it, what the figures stand on."""
+    rows = []
+    for one in found:
+        time, fits = one.latency_ms, {True: "yes", False: "NO", None: "?"}[one.fits]
+        room = f"{one.memory_mb:.0f} MB" + (f" of {one.ceiling_mb:.0f}" if one.ceiling_mb else "")
+        spread = f"{_span(time.low)} to {_span(time.high)}"
+        rows.append((one.target, f"{one.backend} {one.precision}", _span(time.p50), spread, fits, room))
+    head = ("device", "runs on", "image", "4 times of 5", "fits", "memory")
+    notes = ["estimated, not measured"]
+    for one in found:
+        unsure = f"; unverified: {', '.join(one.unverified)}" if one.unverified else ""
+        notes.append(f"{one.target}: {one.basis}{unsure}")
+        if one.unknown_operators:
+            named = ", ".join(f"{name} ({count})" for name, count in sorted(one.unknown_operators.items()))
+            notes.append(f"{one.target}: operators without a class, priced by their traffic: {named}")
+    body = "\n".join(textwrap.fill(note, 78, subsequent_indent="  ") for note in notes)
+    return f"{format_table(head, rows)}\n\n{body}"
+
+
+def _span(ms: float) -> str:
+    return f"{ms / 1e3:.3g} s" if ms >= 1000 else f"{ms:.3g} ms"

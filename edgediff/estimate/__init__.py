@@ -23,7 +23,7 @@ from edgediff.config import Model
 from edgediff.estimate.decompose import graph_operators, unit_operators
 from edgediff.estimate.device import Device, open_device
 from edgediff.estimate.memory import plan_memory
-from edgediff.estimate.operators import OperatorTable, merged_table
+from edgediff.estimate.operators import OperatorTable
 from edgediff.plan import Plan
 from edgediff.schedule import HOLD, wire_schedule
 from edgediff.target import Target
@@ -101,18 +101,17 @@ def price_units(
 ) -> UnitPrices:
     """The price of every unit of `graph`, so that a planner can weigh thousands of live sets at once."""
     device = open_device(target, backend, precision)
-    middle = float(np.exp(device.bias))
 
     def price(stream_only: bool) -> dict[str, float]:
         return {
-            unit.name: float((device.prices * merged_table(
+            unit.name: device.price_operators(
                 op.scaled(batch) for op in unit_operators(unit, stream_only=stream_only)
-            ).features).sum()) * middle
+            )
             for unit in graph.units
         }
 
     wide = float(np.exp(Z80 * device.spread))
-    return UnitPrices(device.call_ms * middle, price(False), price(True), 1 / wide, wide)
+    return UnitPrices(device.call_ms, price(False), price(True), 1 / wide, wide)
 
 
 def estimate_plan(

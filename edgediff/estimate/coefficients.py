@@ -1,55 +1,99 @@
-"""What the roofline's efficiencies are on each kind of compute unit, runtime and precision: fitted figures, as data."""
+"""What the roofline reaches on each class of compute unit: fitted figures, kept as data with where they are from."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from edgediff.config import Model, read_json
-from edgediff.estimate.operators import KINDS
+from edgediff.estimate.roofline import PART_OF, TERMS
 
+Array = NDArray[np.float64]
 FILE = Path(__file__).parent / "coefficients.json"
-# Natural logarithms added to the spread for each step that an answer is away from what was measured.
-OTHER_RUNTIME, OTHER_PRECISION, OTHER_CLASS, NEW_SILICON = 0.25, 0.2, 0.6, 0.15
+# Added to the variance of the logarithm for each step that an answer is away from what was measured.
+OTHER_GROUP, OTHER_CLASS, UNVERIFIED = 0.25**2, 0.6**2, 0.15**2
 FAMILIES = ("hexagon", "ethos-u")  # architectures of one family share coefficients: hexagon-v73, ethos-u55-256
+KIN = {"apple-cpu": "arm", "x86": "x86", "xclipse": "gpu", "adreno": "gpu", "mali": "gpu", "powervr": "gpu",
+       "videocore": "gpu", "apple-gpu": "gpu", "rknpu": "npu", "ethos-u": "npu", "other-npu": "npu"}  # fmt: skip
 ALIASES = {"executorch/qnn": "qnn", "executorch/coreml": "coreml", "eager": "onnxruntime"}
 
 
-class Group(Model):
-    """Coefficients of one (class of compute unit, runtime, precision).
+class UnitClass(Model):
+    """Coefficients of one class of compute unit.
 
-    `macs[kind]` is the peak over the rate reached, so 4 means a quarter of the peak; `traffic[kind]` the same of
-    the memory bandwidth for activations, `weights` for weights. `operator_us[kind]` is added per operator and
-    `call_us` per call, on a device whose peak is the class's `reference_gflops`; slower devices take longer by
-    the square root of the ratio. `spread` is the standard deviation of log(measured / estimated); `rows` how many
-    measurements stand behind it (0: a guess from the specifications), from `source`.
+    `theta` is the logarithm of what each term of `roofline.TERMS` costs on a device with the reference figures,
+    over what the figures promise (a call and an operator's launch: in microseconds). `delta` adds to it per group
+    `runtime|precision`, `shift` per measured chip (on arithmetic, traffic, launches), `slopes` per logarithm of how
+    much slower a chip's figures are than the reference, and per generation. `spread` is the standard deviation of
+    log(measured / estimated) on graphs that were not fitted, per group, such that 80 in 100 lie within 1.28 of it;
+    `new_chip` is the same for a chip that was not fitted, `rows` how many measurements are behind a group.
     """
 
-    macs: dict[str, float]
-    traffic: dict[str, float]
-    weights: float = Field(gt=0)
-    operator_us: dict[str, float]
-    call_us: float = Field(ge=0)
     reference_gflops: float = Field(gt=0)
-    spread: float = Field(gt=0)
-    bias: float = 0.0
-    rows: int = Field(default=0, ge=0)
+    reference_bandwidth: float = Field(gt=0)
+    theta: dict[str, float]
+    delta: dict[str, dict[str, float]] = {}
+    shift: dict[str, tuple[float, float, float]] = {}
+    slopes: tuple[tuple[float, float, float], ...]
+    spread: dict[str, float] = {}
+    default_spread: float = Field(gt=0)
+    new_chip: float = Field(ge=0)
+    rows: dict[str, int] = {}
     source: str = ""
+
+    def prices(self, group: str, chip: str, gflops: float, bandwidth: float, generation: float) -> Array:
+        """`[len(TERMS)]`: milliseconds per unit of `roofline.design`."""
+        slower = covariates(self.reference_gflops, self.reference_bandwidth, gflops, bandwidth, generation)
+        parts = np.array(self.shift.get(chip, (0.0, 0.0, 0.0))) + np.array(self.slopes) @ slower
+        logs = np.array([self.theta[name] for name in TERM_NAMES]) + self._delta(group) + parts[PART_OF]
+        found: Array = np.exp(logs) * unit_prices(self.reference_gflops, self.reference_bandwidth)
+        return found
+
+    def _delta(self, group: str) -> Array:
+        found = self.delta.get(group)
+        return np.array([found[name] for name in TERM_NAMES]) if found else np.zeros(len(TERM_NAMES))
 
 
 class Coefficients(Model):
-    """`groups` by `class|runtime|precision`; `silicon` how much longer a measured chip takes than its figures
-    say (a factor, by `chip|runtime`)."""
+    """Classes of compute units by name, and the errors of the fit as they were measured."""
 
-    groups: dict[str, Group]
-    silicon: dict[str, float] = {}
+    classes: dict[str, UnitClass]
+
+
+class Found(NamedTuple):
+    """A class, the group in it that is nearest, the standard deviation of the logarithm, and how, in words."""
+
+    unit: UnitClass
+    group: str
+    spread: float
+    how: str
+
+
+TERM_NAMES = tuple(f"{name} {kind}".strip() for name, kind in TERMS)
+
+
+def unit_prices(gflops: float, bandwidth: float) -> Array:
+    """Milliseconds per unit of `roofline.design` at full efficiency; a call and a launch take 1 us."""
+    found: Array = np.array([1 / gflops, 1 / bandwidth, 1e-3])[PART_OF]
+    return found
+
+
+def covariates(
+    reference_gflops: float, reference_bandwidth: float, gflops: float, bandwidth: float, generation: float
+) -> Array:
+    """What slopes multiply: logarithms of how much slower a chip's figures are, and its generation (0: none)."""
+    newer = (73.0 - generation) / 8.0 if generation else 0.0
+    return np.array([np.log(reference_gflops / gflops), np.log(reference_bandwidth / bandwidth), newer])
 
 
 @lru_cache(maxsize=1)
 def load_coefficients() -> Coefficients:
-    """The fitted coefficients that come with the package."""
+    """The fitted coefficients that come with the package (`python -m edgediff.estimate.fit` writes them)."""
     return read_json(FILE, Coefficients)
 
 
@@ -58,23 +102,24 @@ def family_of(architecture: str) -> str:
     return next((name for name in FAMILIES if architecture.startswith(name)), architecture)
 
 
-def find_group(architecture: str, runtime: str, precision: str) -> tuple[Group, float, str]:
-    """The nearest group, what the distance adds to its spread, and how it was found, in words."""
-    groups, family, runtime = load_coefficients().groups, family_of(architecture), ALIASES.get(runtime, runtime)
-    if exact := groups.get(f"{family}|{runtime}|{precision}"):
-        return exact, 0.0, "fitted for this runtime" if exact.rows else "from the specifications alone"
-    kin = [key.split("|") for key in groups if key.split("|")[0] == family]
-    for match, extra, words in (
-        (lambda k: k[1] == runtime, OTHER_PRECISION, "taken from another precision"),
-        (lambda k: k[2] == precision, OTHER_RUNTIME, "taken from another runtime"),
-        (lambda k: True, OTHER_RUNTIME + OTHER_PRECISION, "taken from another runtime and precision"),
-    ):
-        if found := [key for key in kin if match(key)]:
-            return groups["|".join(found[0])], extra, f"{words} ({found[0][1]}, {found[0][2]})"
-    default = groups.get(f"any|any|{precision}") or groups["any|any|fp16"]
-    return default, OTHER_CLASS, "no measurement on a device of this kind"
-
-
-def check_complete(group: Group) -> bool:
-    """Whether every kind of operator has its figures."""
-    return all(set(KINDS) <= set(table) for table in (group.macs, group.traffic, group.operator_us))
+def find_class(architecture: str, runtime: str, precision: str, chip: str) -> Found:
+    """The nearest coefficients and how far away they are."""
+    classes, family, runtime = load_coefficients().classes, family_of(architecture), ALIASES.get(runtime, runtime)
+    name = family if family in classes else KIN.get(family, "npu")
+    unit = classes[name]
+    variance = 0.0 if name == family or KIN.get(family) == "gpu" else OTHER_CLASS / 4
+    group = f"{runtime}|{precision}"
+    if group in unit.spread:
+        how = f"fitted to {unit.rows.get(group, 0)} measurements with this runtime and precision"
+    else:
+        near = [key for key in unit.spread if key.endswith(f"|{precision}")] or list(unit.spread)
+        how = "rules of thumb, no measurement of such a unit"
+        if near:
+            group = max(near, key=lambda key: (unit.rows.get(key, 0), key))
+            how = f"taken from {group.replace('|', ', ')}, {unit.rows.get(group, 0)} measurements"
+            variance += OTHER_GROUP
+    variance += unit.spread.get(group, unit.default_spread) ** 2
+    if unit.rows and chip not in unit.shift:
+        variance += unit.new_chip**2
+        how += "; this chip was not measured"
+    return Found(unit, group, float(variance**0.5), how)

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from edgediff.errors import ConfigError
 
 Kind = Literal[
-    "conv", "pointwise", "depthwise", "linear", "matmul", "norm", "softmax", "elementwise", "pool", "resize",
+    "conv", "conv3d", "pointwise", "depthwise", "linear", "matmul", "norm", "softmax", "elementwise", "pool", "resize",
     "layout", "gather", "other",
 ]
 KINDS: tuple[Kind, ...] = (
-    "conv", "pointwise", "depthwise", "linear", "matmul", "norm", "softmax", "elementwise", "pool", "resize",
+    "conv", "conv3d", "pointwise", "depthwise", "linear", "matmul", "norm", "softmax", "elementwise", "pool", "resize",
     "layout", "gather", "other",
 )
-ARITHMETIC: tuple[Kind, ...] = ("conv", "pointwise", "depthwise", "linear", "matmul")
+ARITHMETIC: tuple[Kind, ...] = ("conv", "conv3d", "pointwise", "depthwise", "linear", "matmul")
 COLUMNS = ("count", "macs", "parameters", "reads", "writes", "rows", "columns", "depth")
 
 
