@@ -24,7 +24,7 @@ from edgediff.distill.pairs import find_pairs, read_picture
 from edgediff.distill.tapped import TappedNetwork, choose_taps
 from edgediff.distill.training import Noising, Place, Training, rate_at
 from edgediff.distilled import read_distilled
-from edgediff.errors import ConfigError, MethodError, ModelError, OutputError
+from edgediff.errors import ConfigError, EdgeDiffError, MethodError, ModelError, OutputError
 from edgediff.pipeline import Pipeline, load_pipeline
 from edgediff.plan import Cut
 from edgediff.recipe import DistillTable, Recipe
@@ -220,6 +220,32 @@ def test_a_file_that_is_no_picture_is_named_when_it_is_drawn(pipeline, tmp_path)
     samples = load_samples(pipeline, tmp_path)
     with pytest.raises(MethodError, match="'a.png' is not a picture that can be read"):
         samples.draw(torch.tensor([0]), torch.tensor([0.0]), torch.device("cpu"))
+
+
+def test_glyph_brings_its_own_set(tmp_path, monkeypatch):
+    """Latents come from the cache, where the font would otherwise be needed."""
+    from safetensors.torch import save_file
+
+    from edgediff.embedded.glyphs import load_glyphs
+    from edgediff.tokenizer import Tokenizer
+
+    glyph, glyphs = load_pipeline("glyph"), load_glyphs()
+    monkeypatch.setenv("EDGEDIFF_CACHE", str(tmp_path))
+    monkeypatch.setenv("EDGEDIFF_EMOJI_FONT", str(tmp_path / "no font"))
+    with pytest.raises(EdgeDiffError, match="Noto Color Emoji was not found"):
+        load_samples(glyph, None)
+    latents = torch.arange(len(glyphs), dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, 4, 16, 16).contiguous()
+    monkeypatch.setattr("edgediff.distill.samples.latents_path", lambda pipeline, mark: tmp_path / "l.safetensors")
+    save_file({"latents": latents}, tmp_path / "l.safetensors")
+    samples = load_samples(glyph, None)
+    assert len(samples) == len(glyphs)
+    row = next(index for index, one in enumerate(glyphs) if one.alternatives)
+    tokenizer = Tokenizer.load(glyph.tokenizer_folder)
+    texts = [glyphs[row].primary, *glyphs[row].alternatives]
+    for pick, text in ((0.0, texts[0]), (0.85, texts[0]), (0.87, texts[1]), (0.99, texts[-1])):
+        drawn, ids = samples.draw(torch.tensor([row]), torch.tensor([pick]), torch.device("cpu"))
+        assert drawn.unique().tolist() == [row]
+        assert ids[0].tolist() == tokenizer.encode(text, glyph.tokens)
 
 
 def test_other_models_bring_no_samples(pipeline):

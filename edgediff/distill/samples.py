@@ -58,7 +58,7 @@ class GlyphSamples:
         glyphs = load_glyphs()
         mark = hashlib.sha256(CAPTIONS.read_bytes()).hexdigest()
         self.digest = f"glyph {mark[:16]}"
-        self._latents = _cached_latents(pipeline, f"{pipeline.weights[:32]}-{mark[:32]}")
+        self._latents = _cached_latents(pipeline, latents_path(pipeline, mark))
         texts: list[str] = []
         first, count = [], []
         for glyph in glyphs:
@@ -77,10 +77,14 @@ class GlyphSamples:
         return self._latents[rows].to(device), self._ids[self._first[rows] + offset]
 
 
-def _cached_latents(pipeline: Pipeline, name: str) -> Tensor:
+def latents_path(pipeline: Pipeline, mark: str) -> Path:
+    """Where the latents of the captions' file `mark` (its SHA-256) are kept."""
+    return cache_folder() / "latents" / f"{pipeline.weights[:32]}-{mark[:32]}.safetensors"
+
+
+def _cached_latents(pipeline: Pipeline, path: Path) -> Tensor:
     from safetensors.torch import load_file, save_file
 
-    path = cache_folder() / "latents" / f"{name}.safetensors"
     if path.is_file():
         kept: Tensor = load_file(path)["latents"]
         return kept

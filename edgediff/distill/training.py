@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from edgediff.pipeline import Pipeline
 
 CLIP_NORM, PROBES = 1.0, 64
+INPUTS = ("sample", "timestep", "encoder_hidden_states")
 Progress = Callable[[str, int, int], None]
 
 
@@ -74,6 +75,11 @@ class Training:
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState
 
+        if pipeline.graph.inputs != INPUTS:
+            raise MethodError(
+                f"distillation feeds a network {', '.join(INPUTS)}; this one reads {', '.join(pipeline.graph.inputs)}",
+                code="unsupported",
+            )
         AcceleratorState._reset_state(reset_partial_state=False)  # a process may train twice, in other precisions
         self.table, self.samples, self.place = table, samples, place
         self.accelerator = Accelerator(

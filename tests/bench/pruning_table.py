@@ -42,7 +42,7 @@ from edgediff.plan import Cut
 from edgediff.plugins import load_plugin, plugin_names
 from edgediff.recipe import DistillTable, Recipe
 from edgediff.report.pruning import render_pruning
-from edgediff.trace import record_trace, sample_latents, step_table
+from edgediff.trace import Conditions, record_trace, sample_latents, step_table
 from edgediff.units import UnitGraph
 from edgediff.variants import cut_network, load_network
 
@@ -126,9 +126,9 @@ class Pictures:
         """uint8 [n, height, width, 3]; `network_at` gives the network of each call."""
         place = {row.timestep: index for index, row in enumerate(self.table.rows)}
 
-        def predict(sample: torch.Tensor, when: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        def predict(sample: torch.Tensor, when: torch.Tensor, conditions: Conditions) -> torch.Tensor:
             network, graph = network_at(place[float(when[0])])
-            inputs = dict(zip(graph.inputs, (sample, when, text), strict=True))
+            inputs = {"sample": sample, "timestep": when, **conditions}
             return evaluate(network, graph, graph.live(), inputs)[0]
 
         calls = len(self.table.rows)
