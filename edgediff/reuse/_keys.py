@@ -5,6 +5,7 @@ Every mode gives distinct, ascending indices that begin with 0, because nothing 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -34,8 +35,8 @@ def spread_keys(mode: Mode, calls: int, count: int, power: float, prefix: int = 
             mirrored = sorted(calls - 1 - index for index in _dense(calls, count, power))
             return (0, *mirrored[1:])
         case "both_ends":
-            front = _dense(calls // 2, (count + 1) // 2, power)
-            back = _dense(calls - calls // 2, count // 2, power) if count > 1 else ()
+            front = _dense((calls + 1) // 2, (count + 1) // 2, power)
+            back = _dense(calls // 2, count // 2, power) if count > 1 else ()
             return tuple(sorted({*front, *(calls - 1 - index for index in back)}))
         case "prefix":
             if not 1 <= prefix <= count:
@@ -69,3 +70,37 @@ def _dense(calls: int, count: int, power: float) -> tuple[int, ...]:
         index = max(index, found[-1] + 1 if found else 0)
         found.append(min(index, calls - count + j))  # those that follow must still fit
     return tuple(found)
+
+
+def centre_keys(calls: int, count: int, centre: int, power: float, *, released: bool) -> tuple[int, ...]:
+    """DeepCache's non-uniform form: dense around call `centre`, sparser the higher `power` (above 1).
+
+    x are count + 1 equal steps from (-centre)^(1/power) to (calls - centre)^(1/power); the keys are 0 and
+    centre + trunc(x^power) without both ends, `power` falling by 0.02 until `count` of them differ. A negative number
+    has no real root: the released code takes Python's complex one and truncates the real part of the result
+    (`released`); the other form takes roots and powers of the magnitude and keeps the sign, which is what was meant.
+    Raises MethodError for numbers with which that never happens.
+    """
+    check_count(calls, count)
+    if not 0 <= centre < calls:
+        raise MethodError(f"centre = {centre}: it needs 0 to {calls - 1}, the calls of the sampler", code="keys")
+    start = power
+    while power > 1.0:
+        ends = [_raised(value, 1 / power, released) for value in (-centre, calls - centre)]
+        steps = (ends[0] + (ends[1] - ends[0]) * j / count for j in range(count + 1))
+        whole = sorted({int(complex(_raised(x, power, released)).real) for x in steps})
+        keys = (0, *(centre + value for value in whole[1:-1]))
+        if len(set(keys)) == count:
+            return tuple(sorted(keys))
+        power -= 0.02
+    raise MethodError(
+        f"no {count} of {calls} calls lie around {centre} with power {start:g}; give a larger power or another centre",
+        code="keys",
+    )
+
+
+def _raised(value: complex, power: float, released: bool) -> complex:
+    if released:
+        return complex(value) ** power
+    real = complex(value).real
+    return math.copysign(abs(real) ** power, real)

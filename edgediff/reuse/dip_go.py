@@ -33,6 +33,7 @@ from pydantic import Field
 
 from edgediff.config import Model, cache_folder, dump_json
 from edgediff.errors import MethodError
+from edgediff.metrics import SSIM_WINDOW
 from edgediff.reuse import Setting
 from edgediff.reuse._gates import GateTable, Gating, Pattern, Table, choose_gates
 from edgediff.schedule import Schedule
@@ -141,6 +142,10 @@ class Training:
             self.latents = latents.clone()  # one made in inference mode cannot be trained against
             parts = [self.supernet.decode(part) for part in self.latents.split(rollout.batch)]
             self.pictures = torch.cat(parts) if spec.loss == "ssim" else self.latents
+        if spec.loss == "ssim" and min(self.pictures.shape[-2:]) < SSIM_WINDOW:
+            size = " x ".join(map(str, self.pictures.shape[-2:]))
+            message = f"pictures of {size} are too small for SSIM's window of {SSIM_WINDOW}; set loss = \"latent\""
+            raise MethodError(message, code="size")
 
     def step(self) -> None:
         """One iteration. Raises MethodError when the loss is not finite."""

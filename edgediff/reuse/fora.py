@@ -1,0 +1,36 @@
+"""FORA (arXiv 2407.01425): a DiT's attention and feed-forward outputs are stored and taken again between key calls.
+
+What is held is a branch's output before its adaLN gate: the gate of the current call still applies to it, so the
+modulations run at every call. A key call is one from which a multiple of `interval` calls remain (and the first).
+Two carries per block, each of all tokens.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from edgediff.config import Model
+from edgediff.reuse import Setting
+from edgediff.schedule import Row, Schedule, full_schedule
+
+BRANCHES = ("attention_branch", "mlp_branch")
+
+
+class Spec(Model):
+    """`interval` 1 runs everything always; 3 is the released example for 250 calls."""
+
+    interval: int = Field(default=3, ge=1)
+
+
+def propose(spec: Spec, setting: Setting) -> Schedule:
+    """Raises MethodError for a network that is no DiT."""
+    setting.need("dit", method="fora")
+    if spec.interval == 1:
+        return full_schedule(setting.calls)
+    held = tuple(unit.name for unit in setting.graph.units if unit.kind in BRANCHES)
+    last = setting.calls - 1
+    names = tuple(
+        "full" if call == 0 or (last - call) % spec.interval == 0 else "reuse" for call in range(setting.calls)
+    )
+    rows = {"full": Row(), "reuse": Row(hold=held)}
+    return Schedule(rows={name: rows[name] for name in rows if name in names}, calls=names)

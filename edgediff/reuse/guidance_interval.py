@@ -1,0 +1,33 @@
+"""Guidance in an interval (Kynkaanniemi et al., arXiv 2404.07724): outside it the prompt runs alone, at half the cost.
+
+The paper's interval is of noise levels; ours, as a recipe's `[guidance] interval`, of the calls' relative positions
+(0 first, 1 last). As a method it leaves the reference guided everywhere, so that a report shows what it changes.
+"""
+
+from __future__ import annotations
+
+from pydantic import field_validator
+
+from edgediff.config import Model
+from edgediff.reuse import Setting
+from edgediff.schedule import Schedule, full_schedule
+
+
+class Spec(Model):
+    """Guided are the calls whose position lies in `interval`."""
+
+    interval: tuple[float, float] = (0.1, 0.7)
+
+    @field_validator("interval")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0.0 <= value[0] < value[1] <= 1.0:
+            raise ValueError("the interval needs 0 <= start < end <= 1")
+        return value
+
+
+def propose(spec: Spec, setting: Setting) -> Schedule:
+    """Everything runs at every call. A recipe without guidance is left as it is."""
+    last, (start, end) = max(setting.calls - 1, 1), spec.interval
+    outside = tuple(call for call in range(setting.calls) if not start <= call / last <= end)
+    return full_schedule(setting.calls).model_copy(update={"unguided": outside})
