@@ -21,6 +21,7 @@ from edgediff.errors import ConfigError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+MIN_WEIGHTS = 2048  # smaller tensors cost more in tables than they save
 BITS = {"palette": (1, 2, 3, 4, 6, 8), "int": (4, 8)}
 ROUNDS = 60
 WORD = re.compile(r"^(?:sparse(?P<sparse>\d+))?(?:\+|^|$)(?:(?P<kind>palette|int)(?P<bits>\d+)(?:/(?P<group>\d+))?)?$")

@@ -98,8 +98,7 @@ def _additive(call: _Calls, mask: Any, causal: bool, query: Any, key: Any) -> An
         full = call(ATEN.full.default, [_shape(query)[-2], _shape(key)[-2]], MASKED)
         return call(ATEN.triu.default, full, 1)
     if mask is not None and mask.meta["val"].dtype == torch.bool:
-        kept = call(ATEN.where.self, mask, *(call(ATEN.full.default, [1], number) for number in (0.0, MASKED)))
-        return kept
+        return call(ATEN.where.self, mask, *(call(ATEN.full.default, [1], number) for number in (0.0, MASKED)))
     return mask
 
 
@@ -223,7 +222,7 @@ class _ChannelsFirst:
     def _make_reshape(self, node: Any) -> Any:
         """Pictures `[b, c, h, w]` flattened into tokens, and attention joined over its heads."""
         source = node.args[0]
-        if not _is_tokens(node) or not isinstance(source, torch.fx.Node):
+        if not _is_tokens(node) or not hasattr(source, "op"):
             return None
         batch, count, channels = _shape(node)
         order = [axis % 4 for axis in source.args[1]] if _name(source) == "permute" else []

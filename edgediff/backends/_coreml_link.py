@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from edgediff.backends._coreml_messages import WEIGHTS, BlobWriter, make_constexpr
+from edgediff.backends._coreml_messages import WEIGHTS, BlobWriter, ConstexprMaker
 from edgediff.compression import Encoded
 from edgediff.mil.blobs import Array
 from edgediff.mil.package import FLOATS, Package, open_package, value_type
 
 FOLDER = "com.apple.CoreML"
-MULTIFUNCTION = 9  # specification version of iOS 18
+IOS_18 = 9  # its specification version
 NAMESPACE = uuid.UUID("6f3b1c0a-2f0e-5b7a-9d0e-5d1f6c0e7a11")
 DROPPED_NOTES = ("com.github.apple.coremltools.conversion_date",)
 
@@ -62,7 +62,7 @@ def link_functions(
     single = [name for name, _ in sources] == ["main"]
     _describe(spec, sources, single)
     with BlobWriter(data / "weights" / "weight.bin") as weights:
-        linker = _Linker(weights, compress)
+        linker = _Linker(weights, compress, ConstexprMaker(weights, multifunction=spec.specificationVersion >= IOS_18))
         for name, package in sources:
             linker.link(package, spec.mlProgram.functions[name])
     _annotate(spec, description or Description())
@@ -73,11 +73,11 @@ def link_functions(
 class _Linker:
     """Places each distinct weight once."""
 
-    def __init__(self, weights: BlobWriter, compress: Compress | None) -> None:
-        self._weights, self._compress = weights, compress
+    def __init__(self, weights: BlobWriter, compress: Compress | None, maker: ConstexprMaker) -> None:
+        self._weights, self._compress, self._maker = weights, compress, maker
         self._placed: dict[str, int] = {}
-        self._encoded: dict[str, Encoded | None] = {}
-        self._written: dict[str, dict[str, Any]] = {}
+        self._made: dict[str, list[Any]] = {}  # weight -> the operations that make it, at its first use
+        self._left: set[str] = set()  # weights that are not compressed
 
     def link(self, package: Package, target: Any) -> None:
         """Copies the function `main` of a package."""
@@ -96,25 +96,48 @@ class _Linker:
         raw = package.blob(blob.fileName).raw(int(blob.offset))
         digest = hashlib.blake2b(raw.data, digest_size=16, person=kind.dtype.encode()).hexdigest() + str(kind.shape)
         if self._compress is not None and kind.dtype in FLOATS and len(kind.shape) >= 2:
-            if digest not in self._encoded:
-                array = np.asarray(package.value(value))
-                self._encoded[digest] = self._compress(operation.outputs[0].name, array)
-            if (encoded := self._encoded[digest]) is not None:
-                return self._constexpr(digest, operation, encoded)
+            made = self._compressed(package, digest, operation)
+            if made is not None:
+                return made
         if digest not in self._placed:
             self._placed[digest] = self._weights.add(raw, kind.dtype, kind.count)
         blob.fileName, blob.offset = WEIGHTS, self._placed[digest]
         return [operation]
 
-    def _constexpr(self, digest: str, operation: Any, encoded: Encoded) -> list[Any]:
-        """The operations that make the weight at load time; its tables and codes lie in the file once."""
-        return make_constexpr(operation, encoded, self._weights, self._written.setdefault(digest, {}))
+    def _compressed(self, package: Package, digest: str, operation: Any) -> list[Any] | None:
+        """The operations in place of a constant; None where it stays as it is."""
+        if digest in self._left or self._compress is None:
+            return None
+        if digest not in self._made:
+            array = np.asarray(package.value(operation.attributes["val"]))
+            encoded = self._compress(operation.outputs[0].name, array)
+            if encoded is None:
+                self._left.add(digest)
+                return None
+            made = self._maker.make(operation, encoded)
+            self._made[digest] = made
+            return made
+        return [_renamed(one, self._made[digest][-1].outputs[0].name, operation) for one in self._made[digest]]
+
+
+def _renamed(operation: Any, old: str, constant: Any) -> Any:
+    """A copy of an operation that made `old`, making what the constant was."""
+    copy, new = type(operation)(), constant.outputs[0].name
+    copy.CopyFrom(operation)
+    for output in copy.outputs:
+        output.name = new + output.name.removeprefix(old)
+    for argument in copy.inputs.values():
+        for bound in argument.arguments:
+            if bound.WhichOneof("binding") == "name":
+                bound.name = new + bound.name.removeprefix(old)
+    copy.attributes["name"].immediateValue.tensor.strings.values[0] = copy.outputs[0].name
+    return copy
 
 
 def _describe(spec: Any, sources: Sequence[tuple[str, Package]], single: bool) -> None:
     """Inputs and outputs of every function."""
     version = max(int(package.spec.specificationVersion) for _, package in sources)
-    spec.specificationVersion = version if single else max(version, MULTIFUNCTION)
+    spec.specificationVersion = version if single else max(version, IOS_18)
     spec.mlProgram.version = 1
     if single:
         spec.description.CopyFrom(sources[0][1].spec.description)

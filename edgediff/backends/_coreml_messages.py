@@ -11,6 +11,7 @@ from typing import IO, Any
 import numpy as np
 
 from edgediff.compression import Encoded, Linear, Palette, Sparse
+from edgediff.errors import BackendError
 from edgediff.mil.blobs import RECORD, SENTINEL, TYPES, VERSION, Array, pack_bits
 from edgediff.mil.package import DTYPES, NARROW, STRING
 
@@ -106,61 +107,84 @@ def make_operation(
     return operation
 
 
-def make_constexpr(constant: Any, encoded: Encoded, weights: BlobWriter, written: dict[str, Any]) -> list[Any]:
-    """The operations in place of a constant. `written` keeps the arguments that are in the weights file already,
-    for the next function that reads the same weight."""
-    name = constant.outputs[0].name
+class ConstexprMaker:
+    """Makes compressed constants in place of constants."""
 
-    def argument(operation: Any, key: str, values: Array, dtype: str, slot: str) -> None:
-        bound = operation.inputs[key].arguments.add()
-        if slot not in written:
-            packed = pack_bits(values.view(np.uint8), NARROW[dtype]) if dtype in NARROW else values
-            offset = weights.add(packed, dtype, values.size) if packed.nbytes >= INLINE else None
-            written[slot] = offset, packed
-        offset, packed = written[slot]
-        set_type(bound.value.type, dtype, values.shape)
-        if offset is None:
-            bound.value.immediateValue.tensor.bytes.values = np.ascontiguousarray(packed).tobytes()
+    def __init__(self, weights: BlobWriter, *, multifunction: bool) -> None:
+        """`multifunction`: operations of iOS 18, else those of iOS 16, which know whole tensors only."""
+        self._weights, self._new = weights, multifunction
+
+    def make(self, constant: Any, encoded: Encoded) -> list[Any]:
+        """The operations that make the weight. Raises BackendError for what iOS 16 and 17 have no form for."""
+        name, shape, dtype = constant.outputs[0].name, encoded.shape, encoded.dtype
+        whole = [(name, dtype, shape)]
+        sizes = {"shape": (np.array(shape, np.uint32), "uint32")}
+        if isinstance(encoded, Palette):
+            if self._new:
+                arguments = {"indices": (encoded.codes, f"uint{encoded.bits}"), "lut": (encoded.table, dtype)}
+                return [self._bound("constexpr_lut_to_dense", arguments, whole)]
+            self._refuse(encoded.table.shape[0] > 1, "a table per group of channels")
+            packed = encoded.codes.reshape(-1) if encoded.bits == 8 else pack_bits(encoded.codes, encoded.bits)
+            arguments = {"indices": (packed, "uint8"), "lut": (encoded.table.reshape(-1), dtype), **sizes}
+            return [self._bound("constexpr_lut_to_dense", arguments, whole)]
+        if isinstance(encoded, Linear):
+            if self._new:
+                arguments = {"data": (encoded.codes, f"int{encoded.bits}"), "scale": (encoded.scale, dtype)}
+                return [self._bound("constexpr_blockwise_shift_scale", arguments, whole)]
+            self._refuse(encoded.bits != 8 or encoded.scale.size != shape[0], "4 bits, or a scale per block,")
+            arguments = {
+                "quantized_data": (encoded.codes, "int8"), "zero_point": (np.zeros(shape[0], np.int8), "int8"),
+                "scale": (encoded.scale.reshape(-1), dtype), "axis": (np.array(0, np.int32), "int32"),
+            }  # fmt: skip
+            return [self._bound("constexpr_affine_dequantize", arguments, whole)]
+        assert isinstance(encoded, Sparse)
+        mask = encoded.mask.astype(np.uint8)
+        if isinstance(encoded.values, Palette | Linear):
+            self._refuse(not self._new, "sparse weights whose rest is coded")
+            return self._joint(encoded, encoded.values, mask, name)
+        found: dict[str, tuple[Array, str]] = {"nonzero_data": (encoded.values, dtype), "mask": (mask, "uint1")}
+        if not self._new:
+            found = {**found, "mask": (pack_bits(mask, 1), "uint8"), **sizes}
+        return [self._bound("constexpr_sparse_to_dense", found, whole)]
+
+    def _joint(self, encoded: Sparse, values: Palette | Linear, mask: Array, name: str) -> list[Any]:
+        """Sparse, and what is kept is coded in its turn: two operations."""
+        kept = [(f"{name}_mask", "uint1", encoded.shape), (f"{name}_kept", encoded.dtype, values.codes.shape)]
+        if isinstance(values, Palette):
+            kind, arguments = "constexpr_lut_to_sparse", {
+                "indices_mask": (mask, "uint1"), "indices_nonzero_data": (values.codes, f"uint{values.bits}"),
+                "lut": (values.table, encoded.dtype),
+            }  # fmt: skip
         else:
-            bound.value.blobFileValue.fileName = WEIGHTS
-            bound.value.blobFileValue.offset = offset
+            kind, arguments = "constexpr_sparse_blockwise_shift_scale", {
+                "data_mask": (mask, "uint1"), "nonzero_data": (values.codes, f"int{values.bits}"),
+                "scale": (values.scale, encoded.dtype),
+            }  # fmt: skip
+        names = {"nonzero_data": f"{name}_kept", "mask": f"{name}_mask"}
+        second = make_operation("constexpr_sparse_to_dense", names, [(name, encoded.dtype, encoded.shape)])
+        return [self._bound(kind, arguments, kept), second]
 
-    def bind(operation: Any, arguments: dict[str, tuple[Array, str]]) -> Any:
+    def _bound(
+        self, kind: str, arguments: dict[str, tuple[Array, str]],
+        outputs: Sequence[tuple[str, str, Sequence[int]]],
+    ) -> Any:
+        """One operation with its values: arguments in iOS 18, attributes before."""
+        operation = make_operation(kind, {}, outputs)
         for key, (values, dtype) in arguments.items():
-            argument(operation, key, values, dtype, key)
+            message = operation.inputs[key].arguments.add().value if self._new else operation.attributes[key]
+            packed = pack_bits(values.view(np.uint8), NARROW[dtype]) if dtype in NARROW else values
+            if packed.nbytes >= INLINE:
+                set_type(message.type, dtype, values.shape)
+                message.blobFileValue.fileName = WEIGHTS
+                message.blobFileValue.offset = self._weights.add(packed, dtype, values.size)
+            elif dtype in NARROW:
+                set_type(message.type, dtype, values.shape)
+                message.immediateValue.tensor.bytes.values = packed.tobytes()
+            else:
+                set_immediate(message, values, dtype)
         return operation
 
-    shape, dtype = encoded.shape, encoded.dtype
-    whole = [(name, dtype, shape)]
-    if isinstance(encoded, Palette):
-        made = make_operation("constexpr_lut_to_dense", {}, whole)
-        return [bind(made, {"indices": (encoded.codes, f"uint{encoded.bits}"), "lut": (encoded.table, dtype)})]
-    if isinstance(encoded, Linear):
-        made = make_operation("constexpr_blockwise_shift_scale", {}, whole)
-        return [bind(made, {"data": (encoded.codes, f"int{encoded.bits}"), "scale": (encoded.scale, dtype)})]
-    assert isinstance(encoded, Sparse)
-    mask = encoded.mask.astype(np.uint8)
-    if isinstance(encoded.values, Palette | Linear):
-        return _joint(encoded, encoded.values, mask, name, bind)
-    made = make_operation("constexpr_sparse_to_dense", {}, whole)
-    return [bind(made, {"nonzero_data": (encoded.values, dtype), "mask": (mask, "uint1")})]
-
-
-def _joint(encoded: Sparse, values: Palette | Linear, mask: Array, name: str, bind: Any) -> list[Any]:
-    """Sparse, and what is kept is compressed in its turn: two operations."""
-    kept = [(f"{name}_mask", "uint1", encoded.shape), (f"{name}_kept", encoded.dtype, values.codes.shape)]
-    if isinstance(values, Palette):
-        first = bind(make_operation("constexpr_lut_to_sparse", {}, kept), {
-            "indices_mask": (mask, "uint1"), "indices_nonzero_data": (values.codes, f"uint{values.bits}"),
-            "lut": (values.table, encoded.dtype),
-        })  # fmt: skip
-    else:
-        first = bind(make_operation("constexpr_sparse_blockwise_shift_scale", {}, kept), {
-            "data_mask": (mask, "uint1"), "nonzero_data": (values.codes, f"int{values.bits}"),
-            "scale": (values.scale, encoded.dtype),
-        })  # fmt: skip
-    second = make_operation(
-        "constexpr_sparse_to_dense", {"nonzero_data": f"{name}_kept", "mask": f"{name}_mask"},
-        [(name, encoded.dtype, encoded.shape)],
-    )
-    return [first, second]
+    def _refuse(self, wrong: bool, what: str) -> None:
+        if wrong:
+            message = f"{what} is a weight format of iOS 18; choose deployment 'iOS18', or one table or scale a tensor"
+            raise BackendError(message, where="[coreml]", code="deployment")

@@ -14,6 +14,7 @@ with weights in 8 bits, one scale per output channel, which Core ML expands when
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import sys
 import tempfile
@@ -21,21 +22,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
+import numpy as np
+
 from edgediff.backends import Array, Artifacts, Runner
 from edgediff.errors import BackendError, unknown
 from edgediff.manifest import Artifact, Graph
 
 if TYPE_CHECKING:
     from edgediff.backends._coreml_link import Compress
+    from edgediff.compression import Encoded
     from edgediff.mil import Program
     from edgediff.plan import Plan
     from edgediff.target import CoreMLTable, Target
     from edgediff.variants import Variant, Variants
 
 NAME = "coreml"
+CODES_WEIGHTS = True  # `plan.weights` is heeded
 MAIN = "main"
 INTEGERS = {"int64": "int32"}
-PRECISIONS = ("fp32", "fp16", "int8")
 
 
 def lower(variants: Variants, target: Target, out: Path) -> Artifacts:
@@ -107,7 +111,7 @@ def _lower_component(
             islands = _convert(variant, batch, path, precision, table, islands)
             parts.append((name, path))
     multifunction = RELEASES[table.deployment] >= 18 and component not in (members[0].name,)
-    compress = _compress(plan)
+    compress = _compress(variants, component)
     description = describe_package(variants, target, component, islands or ())
     folder = out / NAME
     folder.mkdir(parents=True, exist_ok=True)
@@ -152,17 +156,39 @@ def _convert(
     return choose_islands(variant, batch, path, convert)
 
 
-def _compress(plan: Plan) -> Compress | None:
-    """How weights are coded: 8 bits where the plan says int8."""
-    if plan.backends[NAME].precision != "int8":
+def _compress(variants: Variants, component: str) -> Compress | None:
+    """How weights are coded: as the plan says, 8 bits where it says int8 and nothing else. Layers of the denoiser
+    that have a format of their own are known again by their values."""
+    from edgediff.compression import MIN_WEIGHTS, encode, parse_format
+
+    plan = variants.plan
+    word = plan.weights.format if plan.weights else "int8" if plan.backends[NAME].precision == "int8" else ""
+    if not word:
         return None
-    from edgediff.compression import encode, parse_format
+    own = _known_layers(variants) if component == next(iter(variants.denoisers().values())).component else {}
 
-    chosen = parse_format("int8")
-    return lambda name, weight: encode(weight, chosen) if weight.size >= MIN_WEIGHTS else None
+    def code(name: str, weight: Array) -> Encoded | None:
+        if weight.size < MIN_WEIGHTS:
+            return None
+        return encode(weight, parse_format(own.get(_mark(weight), word)))
+
+    return code
 
 
-MIN_WEIGHTS = 2048  # smaller tensors cost more in tables than they save
+def _known_layers(variants: Variants) -> dict[str, str]:
+    """Values of a weight -> its format."""
+    formats = variants.plan.weights.layers if variants.plan.weights else {}
+    found = {}
+    for name, parameter in variants.network.named_parameters():
+        if name in formats:
+            found[_mark(parameter.detach().numpy())] = formats[name]
+    return found
+
+
+def _mark(weight: Array) -> str:
+    """A digest of the values in fp16, whatever the shape: a linear layer may have become a convolution."""
+    halves = np.ascontiguousarray(weight, np.float16)
+    return hashlib.blake2b(halves.data, digest_size=16).hexdigest()
 
 
 def _check_sizes(out: Path, target: Target) -> None:

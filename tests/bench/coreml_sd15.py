@@ -59,6 +59,7 @@ def make_variants(args: argparse.Namespace):
     from edgediff.recipe import Recipe
     from edgediff.target import Target
     from edgediff.variants import build_variants
+    from edgediff.weight_bits import plan_weights
 
     recipe = Recipe.model_validate({
         "name": "bench", "reuse": [{"kind": "deepcache", "interval": 2, "branch": 0}],
@@ -67,7 +68,9 @@ def make_variants(args: argparse.Namespace):
     guidance = "batched" if args.batch == 2 else "sequential"
     table = {"attention": args.attention, "deployment": args.deployment, "guidance": guidance}
     target = Target.model_validate({"name": "bench", "backends": ["coreml"], "coreml": table})
-    variants = build_variants(pipeline := load_pipeline("random:sd15"), plan_pipeline(pipeline, recipe, target))
+    pipeline = load_pipeline("random:sd15")
+    plan = plan_weights(pipeline, recipe, plan_pipeline(pipeline, recipe, target))
+    variants = build_variants(pipeline, plan)
     return replace(variants, graphs=variants.denoisers()), target
 
 
