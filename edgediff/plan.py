@@ -195,7 +195,7 @@ class Plan(Model):
             f"plan       {self.recipe_name} for {self.target_name}",
             f"model      {shorten(self.model.id, 24)} ({self.model.denoiser}, weights {self.model.weights[:10]})",
             f"sampler    {self.sampler.kind}, {self.sampler.steps} steps, {self.sampler.calls} network calls",
-            f"guidance   {_guidance_text(self.guidance)}",
+            f"guidance   {_guidance_text(self.guidance, self.schedule)}",
             f"schedule   {wrap_letters(str(self.schedule))}",
             f"cost       {cost.macs / 1e9:.2f} of {cost.reference_macs / 1e9:.2f} GMACs per image ({share:.0%})",
             f"baseline   {equal.sampler} with {equal.steps} steps costs {equal.macs / 1e9:.2f} GMACs",
@@ -267,11 +267,12 @@ def _short(carries: tuple[str, ...]) -> str:
     return shorten(names[0], 36) if len(names) == 1 else f"{len(names)} tensors"
 
 
-def _guidance_text(guidance: GuidancePlan) -> str:
-    scales = [scale for scale in guidance.calls if scale is not None]
+def _guidance_text(guidance: GuidancePlan, schedule: Schedule) -> str:
+    ran = [index for index, name in enumerate(schedule.calls) if name != HOLD]
+    scales = [scale for index in ran if (scale := guidance.calls[index]) is not None]
     if not scales:
         return "none"
     shown = f"{min(scales):g}" if min(scales) == max(scales) else f"{min(scales):g} to {max(scales):g}"
     held = sum(weights is not None for weights in guidance.held)
     kept = f", held on {held}" if held else ""
-    return f"{shown} on {len(scales)} of {len(guidance.calls)} calls{kept}, {guidance.mode}"
+    return f"{shown} on {len(scales)} of {len(ran)} computed calls{kept}, {guidance.mode}"

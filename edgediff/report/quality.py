@@ -180,7 +180,8 @@ def _triple(row: Mapping[str, Any], subject: Subject) -> Html:
     prompt = str(row["prompt"])
     shown = [
         tag("figure", _image(row["images"][part], f"{prompt}: {words}"),
-            tag("figcaption", {"equal": f"{subject.plan.cost.equal_compute.steps} steps",
+            tag("figcaption", {"equal": f"{subject.figures('equal_compute').get('sampler', '')} "
+                                        f"{subject.plan.cost.equal_compute.steps} steps".strip(),
                                "reference": "untouched"}.get(kind, words)), class_=kind)
         for (kind, words), part in images
     ]  # fmt: skip
