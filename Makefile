@@ -12,15 +12,16 @@ EDGEDIFF := $(BIN)/edgediff
 DEMO := demo
 BUNDLE := $(DEMO)/glyph-balanced.edgediff
 
-.PHONY: help demo test test-slow test-full-size test-optimum train clean
+.PHONY: help demo test kotlin-runner test-slow test-full-size test-optimum train clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo            build, verify, run, measure and report one bundle in $(DEMO)/"
-	@echo "make test            ruff, mypy and the quick tests"
+	@echo "make test            ruff, mypy and the quick tests; the Kotlin tests where a JDK and Maven are"
 	@echo "make test-slow       the tests that take minutes"
 	@echo "make test-full-size  the tests at Stable Diffusion 1.5 sizes (over 8 GB of memory)"
 	@echo "make test-optimum    that optimum draws our pictures (in .venv-optimum, a few GB more)"
+	@echo "make kotlin-runner   the command-line runner of android_demo (JDK 17, Maven)"
 	@echo "make train HOURS=3   train the embedded model again, in build/training"
 	@echo "make clean           remove what the commands above made, .venv included"
 
@@ -36,6 +37,11 @@ test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+	@PYTHON=$(BIN)/python bash android_demo/test.sh
+
+# The bundle runner for any JDK 17: java -jar android_demo/runner/target/edgediff-run.jar BUNDLE "prompt" out.png
+kotlin-runner:
+	mvn -B -ntp -q -f android_demo/pom.xml -pl runner -am package -DskipTests
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
@@ -73,4 +79,4 @@ train: $(READY)
 	$(BIN)/python -m edgediff.embedded.train all --work build/training --hours $(HOURS)
 
 clean:
-	rm -rf .venv .venv-* $(DEMO) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-* $(DEMO) .mypy_cache .ruff_cache .pytest_cache build/kotlin android_demo/*/target
