@@ -98,6 +98,40 @@ def test_lost_targets_are_those_that_are_cut(pipeline, tmp_path):
     assert fused.denoiser is not pipeline.denoiser
 
 
+def test_what_is_distilled_is_the_fused_model(pipeline, tmp_path):
+    """The teacher has the LoRA too, so at step 0 the uncut part of the student is that of the fused network."""
+    from PIL import Image
+
+    from edgediff.flow import distill_model
+    from edgediff.recipe import CalibrationTable, DistillTable, Recipe, SamplerTable, StageTable
+    from edgediff.variants import load_network
+
+    (tmp_path / "data").mkdir()
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "data" / "a.png")
+    (tmp_path / "data" / "a.txt").write_text("red", encoding="utf-8")
+    save_file(diffusers_state(pipeline), tmp_path / "mine.safetensors")
+    recipe = Recipe(
+        name="l", sampler=SamplerTable(steps=2), calibration=CalibrationTable(prompts=1),
+        prune=(StageTable.model_validate({"kind": "bk_sdm", "preset": "small"}),),
+        distill=DistillTable(steps=1, batch=2, rate=1e-9, warm_up=0),
+    )  # fmt: skip
+    out = tmp_path / "out"
+    record = distill_model(
+        pipeline, recipe=recipe, out=out, data=tmp_path / "data", lora=tmp_path / "mine.safetensors", lora_scale=0.5,
+        device="cpu",
+    )
+    assert record.lora is not None
+    assert (record.lora.scale, record.lora.targets) == (0.5, 2)
+    fused = fuse_lora(pipeline.denoiser, read_lora(diffusers_state(pipeline), pipeline.denoiser), 0.5)
+    network, _ = load_network(out / "unet", pipeline.graph)
+    kept = [name for name in (LINEAR, CONV) if name not in record.lora.lost]
+    assert kept
+    for name in kept:
+        torch.testing.assert_close(
+            network.get_submodule(name).weight, fused.get_submodule(name).weight, rtol=0, atol=1e-6
+        )
+
+
 def changed(state: dict[str, torch.Tensor], old: str, new: str | None, value: torch.Tensor | None = None) -> dict:
     made = dict(state)
     tensor = made.pop(old)

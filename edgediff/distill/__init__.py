@@ -63,7 +63,7 @@ def distill_network(
         raise MethodError("nothing is cut, so there is nothing to recover; give the recipe a [[prune]]", code="no_cuts")
     place = Place(out / CHECKPOINT, out / LOSSES, every)
     names = [cut.unit for cut in cuts]
-    training = Training(pipeline, names, table, samples, place, device=device, resume=resume)
+    training = Training(pipeline, names, table, samples, place, lora=lora, device=device, resume=resume)
     average = training.run(progress)
     record = Distilled(
         base=Base(model=pipeline.id, revision=pipeline.revision, weights=pipeline.weights),

@@ -19,6 +19,7 @@ from edgediff.distill.draws import Draws, draw_step
 from edgediff.distill.losses import NAMES, FeatureWeights, Outputs, distillation_loss
 from edgediff.distill.samples import Samples
 from edgediff.distill.tapped import TappedNetwork, choose_taps, use_plain_attention
+from edgediff.distilled import Lora
 from edgediff.errors import MethodError
 from edgediff.recipe import DistillTable
 from edgediff.sampler import make_scheduler
@@ -70,7 +71,7 @@ class Training:
 
     def __init__(
         self, pipeline: Pipeline, cuts: Sequence[str], table: DistillTable, samples: Samples, place: Place, *,
-        device: str = "auto", resume: bool = False,
+        lora: Lora | None = None, device: str = "auto", resume: bool = False,
     ) -> None:
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState
@@ -97,7 +98,7 @@ class Training:
         self.noising = Noising(pipeline, self.device)
         self.text_encoder: Any = copy.deepcopy(pipeline.text_encoder).to(self.device)
         self._make_networks(pipeline, cuts)
-        self.task = task_digest(pipeline, cuts, table, samples)
+        self.task = task_digest(pipeline, cuts, table, samples, lora)
         self.weights = FeatureWeights(table.features, len(self.taps), self.device, self._mean)
         self.sums = torch.zeros(len(NAMES) + 1, device=self.device)
         self.step = self._load() if resume and place.checkpoint.is_file() else 0
@@ -265,11 +266,13 @@ def rate_at(table: DistillTable, step: int) -> float:
     return table.rate * warm * falling
 
 
-def task_digest(pipeline: Pipeline, cuts: Sequence[str], table: DistillTable, samples: Samples) -> str:
+def task_digest(
+    pipeline: Pipeline, cuts: Sequence[str], table: DistillTable, samples: Samples, lora: Lora | None
+) -> str:
     """SHA-256 of what a checkpoint belongs to."""
     basis = {
         "weights": pipeline.weights, "cuts": sorted(cuts), "table": table.model_dump(mode="json"),
-        "samples": samples.digest,
+        "samples": samples.digest, "lora": lora.model_dump(mode="json") if lora else None,
     }
     return hashlib.sha256(dump_json(basis).encode()).hexdigest()
 
