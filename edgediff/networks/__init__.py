@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,12 @@ class Sizes:
 
 def family_of(model: nn.Module) -> ModuleType:
     """The family that handles the class of `model`. Raises ModelError naming all classes that are handled."""
-    wanted = type(model).__name__
+    return _family_named(type(model).__name__)
+
+
+@cache
+def _family_named(wanted: str) -> ModuleType:
+    """Kept, since every run of a network asks."""
     handled: list[str] = []
     for name in plugin_names("networks"):
         family = load_plugin("networks", name)
