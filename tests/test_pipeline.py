@@ -140,4 +140,4 @@ def test_a_hub_that_does_not_answer(monkeypatch):
 
 
 def test_architectures():
-    assert "sd15" in architecture_names()
+    assert {"sd15", "dit-xl-2", "ddpm-cifar10", "ldm-uncond"} <= set(architecture_names())
