@@ -41,15 +41,16 @@ def test_verdicts_are_computed(found):
     text = words(str(verdicts(found)))
     assert "falls by 15.0\N{NO-BREAK SPACE}% (LAPTOP-Diff, n 2) and by 50.0\N{NO-BREAK SPACE}%" in text
     assert "Target, at most half: met." in text
-    assert "(lower in 2 of 2 seeds)" in text
+    assert "leaves 50\N{NO-BREAK SPACE}% of the output loss that plain leaves (less in 2 of 2 seeds)" in text
+    assert "and 15.0 points more retrieval@1. Target, better: met." in text
     assert str(verdicts(found)).count('class="better"') == 2
     worse = copy.deepcopy(found)
     worse["runs"][4]["after"]["retrieval_at_1"] = 0.8
     worse["runs"][1]["curve"][-1]["probe"] = 0.5
     text = str(verdicts(worse))
     assert "Target, at most half: missed." in text
-    assert "(lower in 1 of 2 seeds)" in text
-    assert text.count('class="worse"') == 2
+    assert "(less in 1 of 2 seeds)" in text
+    assert str(verdicts(worse)).count('class="worse"') == 2
 
 
 def test_the_page_is_whole_and_self_contained(found, tmp_path: Path):

@@ -12,6 +12,7 @@ import io
 import json
 import tarfile
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 METADATA = "metadata.jsonl"
+READERS = 8
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class PairedPictures:
         self._ids = encode_texts(pipeline, [pair.caption for pair in pairs])
         vae: Any = pipeline.vae
         factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        self._pool = ThreadPoolExecutor(READERS, "read")  # Pillow decodes outside the interpreter's lock
         self._size = (pipeline.latent[1] * factor, pipeline.latent[2] * factor)
         listed = "\n".join(f"{pair.picture.name}\t{pair.caption}" for pair in pairs)
         self.digest = f"{len(pairs)} pairs {hashlib.sha256(listed.encode()).hexdigest()[:16]}"
@@ -91,7 +94,8 @@ class PairedPictures:
         return len(self._pairs)
 
     def draw(self, rows: Tensor, picks: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-        pixels = torch.stack([read_picture(self._pairs[row].picture, self._size) for row in rows.tolist()])
+        extents = [self._pairs[row].picture for row in rows.tolist()]
+        pixels = torch.stack(list(self._pool.map(lambda extent: read_picture(extent, self._size), extents)))
         self._vae.to(device)
         return encode_pictures(self._vae, pixels.to(device)), self._ids[rows]
 
