@@ -9,6 +9,7 @@ from pathlib import Path
 from edgediff import __version__
 from edgediff.report.charts import Mark, dot_strip, key
 from edgediff.report.decisions import plan_section, schedule_section
+from edgediff.report.frontier import front_section
 from edgediff.report.markup import (
     NOT_MEASURED,
     Child,
@@ -171,6 +172,7 @@ def _article(
         ("Pictures", pictures_section(subject)),
         ("Cost and quality", quality_section(subject, others)),
         ("Plan", plan_section(subject)),
+        *((("What the planner weighed", front_section(subject.plan.front)),) if subject.plan.front else ()),
         ("Schedule", schedule_section(subject, graph)),
         ("Latency", latency_section(subject)),
         ("Conversion", parity_section(subject)),
