@@ -66,6 +66,10 @@ def distill(args: Namespace) -> Answer:
     data = {"folder": args.out, **record.model_dump(mode="json", exclude_none=True)}
     lost = record.lora.lost if record.lora else ()
     text = f"wrote {args.out}: {len(record.cuts)} cuts, {record.settings.steps} steps on {record.samples}"
+    if record.probe is not None:
+        before, after = record.probe
+        said = "less" if after < before else "more: the cut alone was better, distil longer or at a lower rate"
+        text += f"\noutput loss {before:.4g} after the cut, {after:.4g} at the end ({said})"
     return Answer(data, text + (f"\nLoRA targets lost to the cuts: {', '.join(lost)}" if lost else ""))
 
 
@@ -137,6 +141,10 @@ def estimate(args: Namespace) -> Answer:
     from edgediff import flow
 
     with show_progress(quiet=args.json) as progress:
+        if args.calibrate:
+            from edgediff.profiling.calibrate import calibrate_host
+
+            calibrate_host(threads=args.threads or 1, progress=progress)
         found = flow.estimate_model(
             args.model, recipe=args.recipe, targets=args.target or ["host"], backend=args.backend, progress=progress
         )

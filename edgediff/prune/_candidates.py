@@ -63,7 +63,7 @@ def check_names(graph: UnitGraph, names: Iterable[str]) -> None:
 
 def check_scored(graph: UnitGraph, names: Iterable[str]) -> None:
     """Raises MethodError when scores are of another network."""
-    known = set(graph.names())
+    known = {*graph.names(), *graph.operators}
     for name in names:
         if name not in known:
             raise MethodError(f"the scores are not of this network: {unknown('unit', name, known)}", code="scores")

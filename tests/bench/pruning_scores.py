@@ -29,6 +29,7 @@ from edgediff.plugins import load_plugin
 from edgediff.recipe import Recipe
 from edgediff.trace import Trace, record_trace
 
+TIMESTEPS = 2  # of every calibration prompt
 HELD_OUT = 1000  # added to a seed: prompts and noise that no selection has seen
 
 
@@ -60,7 +61,10 @@ def quality(args: argparse.Namespace) -> None:
                 say(f"seed {seed}, {preset}, {name}")
                 removed = cut_by(pipeline, trace, kind, options)
                 rows.setdefault((preset, name), []).append(measure_cuts(pipeline, unseen, removed))
-        additivity.append(check_additivity(pipeline, trace, args.subsets, seed))
+        say(f"after {seed + 1} of {args.seeds} seeds\n{quality_table(rows)}")
+    for seed in range(args.seeds):
+        additivity.append(check_additivity(pipeline, trace_of(pipeline, seed), args.subsets, seed))
+        say(f"after {seed + 1} of {args.seeds} seeds\n{additivity_table(additivity)}")
     print(quality_table(rows), additivity_table(additivity), sep="\n\n")
     if args.json:
         plain = [{"size": size, "method": name, "seeds": found} for (size, name), found in rows.items()]
@@ -75,7 +79,7 @@ def methods(pipeline: Pipeline, preset: str, seed: int) -> list[tuple[str, str, 
     budget = {"parameters": cut.parameters() / graph.parameters()}
     return [
         (f"bk_sdm {preset}", "bk_sdm", {"preset": preset}),
-        ("random, best of 20", "random", {"budget": budget, "seed": 1000 * seed}),
+        ("random, best of 20", "random", {"budget": budget, "seed": 1000 * seed, "timesteps": TIMESTEPS}),
         ("magnitude", "magnitude", {"budget": budget}),
         ("laptop, one shot", "laptop", {"budget": budget, "rescore": "never"}),
         ("laptop, one shot, greedy", "laptop", {"budget": budget, "rescore": "never", "solver": "greedy"}),
@@ -88,7 +92,7 @@ def methods(pipeline: Pipeline, preset: str, seed: int) -> list[tuple[str, str, 
 def cut_by(pipeline: Pipeline, trace: Trace, kind: str, options: dict[str, Any]) -> list[str]:
     """The units that a method removes. `re-scored` is what re-scoring chose, whether or not it was the better."""
     plugin = load_plugin("prune", kind)
-    spec = plugin.Spec.model_validate({**options, **({"subsets": 0} if kind == "laptop" else {})})
+    spec = plugin.Spec.model_validate({**options, **({"subsets": 0, "timesteps": TIMESTEPS} if kind == "laptop" else {})})
     scores = plugin.score(spec, pipeline, trace)
     if options.get("rescore") == "always":
         return scores.checks["selections"]["rescored"]["units"]
@@ -99,7 +103,7 @@ def measure_cuts(pipeline: Pipeline, trace: Trace, units: list[str]) -> dict[str
     from edgediff.prune._measure import open_output_loss
 
     graph = pipeline.graph
-    loss, memo = open_output_loss(pipeline, trace, timesteps=4, memory_gb=2.0)
+    loss, memo = open_output_loss(pipeline, trace, timesteps=TIMESTEPS, memory_gb=2.0)
     with memo:
         [measured] = loss.measure([units])
     cut = graph.with_cuts(units)
@@ -119,7 +123,7 @@ def check_additivity(pipeline: Pipeline, trace: Trace, count: int, seed: int) ->
 
     graph = pipeline.graph
     names = candidates(graph, "layer")
-    loss, memo = open_output_loss(pipeline, trace, timesteps=4, memory_gb=2.0)
+    loss, memo = open_output_loss(pipeline, trace, timesteps=TIMESTEPS, memory_gb=2.0)
     found: dict[str, Any] = {"seed": seed}
     with memo:
         singles = dict(zip(names, loss.measure([[name] for name in names]), strict=True))
