@@ -22,7 +22,7 @@ from tests.tiny import tiny_pipeline
 RECIPE = Recipe.model_validate(
     {
         "name": "t", "sampler": {"kind": "ddim", "steps": 6}, "guidance": {"scale": 3.0},
-        "calibration": {"prompts": 2}, "prune": [{"kind": "laptop", "budget": {"parameters": 0.8}, "timesteps": 2}],
+        "calibration": {"prompts": 2}, "prune": [{"kind": "laptop", "budget": {"parameters": 0.8}, "timesteps": 2, "subsets": 0}],
     }
 )
 
@@ -77,7 +77,7 @@ def test_scores_are_the_output_loss_of_a_network_really_cut(pipeline, trace):
 
 @pytest.mark.parametrize("budget", [{"parameters": 0.7}, {"macs": 0.7}])
 def test_a_budget_is_met(pipeline, trace, budget):
-    spec = laptop.Spec(budget=laptop.Budget(**budget), timesteps=1)
+    spec = laptop.Spec(budget=budget, timesteps=1, subsets=0)
     cuts = laptop.propose(spec, laptop.score(spec, pipeline, trace), pipeline.graph)
     cut = pipeline.graph.with_cuts(c.unit for c in cuts)
     count, share = next(iter(budget.items()))
@@ -85,12 +85,12 @@ def test_a_budget_is_met(pipeline, trace, budget):
 
 
 def test_a_share_of_one_cuts_nothing(pipeline):
-    spec = laptop.Spec(budget=laptop.Budget(parameters=1.0))
+    spec = laptop.Spec(budget={"parameters": 1.0})
     assert laptop.propose(spec, StageScores(values={"mid_block.resnets.0": 1.0}), pipeline.graph) == ()
 
 
 def test_a_budget_that_no_selection_meets_says_how_far_it_goes(pipeline, trace):
-    spec = laptop.Spec(budget=laptop.Budget(parameters=0.01), timesteps=1)
+    spec = laptop.Spec(budget={"parameters": 0.01}, timesteps=1)
     with pytest.raises(MethodError, match=r"cannot be met: removing all \d+ candidates leaves 0\.\d+ of the param"):
         laptop.score(spec, pipeline, trace)
 

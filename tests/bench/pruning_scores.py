@@ -92,7 +92,8 @@ def methods(pipeline: Pipeline, preset: str, seed: int) -> list[tuple[str, str, 
 def cut_by(pipeline: Pipeline, trace: Trace, kind: str, options: dict[str, Any]) -> list[str]:
     """The units that a method removes. `re-scored` is what re-scoring chose, whether or not it was the better."""
     plugin = load_plugin("prune", kind)
-    spec = plugin.Spec.model_validate({**options, **({"subsets": 0, "timesteps": TIMESTEPS} if kind == "laptop" else {})})
+    common = {"subsets": 0, "timesteps": TIMESTEPS} if kind == "laptop" else {}
+    spec = plugin.Spec.model_validate({**options, **common})
     scores = plugin.score(spec, pipeline, trace)
     if options.get("rescore") == "always":
         return scores.checks["selections"]["rescored"]["units"]
