@@ -22,7 +22,8 @@ from tests.tiny import tiny_pipeline
 RECIPE = Recipe.model_validate(
     {
         "name": "t", "sampler": {"kind": "ddim", "steps": 6}, "guidance": {"scale": 3.0},
-        "calibration": {"prompts": 2}, "prune": [{"kind": "laptop", "budget": {"parameters": 0.8}, "timesteps": 2, "subsets": 0}],
+        "calibration": {"prompts": 2},
+        "prune": [{"kind": "laptop", "budget": {"parameters": 0.8}, "timesteps": 2, "subsets": 0}],
     }
 )
 
