@@ -49,7 +49,7 @@ def profile_bundle(
     """
     _check(device, runs, warmup)
     job = {
-        "what": "profile", "bundles": [str(bundle.folder)], "backend": choose_backend(bundle.manifest, backend),
+        "what": "profile", "bundles": [str(bundle.folder)], "backend": _measurable(bundle, backend),
         "runs": runs, "warmup": warmup, "threads": threads,
     }  # fmt: skip
     return parse(_run_worker(job, progress), LatencyTable, where=f"profile of {bundle.manifest.name}")
@@ -76,11 +76,23 @@ def compare_bundles(
     _check(device, runs, warmup)
     job = {
         "what": "compare", "bundles": [str(a.folder), str(b.folder)],
-        "backends": [choose_backend(one.manifest, backend) for one in (a, b)],
+        "backends": [_measurable(one, backend) for one in (a, b)],
         "runs": runs, "warmup": warmup, "threads": threads,
     }  # fmt: skip
     found: dict[str, Any] = _run_worker(job, progress)
     return found
+
+
+def _measurable(bundle: Bundle, backend: str | None) -> str:
+    """The backend, unless its times here would say nothing about its device."""
+    name = choose_backend(bundle.manifest, backend)
+    if name == "coreml" and sys.platform != "darwin":
+        raise LinkError(
+            "Core ML runs on a Mac; here its programs are evaluated with PyTorch, whose times say nothing about it. "
+            "Profile on a Mac, or predict with edgediff estimate",
+            code="unknown_device",
+        )
+    return name
 
 
 def _check(device: str, runs: int, warmup: int) -> None:

@@ -36,7 +36,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 PROMPT = "red heart"  # a picture takes as long for any prompt
 # What a backend imports at its first load; imported before the clock starts, since an app has it linked in.
-LIBRARIES = {"onnxruntime": "onnxruntime", "executorch": "executorch.runtime", "eager": "torch", "cuda": "torch"}
+LIBRARIES = {"onnxruntime": "onnxruntime", "executorch": "executorch.runtime", "eager": "torch", "cuda": "torch",
+             "coreml": "coremltools"}
 
 
 @dataclass
