@@ -16,9 +16,9 @@ from edgediff.prune._budget import Budget, call_time, choose, select_greedily
 from edgediff.prune._in_order import remove_in_order
 from edgediff.prune._latent_shift import Halves, Moments, shift
 from edgediff.prune._unit_costs import read_costs, time_units, write_costs
-from edgediff.recipe import Recipe, StageTable, list_recipes, load_recipe
+from edgediff.recipe import CalibrationTable, Recipe, StageTable, list_recipes, load_recipe
 from edgediff.scores import StageScores, read_spec
-from edgediff.trace import record_trace, sample_latents
+from edgediff.trace import calibration_prompts, record_trace, sample_latents
 from edgediff.units import Unit, UnitGraph
 from tests.tiny import tiny_pipeline
 
@@ -261,6 +261,20 @@ def test_names_that_are_not_there_or_protected(pipeline, trace):
         magnitude.propose(
             magnitude.Spec(budget={"macs": 0.5}), StageScores(values={"transformer.3": 1.0}), pipeline.graph
         )
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"\n  \n", r"prompts.txt: has no prompts; write one a line"),
+        (b"a fox\n\xff\n", r"prompts.txt: is not UTF-8 \(byte 6\)"),
+        (b"a fox\n", r"prompts.txt: has 1 prompts, and the recipe asks for 2"),
+    ],
+)
+def test_calibration_prompts_that_cannot_be_read(pipeline, tmp_path, content, text):
+    (tmp_path / "prompts.txt").write_bytes(content)
+    with pytest.raises(ConfigError, match=text):
+        calibration_prompts(pipeline, CalibrationTable(prompts=2, file=str(tmp_path / "prompts.txt")))
 
 
 def test_recipes_of_the_methods_name_methods_that_exist():
