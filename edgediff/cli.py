@@ -111,6 +111,9 @@ COMMANDS = {
         _option("--recipe", default="balanced", metavar="R", help="name or .toml file (default balanced)"),
         _option("--target", action="append", metavar="T", help="name or .toml file; may be repeated (default host)"),
         _option("--backend", metavar="NAME", help="backend to estimate (default: the target's first)"),
+        _option("--calibrate", action="store_true", help="first measure single operators on this machine, about a "
+                "minute; estimates for host stand on it from then on"),
+        _option("--threads", type=int, metavar="N", help="threads to calibrate for (default 1)"),
     )),
     "evaluate": Command(cli_commands.evaluate, "measure quality beside the untouched model", (
         BUNDLE,

@@ -11,6 +11,9 @@ from pydantic import Field, model_validator
 from edgediff.config import Model
 from edgediff.errors import EdgeDiffError
 
+# measured: on the device itself; emulated: run on another machine in its stead, never that device's time;
+# vendor-estimate: a vendor's tool predicts it; estimated: edgediff.estimate does.
+Source = Literal["measured", "emulated", "vendor-estimate", "estimated"]
 Verdict = Literal["faster", "slower", "inconclusive"]
 
 MIN_PAIRS = 6  # all on one side by luck alone: 2 x 0.5^6 = 3 %, so that 95 % can be claimed at all
@@ -31,6 +34,8 @@ class DeviceFacts(Model):
     load_average: float | None = None
     memory_gb: float | None = None
     runtime: str | None = None
+    serial: str | None = None
+    os_build: str | None = None
 
     @property
     def is_busy(self) -> bool:
@@ -80,13 +85,24 @@ class Samples(Model):
     graphs: dict[str, tuple[float, ...]] = {}
 
 
+class Thermal(Model):
+    """The device before or after a run: degrees Celsius by sensor, battery charge in percent."""
+
+    celsius: dict[str, float] = {}
+    battery_percent: float | None = None
+    charging: bool | None = None
+
+
 class LatencyTable(Model):
     """`profile`'s JSON. `overhead_fraction` is the part of an image's time spent outside the graphs.
     `warmup` counts images thrown away, `first_run_ms` is the first of them. Memory in MB (10^6 bytes):
     `peak_rss_mb` is the high-water mark of the process, libraries included; `base_rss_mb` what it held before
-    the bundle was opened; `pss_mb` its proportional share after the last image."""
+    the bundle was opened; `pss_mb` its proportional share after the last image; `weights_in_memory` says whether
+    weights count in them (a mapped context binary does not). `placement` is the compute unit of each operator,
+    `operators_ms` its share of a call, where a trace says so. `complete` is False when the run ended early: what
+    had been measured is here."""
 
-    source: Literal["measured", "estimated"]
+    source: Source
     device: DeviceFacts
     load_ms: LoadTimes = LoadTimes()
     graphs: dict[str, GraphTimes]
@@ -100,6 +116,13 @@ class LatencyTable(Model):
     measured_at: str | None = None
     bundle: str | None = None
     samples: Samples = Samples()
+    compile_ms: float | None = Field(default=None, ge=0)
+    placement: dict[str, str] | None = None
+    operators_ms: dict[str, float] | None = None
+    weights_in_memory: bool | None = None
+    thermal_before: Thermal | None = None
+    thermal_after: Thermal | None = None
+    complete: bool | None = None
 
     @model_validator(mode="after")
     def _measured_has_samples(self) -> LatencyTable:

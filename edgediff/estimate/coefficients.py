@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from edgediff.config import Model, read_json
+from edgediff.config import Model, cache_folder, read_json
 from edgediff.estimate.roofline import PART_OF, TERMS
 
 Array = NDArray[np.float64]
@@ -95,6 +95,16 @@ def covariates(
 def load_coefficients() -> Coefficients:
     """The fitted coefficients that come with the package (`python -m edgediff.estimate.fit` writes them)."""
     return read_json(FILE, Coefficients)
+
+
+def host_file() -> Path:
+    """Where `edgediff estimate --calibrate` keeps this machine's coefficients."""
+    return cache_folder() / "host_latency.json"
+
+
+def load_host() -> UnitClass | None:
+    """This machine's coefficients, if it was calibrated."""
+    return read_json(host_file(), UnitClass) if host_file().is_file() else None
 
 
 def family_of(architecture: str) -> str:

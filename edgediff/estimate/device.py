@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgediff.errors import ConfigError, unknown
-from edgediff.estimate.coefficients import UNVERIFIED, find_class
+from edgediff.estimate.coefficients import OTHER_GROUP, UNVERIFIED, find_class, load_host
 from edgediff.estimate.operators import Operator, OperatorTable
 from edgediff.estimate.roofline import SPEED, VALUE_BYTES, design, operator_terms
 from edgediff.target import ComputeUnit, Target
@@ -61,6 +61,10 @@ def open_device(target: Target, backend: str | None = None, precision: str | Non
     if chosen not in VALUE_BYTES:
         raise ConfigError(unknown("precision", chosen, VALUE_BYTES), code="precision")
     unit = target.unit(table.unit) or _guessed_unit(target, table.unit)
+    if target.form_factor == "any" and table.unit == "cpu" and not target.cpu and (own := load_host()) is not None:
+        prices = own.prices("", "", own.reference_gflops, own.reference_bandwidth, 0.0)
+        away = OTHER_GROUP if f"{backend}|{chosen}" not in own.spread else 0.0
+        return Device(target, backend, chosen, prices, (own.default_spread**2 + away) ** 0.5, own.source, ())
     runtime = f"{backend}/{table.delegate}" if table.delegate else backend
     found = find_class(unit.architecture, runtime, chosen, target.silicon)
     guesses = list(target.unverified_figures())

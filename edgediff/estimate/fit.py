@@ -18,7 +18,7 @@ import numpy as np
 from edgediff.config import dump_json, write_text_atomic
 from edgediff.estimate import errors
 from edgediff.estimate.coefficients import FILE, TERM_NAMES, Coefficients, UnitClass
-from edgediff.estimate.fitting import Fit, Prior, fit, start
+from edgediff.estimate.fitting import Fit, Prior, fit, named_terms, start
 from edgediff.estimate.plot import scatter
 from edgediff.estimate.roofline import TERMS
 from edgediff.estimate.rows import Chip, Measurement, coreml_rows, cpu_rows, hexagon_rows, load_chips, load_graphs
@@ -91,7 +91,7 @@ def fit_class(source: Source, families: errors.Held, chips: errors.Held) -> Unit
     seen = float(np.quantile(np.abs(_in_sample(found, source)), 0.8)) / errors.Z80
     return UnitClass(
         reference_gflops=source.prior.reference_gflops, reference_bandwidth=source.prior.reference_bandwidth,
-        theta=_named(found.theta), delta={f"{r}|{p}": _named(delta) for (r, p), delta in found.delta.items()},
+        theta=named_terms(found.theta), delta={f"{r}|{p}": named_terms(delta) for (r, p), delta in found.delta.items()},
         shift={name: tuple(round(float(v), 4) for v in shift) for name, shift in found.shift.items()},  # type: ignore[misc]
         slopes=tuple(tuple(round(float(v), 4) for v in row) for row in found.slopes),  # type: ignore[misc]
         spread={group: round(value, 4) for group, value in spread.items()},
@@ -105,7 +105,7 @@ def rule_class(prior: Prior) -> UnitClass:
     slopes = prior.slopes()
     return UnitClass(
         reference_gflops=prior.reference_gflops, reference_bandwidth=prior.reference_bandwidth,
-        theta=_named(start(prior)), slopes=tuple(tuple(row) for row in slopes.tolist()), default_spread=GUESS,
+        theta=named_terms(start(prior)), slopes=tuple(tuple(row) for row in slopes.tolist()), default_spread=GUESS,
         new_chip=0.0, source="rules of thumb",
     )
 
@@ -123,10 +123,6 @@ def _group(row: Measurement) -> str:
 def _part(held: errors.Held, wanted: Sequence[bool]) -> dict[str, float]:
     at = np.flatnonzero(wanted)
     return errors.score([held.rows[index] for index in at], held.predicted[at])
-
-
-def _named(values: Any) -> dict[str, float]:
-    return {name: round(float(value), 4) for name, value in zip(TERM_NAMES, values, strict=True)}
 
 
 def _told(name: str, found: dict[str, Any]) -> str:
@@ -160,7 +156,7 @@ def main() -> None:
     if not args.check:
         old = json.loads(FILE.read_text(encoding="utf-8")) if FILE.is_file() else {"classes": {}}
         for name, kept in old["classes"].items():
-            if name not in classes or kept.get("source", "").startswith("measured here"):
+            if name not in classes:
                 classes[name] = UnitClass(**kept)
         write_text_atomic(FILE, Coefficients(classes=classes).to_json())
     if args.errors:

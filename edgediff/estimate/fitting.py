@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from edgediff.estimate.coefficients import covariates, unit_prices
+from edgediff.estimate.coefficients import TERM_NAMES, covariates, unit_prices
 from edgediff.estimate.operators import OperatorTable
 from edgediff.estimate.roofline import PART_OF, TERMS, design
 from edgediff.estimate.rows import Chip, Measurement
@@ -49,6 +49,7 @@ class Prior:
     operator_us: float = 1.0
     call_us: float = 150.0
     generations: bool = False
+    sizes_free: bool = False  # operators measured one by one decide by themselves: the priors hardly draw
 
     def slopes(self) -> Array:
         """Arithmetic with the peak, traffic with the bandwidth, launches with the square root of the peak; where
@@ -98,6 +99,11 @@ def spec_of(prior: Prior, chip: Chip) -> Array:
     return covariates(prior.reference_gflops, prior.reference_bandwidth, peak, chip.bandwidth, chip.generation)
 
 
+def named_terms(values: Array) -> dict[str, float]:
+    """Values per term by the terms' names, to four digits."""
+    return {name: round(float(value), 4) for name, value in zip(TERM_NAMES, values, strict=True)}
+
+
 def scaled_design(table: OperatorTable, prior: Prior, precision: str) -> Array:
     """Milliseconds of each term on the reference chip at full efficiency, a call and a launch taking 1 us."""
     found: Array = design(table, precision) * unit_prices(prior.reference_gflops, prior.reference_bandwidth)
@@ -140,6 +146,8 @@ def fit(
         np.array([THETA_SIZE[name] for name, _ in TERMS]), np.full(width * len(groups), SIZES["delta"]),
         np.full(3 * len(used), SIZES["shift"]), np.full(9, SIZES["slope"]), np.full(len(names), SIZES["graph"]),
     ))
+    if prior.sizes_free:
+        scale[:width], scale[width:] = 3.0, 1e-3
     params = middle.copy()
     damping, best = 1e-2, np.inf
     index = np.arange(len(rows))

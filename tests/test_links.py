@@ -1,0 +1,155 @@
+"""Links: the adb flow end to end with the real adb against a stand-in that speaks its protocol. What the stand-in
+runs is marked emulated; nothing here is a phone's time."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgediff.bundle import open_bundle
+from edgediff.errors import LinkError
+from edgediff.links import adb
+from edgediff.plan import BackendPlan
+from tests.standin_adbd import StandIn, own_server
+from tests.tiny import cached_exports, tiny_bundle, tiny_pipeline
+
+needs_adb = pytest.mark.skipif(shutil.which("adb") is None, reason="needs adb: apt install adb")
+BATTERY = "  AC powered: false\n  USB powered: true\n  level: 87\n  temperature: 312\n"
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("links")
+    with cached_exports():
+        return tiny_bundle(folder / "tiny.edgediff", tiny_pipeline(folder / "model"),
+                           {"onnxruntime": BackendPlan(precision="fp32")})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _server():
+    if shutil.which("adb") is None:
+        yield
+        return
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with own_server(port):
+        yield
+
+
+def runner_file(folder: Path, body: str) -> Path:
+    """A runner for the stand-in: a Python program on this machine."""
+    file = folder / "runner"
+    file.write_text(f"#!{sys.executable}\nimport json, sys, time\n{body}\n", encoding="utf-8")
+    file.chmod(file.stat().st_mode | stat.S_IXUSR)
+    return file
+
+
+REAL = f"""
+sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
+from edgediff.bundle import open_bundle
+from edgediff.profiling.worker import Clock, time_image
+from edgediff.runtime import open_session
+start = time.perf_counter()
+session = open_session(open_bundle(sys.argv[1]), "onnxruntime", 1)
+print(json.dumps({{"load_ms": (time.perf_counter() - start) * 1e3}}), flush=True)
+clock = Clock()
+clock.wrap(session)
+time_image(session, 0)
+clock.seconds.clear()
+for seed in range(int(sys.argv[3])):
+    took = time_image(session, seed)
+    for graph, seconds in clock.seconds.items():
+        for value in seconds:
+            print(json.dumps({{"graph": graph, "ms": value * 1e3}}))
+    clock.seconds.clear()
+    print(json.dumps({{"image_ms": took * 1e3}}), flush=True)
+"""
+
+
+@needs_adb
+def test_a_bundle_runs_on_a_device(bundle, tmp_path):
+    (tmp_path / "device").mkdir()
+    (tmp_path / "device" / "battery").write_text(BATTERY)
+    with StandIn(tmp_path / "device") as standin:
+        device = adb.find_device(None)
+        assert (device.serial, device.model, device.emulated) == (standin.serial, "StandIn", True)
+        table = adb.run(bundle, device, runner_file(tmp_path, REAL), runs=3)
+        assert table.source == "emulated"
+        assert table.complete is True
+        assert table.end_to_end_ms.n == 3
+        assert set(table.graphs) >= {"text_encoder", "full", "vae_decoder"}
+        assert table.device.os_build == "edgediff/standin/1"
+        assert table.thermal_before is not None and table.thermal_before.celsius["battery"] == 31.2
+        assert table.thermal_before.charging is True
+        pulled = adb.pull(device, f"{adb.FOLDER}/{bundle.manifest.name}/manifest.json", tmp_path / "back.json")
+        assert pulled.read_bytes() == (Path(bundle.folder) / "manifest.json").read_bytes()
+
+
+@needs_adb
+def test_a_push_goes_on_where_it_stopped_and_mends_what_is_spoilt(bundle, tmp_path):
+    with StandIn(tmp_path) as standin:
+        device = adb.find_device(standin.serial)
+        folder = adb.push(bundle, device)
+        here = tmp_path / folder.lstrip("/")
+        spoilt = here / bundle.manifest.files[0].path
+        spoilt.write_bytes(b"spoilt")
+        pushed: list[str] = []
+        adb.push(bundle, device, progress=lambda text, done, total: pushed.append(text))
+        assert pushed == ["pushing manifest.json", f"pushing {bundle.manifest.files[0].path}"]
+        assert open_bundle(here).manifest == bundle.manifest
+
+
+@needs_adb
+def test_a_device_that_goes_away_keeps_what_was_measured(bundle, tmp_path):
+    body = 'for n in range(50):\n    print(json.dumps({"image_ms": 5.0 + n}), flush=True)\n    time.sleep(0.2)'
+    with StandIn(tmp_path / "device") as standin:
+        device = adb.find_device(standin.serial)
+
+        def cut(text: str, done: int, total: int) -> None:
+            if text.startswith("measuring") and done == 2:
+                standin.vanish()
+
+        table = adb.run(bundle, device, runner_file(tmp_path, body), runs=50, progress=cut)
+    assert table.complete is False
+    assert 2 <= table.end_to_end_ms.n < 50
+    assert table.thermal_after is None
+
+
+@needs_adb
+def test_several_devices_at_once_and_one_that_fails(bundle, tmp_path):
+    good = 'import os\nif "one" in os.path.abspath(sys.argv[0]): sys.exit(3)\nprint(json.dumps({"image_ms": 7.0}))'
+    with StandIn(tmp_path / "one") as one, StandIn(tmp_path / "two") as two:
+        with pytest.raises(LinkError, match="say which one"):
+            adb.find_device(None)
+        devices = [adb.find_device(one.serial), adb.find_device(two.serial)]
+        found = adb.run_all(bundle, devices, runner_file(tmp_path, good), runs=1)
+    assert isinstance(found[one.serial], LinkError)
+    assert "ended with status 3" in str(found[one.serial])
+    assert found[two.serial].end_to_end_ms.p50 == 7.0
+
+
+def test_adb_missing(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(LinkError, match="adb is not installed: apt install adb"):
+        adb.list_devices()
+
+
+def test_two_devices_with_one_serial(monkeypatch):
+    monkeypatch.setattr(adb, "_adb", lambda *words: "List of devices attached\nabc\tdevice\nabc\tdevice\n")
+    with pytest.raises(LinkError, match="two devices have the serial 'abc'"):
+        adb.list_devices()
+
+
+def test_no_device_and_an_unknown_one(monkeypatch):
+    monkeypatch.setattr(adb, "list_devices", list)
+    with pytest.raises(LinkError, match="adb sees no device"):
+        adb.find_device(None)
+    monkeypatch.setattr(adb, "list_devices", lambda: [adb.AdbDevice("emulator-5554", "x", "", "", True)])
+    with pytest.raises(LinkError, match="unknown device 'emulator-5555'; did you mean 'emulator-5554'"):
+        adb.find_device("emulator-5555")
