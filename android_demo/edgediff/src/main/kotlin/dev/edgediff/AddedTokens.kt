@@ -14,11 +14,14 @@ internal class TextPart(val text: String, val id: Int?)
  * lies between once that is normalized. The leftmost, then the longest match counts.
  */
 internal class AddedTokens(tokens: List<AddedToken>) {
-    private val exact = tokens.filter { !it.isNormalized && it.content.isNotEmpty() }.sortedByDescending { it.content.length }
-    private val normalized = tokens.filter { it.isNormalized && it.content.isNotEmpty() }
+    private val exact = longestFirst(tokens.filter { !it.isNormalized })
+    private val normalized = tokens.filter { it.isNormalized }
+
+    private fun longestFirst(tokens: List<AddedToken>) =
+        tokens.filter { it.content.isNotEmpty() }.sortedByDescending { it.content.length }
 
     fun split(text: String, normalize: (String) -> String): List<TextPart> {
-        val inside = normalized.map { it.copy(content = normalize(it.content)) }.sortedByDescending { it.content.length }
+        val inside = longestFirst(normalized.map { it.copy(content = normalize(it.content)) })
         return take(text, exact).flatMap { part ->
             if (part.id != null) listOf(part) else take(normalize(part.text), inside)
         }

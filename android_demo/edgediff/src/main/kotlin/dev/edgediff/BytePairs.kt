@@ -14,7 +14,8 @@ internal class BytePairs(
 
     private val merges = HashMap<Long, Merge>(merges.size * 2).apply {
         merges.forEachIndexed { rank, (first, second) ->
-            put(key(vocabulary.getValue(first), vocabulary.getValue(second)), Merge(rank, vocabulary.getValue(first + second)))
+            val pair = key(vocabulary.getValue(first), vocabulary.getValue(second))
+            put(pair, Merge(rank, vocabulary.getValue(first + second)))
         }
     }
 

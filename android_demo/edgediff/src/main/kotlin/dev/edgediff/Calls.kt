@@ -11,8 +11,8 @@ internal class Calls(
     private val batched = manifest.program.isBatched
     private val carries = List(if (batched) 1 else 2) { Carries(manifest) }
     private val ready = HashMap<Triple<String, Int, Int>, Call>()
-    private val holdsGuidance = manifest.program.rows.any { it.heldGuidance != null }
-    private var difference: FloatArray? = null
+    private val held = manifest.program.rows.maxOf { it.heldGuidance?.size ?: 0 }
+    private val differences = ArrayDeque<FloatArray>() // prompt - empty of guided rows, newest first
 
     /** Nanoseconds inside graphs since the last row began. */
     var graphNanos: Long = 0
@@ -29,10 +29,12 @@ internal class Calls(
     private fun alone(name: String, row: Row, latent: FloatArray): FloatArray {
         val output = FloatArray(latent.size)
         run(name, row, 1, 1, latent).get(output)
-        val held = row.heldGuidance ?: return checkFinite(output)
-        val kept = difference ?: refuse("carry_before_write", null, "holds the guidance of an earlier row; there is none")
-        val factor = (held - 1.0).toFloat()
-        for (i in output.indices) output[i] = output[i] + factor * kept[i]
+        row.heldGuidance.orEmpty().forEachIndexed { index, weight ->
+            val difference = differences.getOrNull(index)
+                ?: refuse("carry_before_write", null, "holds the guidance of more rows than were guided")
+            val factor = weight.toFloat()
+            for (i in output.indices) output[i] += factor * difference[i]
+        }
         return checkFinite(output)
     }
 
@@ -49,7 +51,8 @@ internal class Calls(
             run(name, row, 1, 1, latent).get(output)
         }
         for (i in output.indices) output[i] -= negative[i]
-        if (holdsGuidance) difference = output.copyOf()
+        if (held > 0) differences.addFirst(output.copyOf())
+        if (differences.size > held) differences.removeLast()
         for (i in output.indices) output[i] = output[i] * scale + negative[i]
         return checkFinite(output)
     }
@@ -90,7 +93,7 @@ private class Call(graph: Graph, batch: Int, side: Int, given: Map<String, Tenso
 
     fun feed(latent: FloatArray, time: Double) {
         if (output.count != sample.count || sample.count % latent.size != 0) {
-            refuse("output", null, "takes ${sample.shape} and puts out ${output.shape}, which is not the latent's shape")
+            refuse("output", null, "takes ${sample.shape} and puts out ${output.shape}: not the latent's shape")
         }
         for (start in 0 until sample.count step latent.size) sample.put(latent, start)
         steps.fill(time.toFloat())

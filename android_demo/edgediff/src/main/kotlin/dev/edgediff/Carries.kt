@@ -56,7 +56,8 @@ internal class Carries(private val manifest: Manifest) {
     }
 
     private fun promptHalf(value: Tensor, axis: Int): Tensor {
-        val result = Tensor.allocate(value.dtype, value.shape.mapIndexed { index, size -> if (index == axis) 1 else size })
+        val shape = value.shape.mapIndexed { index, size -> if (index == axis) 1 else size }
+        val result = Tensor.allocate(value.dtype, shape)
         val inner = value.shape.drop(axis + 1).fold(1, Int::times)
         val part = FloatArray(inner)
         for (outer in 0 until result.count / inner) {

@@ -18,7 +18,8 @@ internal fun refuse(code: String, where: String?, message: String): Nothing =
 internal fun didYouMean(word: String, allowed: Collection<String>): String {
     if (allowed.isEmpty()) return ""
     val near = allowed.minBy { editDistance(word, it) }
-    val hint = if (editDistance(word, near) <= maxOf(word.length, near.length) * 2 / 5) "; did you mean '$near'?" else ""
+    val isNear = editDistance(word, near) <= maxOf(word.length, near.length) * 2 / 5
+    val hint = if (isNear) "; did you mean '$near'?" else ""
     return if (allowed.size <= MOST_SHOWN) "$hint (allowed: ${allowed.sorted().joinToString()})" else hint
 }
 

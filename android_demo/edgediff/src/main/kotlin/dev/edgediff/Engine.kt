@@ -31,10 +31,11 @@ public fun chooseEngine(manifest: Manifest, engines: List<Engine>, named: String
     if (named != null && named !in usable) {
         refuse("backend", null, "bundle '${manifest.name}' cannot run on '$named'${didYouMean(named, usable)}")
     }
-    val name = named ?: usable.firstOrNull() ?: refuse(
-        "backend", null,
-        "bundle '${manifest.name}' has ${have.ifEmpty { listOf("no backend with all of its graphs") }.joinToString()}; " +
-            "this app runs ${engines.joinToString { it.backend }}",
-    )
+    val name = named ?: usable.firstOrNull()
+    if (name == null) {
+        val built = have.ifEmpty { listOf("no backend with all of its graphs") }.joinToString()
+        val runs = engines.joinToString { it.backend }
+        refuse("backend", null, "bundle '${manifest.name}' has $built; this app runs $runs")
+    }
     return engines.first { it.backend == name }
 }

@@ -38,7 +38,9 @@ public sealed interface GenerationEvent {
     public class Preview(public val done: Int, public val picture: Picture) : GenerationEvent
 
     /** The picture, the seed it can be made again with, and milliseconds from the request to here. */
-    public class Completed(public val picture: Picture, public val seed: ULong, public val millis: Double) : GenerationEvent
+    public class Completed(
+        public val picture: Picture, public val seed: ULong, public val millis: Double,
+    ) : GenerationEvent
 
     /** No picture. [code] is a stable word ([EdgeDiffException.code]; `out_of_memory`), [message] a sentence. */
     public data class Failed(val code: String, val message: String) : GenerationEvent
@@ -63,8 +65,8 @@ public class Generator(
     public fun generate(request: GenerationRequest): Flow<GenerationEvent> =
         flow { one.withLock { run(request) } }.buffer(Channel.RENDEZVOUS).flowOn(dispatcher)
 
-    /** Closes every graph. The generator can be used again, and then loads them again. */
-    override fun close(): Unit = session.close()
+    /** Closes every graph, after the network call that may be running. Used again, the generator loads them again. */
+    override fun close(): Unit = synchronized(session) { session.close() }
 
     private suspend fun FlowCollector<GenerationEvent>.run(request: GenerationRequest) {
         val began = System.nanoTime()
@@ -92,7 +94,7 @@ public class Generator(
     /** What [act] gives, or null once its failure is told. What the collector throws is not caught here. */
     private suspend fun <T : Any> FlowCollector<GenerationEvent>.attempt(act: () -> T): T? {
         val failure = try {
-            return act()
+            return synchronized(session) { act() }
         } catch (error: EdgeDiffException) {
             if (error.code == "out_of_memory") session.close()
             GenerationEvent.Failed(error.code, error.message.orEmpty())

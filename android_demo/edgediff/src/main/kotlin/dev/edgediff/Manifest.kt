@@ -48,8 +48,8 @@ public data class Update(val x: List<Double>, val e: List<Double>, val noise: Do
 
 /**
  * One network call. [graph] null holds the last output. [guidance] s runs both prompts; null runs the prompt alone,
- * and then [heldGuidance] s adds (s - 1) times the difference that the last guided row left. A carry that the graph
- * reads is sum_k mix[carry][k] * (its value k writes ago); one that is not in [mix] is its newest value.
+ * and then [heldGuidance] adds what guided rows left: sum_k heldGuidance[k] * (prompt - empty, k guided rows ago). A
+ * carry that the graph reads is sum_k mix[carry][k] * (its value k writes ago); one not in [mix] is its newest value.
  */
 public data class Row(
     val timestep: Double,
@@ -57,7 +57,7 @@ public data class Row(
     val inputScale: Double = 1.0,
     val graph: String? = null,
     val guidance: Double? = null,
-    val heldGuidance: Double? = null,
+    val heldGuidance: List<Double>? = null,
     val mix: Map<String, List<Double>> = emptyMap(),
 )
 
@@ -101,11 +101,12 @@ public data class Manifest(
     /** Bytes of the files that one component's graphs need on a backend; what memory modes decide by. */
     public fun componentBytes(backend: String): Map<String, Long> {
         val sizes = files.associate { it.path to it.bytes }
-        return usedGraphs().map { it.first }.distinct().groupBy { graphs.getValue(it).component }
-            .mapValues { (_, names) ->
-                names.mapNotNull { graphs.getValue(it).artifacts[backend] }.flatMap { listOf(it.file) + it.data }
-                    .distinct().sumOf { file -> sizes[file] ?: sizes.filterKeys { it.startsWith("$file/") }.values.sum() }
-            }
+        val size = { file: String -> sizes[file] ?: sizes.filterKeys { it.startsWith("$file/") }.values.sum() }
+        val used = usedGraphs().map { graphs.getValue(it.first) }.distinct()
+        return used.groupBy { it.component }.mapValues { (_, members) ->
+            val artifacts = members.mapNotNull { it.artifacts[backend] }
+            artifacts.flatMap { listOf(it.file) + it.data }.distinct().sumOf(size)
+        }
     }
 
     /** (graph, batch) pairs that the program runs, in the order of first use. */

@@ -2,7 +2,7 @@ package dev.edgediff
 
 /**
  * States what must hold inside a manifest, in the order of Python's `Manifest.check`. The code names the rule:
- * `graph`, `tensor`, `carry`, `carry_before_write`, `history`, `file`.
+ * `graph`, `tensor`, `carry`, `carry_before_write`, `guidance`, `history`, `file`.
  */
 internal fun Manifest.check(where: String) {
     val listed = files.mapTo(HashSet()) { it.path }
@@ -56,13 +56,10 @@ internal fun findTensor(tensors: List<TensorSpec>, name: String, owner: String, 
 private class RowCheck(private val manifest: Manifest, private val where: String) {
     private val written = HashMap<String, MutableList<Boolean>>() // newest first: was the writer guided?
     private var ran = false
-    private var guidedEver = false
+    private var guidedRows = 0
 
     fun run() = manifest.program.rows.forEachIndexed { index, row ->
-        if (row.heldGuidance != null && (row.graph == null || row.guidance != null || !guidedEver)) {
-            val needs = "it needs a graph, no guidance of its own, and a guided row before it"
-            refuse("carry_before_write", where, "row $index holds the guidance of an earlier row: $needs")
-        }
+        row.heldGuidance?.let { checkHeldGuidance(index, row, it.size) }
         if (row.graph == null) checkHeld(index, row) else checkCall(index, row, manifest.findGraph(row.graph, where))
     }
 
@@ -74,7 +71,7 @@ private class RowCheck(private val manifest: Manifest, private val where: String
     private fun checkCall(index: Int, row: Row, graph: Graph) {
         val guided = row.guidance != null
         ran = true
-        guidedEver = guidedEver || guided
+        if (guided) guidedRows++
         for ((carry, weights) in row.mix) checkMix(index, graph, carry, weights.size)
         for (carry in graph.carriesIn.keys) {
             val past = written[carry]
@@ -86,13 +83,25 @@ private class RowCheck(private val manifest: Manifest, private val where: String
         for (carry in graph.carriesOut.keys) written.getOrPut(carry) { ArrayList() }.add(0, guided)
     }
 
+    private fun checkHeldGuidance(index: Int, row: Row, count: Int) {
+        if (row.graph == null || row.guidance != null || count == 0) {
+            val needs = "it needs a graph, weights, and no guidance of its own"
+            refuse("guidance", where, "row $index holds guidance: $needs")
+        }
+        if (count > guidedRows) {
+            val what = "holds the guidance of $count rows, and $guidedRows before it are guided"
+            refuse("carry_before_write", where, "row $index $what")
+        }
+    }
+
     private fun checkMix(index: Int, graph: Graph, carry: String, count: Int) {
         if (carry !in graph.carriesIn || count == 0) {
             refuse("carry", where, "row $index mixes '$carry', which its graph does not read, or from nothing")
         }
         val have = written[carry]?.size ?: 0
         if (count > have) {
-            refuse("carry_before_write", where, "row $index mixes $count values of '$carry', of which $have are written")
+            val what = "mixes $count values of '$carry', of which $have are written"
+            refuse("carry_before_write", where, "row $index $what")
         }
     }
 }

@@ -26,6 +26,8 @@ internal class Fields(value: Any?, private val where: String, private val path: 
 
     fun doubles(key: String): List<Double> = list(key) { real(key, it) }
 
+    fun optionalDoubles(key: String): List<Double>? = if (isNull(key)) null else doubles(key)
+
     fun ints(key: String): List<Int> = list(key) { narrow(key, whole(key, it)) }
 
     fun strings(key: String): List<String> = list(key, emptyList()) { it as? String ?: wrong(key, "a list of texts") }

@@ -100,11 +100,7 @@ private fun readArtifact(fields: Fields) = Artifact(
 private fun readProgram(fields: Fields) = Program(
     tokenize = fields.optional("tokenize") { Tokenize(it.path("folder"), it.int("length", least = 2)) },
     encode = fields.optional("encode") { Encode(it.string("graph"), it.string("input"), it.string("output")) },
-    classes = fields.optional("classes") {
-        Classes(
-            it.string("input", "class_labels"), it.long("count", least = 1), it.optionalLong("null"), it.strings("names"),
-        )
-    },
+    classes = fields.optional("classes", ::readClasses),
     decode = fields.oneOrDefault("decode", Decode(null, "z", "image", 1.0, 0.0), ::readDecode),
     latent = fields.ints("latent"),
     initScale = fields.double("init_scale"),
@@ -112,6 +108,11 @@ private fun readProgram(fields: Fields) = Program(
     steps = fields.long("steps"),
     isBatched = fields.choice("mode", listOf("batched", "sequential")) == "batched",
     rows = fields.objects("rows", ::readRow).ifEmpty { fields.wrong("rows", "a list of at least one row") },
+)
+
+private fun readClasses(fields: Fields) = Classes(
+    fields.string("input", "class_labels"), fields.long("count", least = 1), fields.optionalLong("null"),
+    fields.strings("names"),
 )
 
 private fun readDecode(fields: Fields) = Decode(
@@ -125,7 +126,7 @@ private fun readRow(fields: Fields) = Row(
     update = fields.one("update", ::readUpdate),
     graph = fields.optionalString("graph"),
     guidance = fields.optionalDouble("guidance"),
-    heldGuidance = fields.optionalDouble("held_guidance"),
+    heldGuidance = fields.optionalDoubles("held_guidance"),
     mix = fields.doublesTable("mix"),
 )
 

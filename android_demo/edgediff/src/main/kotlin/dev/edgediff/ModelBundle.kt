@@ -28,8 +28,8 @@ public class ModelBundle internal constructor(public val folder: Path, public va
          * and nothing else: for an app that has checked them once, when it unpacked them.
          *
          * Raises [EdgeDiffException] with the code of the broken rule: `not_a_bundle`, `syntax`, `version`,
-         * `unknown_key`, `value`, `graph`, `tensor`, `carry`, `carry_before_write`, `history`, and of the files
-         * `path`, `link`, `file`, `pickle`, `missing_file`, `size`, `unlisted`, `hash`.
+         * `unknown_key`, `value`, `graph`, `tensor`, `carry`, `carry_before_write`, `guidance`, `history`, and of
+         * the files `path`, `link`, `file`, `pickle`, `missing_file`, `size`, `unlisted`, `hash`.
          */
         @JvmStatic
         @JvmOverloads

@@ -98,7 +98,8 @@ private inline fun <T> guarding(code: String, what: String, where: String, act: 
     val isMemory = MEMORY.any { it in text }
     throw EdgeDiffException(if (isMemory) "out_of_memory" else code, "$what: $text", where, error)
 } catch (error: UnsatisfiedLinkError) {
-    throw EdgeDiffException("missing_library", "ONNX Runtime has no build for this system: ${error.message}", where, error)
+    val message = "ONNX Runtime has no build for this system: ${error.message}"
+    throw EdgeDiffException("missing_library", message, where, error)
 }
 
 private val MEMORY = listOf("bad_alloc", "Failed to allocate memory", "bad allocation")

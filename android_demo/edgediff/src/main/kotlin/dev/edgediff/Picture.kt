@@ -6,7 +6,9 @@ import java.util.zip.CRC32
 import java.util.zip.DeflaterOutputStream
 
 /** A picture: [pixels] are [height] x [width] x [channels] bytes, row by row; 1 channel is grey, 3 are RGB. */
-public class Picture(public val width: Int, public val height: Int, public val channels: Int, public val pixels: ByteArray) {
+public class Picture(
+    public val width: Int, public val height: Int, public val channels: Int, public val pixels: ByteArray,
+) {
     init {
         require(pixels.size == width * height * channels) { "${pixels.size} bytes for $height x $width x $channels" }
     }

@@ -8,12 +8,13 @@ internal class Runners(
     private val manifest: Manifest, private val memory: MemoryMode,
     private val opener: (graph: String, batch: Int) -> GraphRunner,
 ) : AutoCloseable {
-    constructor(bundle: ModelBundle, engine: Engine, memory: MemoryMode) : this(bundle.manifest, memory, { name, batch ->
-        val graph = bundle.manifest.graphs.getValue(name)
-        val artifact = graph.artifacts[engine.backend]
-            ?: refuse("backend", null, "graph '$name' was not built for '${engine.backend}'")
-        engine.open(bundle.folder, graph, artifact, batch)
-    })
+    constructor(bundle: ModelBundle, engine: Engine, memory: MemoryMode) :
+        this(bundle.manifest, memory, { name, batch ->
+            val graph = bundle.manifest.graphs.getValue(name)
+            val artifact = graph.artifacts[engine.backend]
+                ?: refuse("backend", null, "graph '$name' was not built for '${engine.backend}'")
+            engine.open(bundle.folder, graph, artifact, batch)
+        })
 
     private val open = HashMap<Pair<String, Int>, GraphRunner>()
     private var component: String? = null

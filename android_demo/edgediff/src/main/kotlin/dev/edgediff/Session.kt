@@ -54,7 +54,7 @@ public class Session internal constructor(
 
     /** The picture of a latent: round((x / 2 + 1/2) * 255), clamped. */
     public fun decode(latent: FloatArray): Picture {
-        if (manifest.kind == "unconditional-audio") refuse("kind", null, "makes sound, which is not decoded to a picture")
+        if (manifest.kind == "unconditional-audio") refuse("kind", null, "makes sound, which is no picture")
         val stage = program.decode
         val scale = stage.scale.toFloat()
         val shift = stage.shift.toFloat()
@@ -80,7 +80,8 @@ public class Session internal constructor(
             refuse("prompt", null, "a ${manifest.kind} bundle takes no prompt; leave it empty")
         }
         if (!manifest.isGuided && negativePrompt.isNotEmpty()) {
-            refuse("negative_prompt", null, "this bundle has no guidance, so a negative prompt has no effect; leave it empty")
+            val why = "this bundle has no guidance, so a negative prompt has no effect; leave it empty"
+            refuse("negative_prompt", null, why)
         }
         val texts = if (manifest.isGuided) listOf(negativePrompt, prompt) else listOf(prompt)
         return mapOf(TEXT to embed(stage, texts))
@@ -145,7 +146,8 @@ public class Session internal constructor(
         for (spec in graph.inputs) {
             if (spec.name !in supplied && spec.name !in graph.carriesIn.values) {
                 val have = "${supplied.joinToString()} and carries"
-                refuse("tensor", null, "graph '${row.graph}' reads '${spec.name}', which this app cannot supply ($have)")
+                val what = "reads '${spec.name}', which this app cannot supply (it has $have)"
+                refuse("tensor", null, "graph '${row.graph}' $what")
             }
         }
     }

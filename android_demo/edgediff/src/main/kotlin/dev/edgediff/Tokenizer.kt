@@ -129,8 +129,7 @@ private fun endOfPiece(text: String, at: Int, code: Int): Int {
     var end = at
     while (end < text.length) {
         val next = text.codePointAt(end)
-        val fits = if (letters) Character.isLetter(next) else !isSpace(next) && !Character.isLetter(next) && !isNumber(next)
-        if (!fits) break
+        if (letters != Character.isLetter(next) || !letters && (isSpace(next) || isNumber(next))) break
         end += Character.charCount(next)
     }
     return end

@@ -110,7 +110,8 @@ class GeneratorTest {
 
     @Test
     fun `odd prompts make pictures`() = runBlocking {
-        for (prompt in listOf("", "a ".repeat(5000), "\u202e\u05e9\u05dc\u05d5\u05dd \u0645\u0631\u062d\u0628\u0627", "\u0000")) {
+        val rightToLeft = "\u202e\u05e9\u05dc\u05d5\u05dd \u0645\u0631\u062d\u0628\u0627"
+        for (prompt in listOf("", "a ".repeat(5000), rightToLeft, "\u0000")) {
             assertIs<GenerationEvent.Completed>(generator.generate(GenerationRequest(prompt)).toList().last())
         }
     }
@@ -123,7 +124,8 @@ class GeneratorTest {
 
     @Test
     fun `an engine without the bundle's backend is refused with what there is`() {
-        val error = assertFailsWith<EdgeDiffException> { chooseEngine(manifest(case), listOf(StandInEngine("executorch"))) }
+        val others = listOf(StandInEngine("executorch"))
+        val error = assertFailsWith<EdgeDiffException> { chooseEngine(manifest(case), others) }
         assertEquals("backend", error.code)
         assertTrue("onnxruntime" in error.message!! && "executorch" in error.message!!)
         assertEquals("backend", codeOf { chooseEngine(manifest(case), listOf(engine), "coreml") })

@@ -24,13 +24,14 @@ class GlyphTest {
     fun `the latent and the picture are Python's`() {
         Session(bundle, OrtEngine(threads = 1)).use { session ->
             for (case in golden["cases"].items) {
-                val steps = session.steps(case["prompt"].text, case["negative_prompt"].text, case["seed"].text.toULong())
-                val latent = steps.last().latent
+                val seed = case["seed"].text.toULong()
+                val latent = session.steps(case["prompt"].text, case["negative_prompt"].text, seed).last().latent
                 assertClose(case["latent"].doubles, latent, case["prompt"].text, relative = 1e-4)
                 val picture = session.decode(latent)
                 assertEquals(case["shape"].ints, listOf(picture.height, picture.width, picture.channels))
                 val want = case["pixels"].bytes
-                val near = want.indices.count { abs((want[it].toInt() and 0xff) - (picture.pixels[it].toInt() and 0xff)) <= 1 }
+                val grey = { bytes: ByteArray, at: Int -> bytes[at].toInt() and 0xff }
+                val near = want.indices.count { abs(grey(want, it) - grey(picture.pixels, it)) <= 1 }
                 assertTrue(near >= 0.999 * want.size, "$near of ${want.size} values within 1 grey level")
             }
         }
@@ -55,16 +56,19 @@ class GlyphTest {
             for (count in listOf(1, 3, 17)) assertEquals(count, session.steps("red heart").take(count).count())
             val events = generator.generate(GenerationRequest("red heart")).toList()
             val done = assertIs<GenerationEvent.Completed>(events.last())
-            assertTrue(session.decode(session.steps("red heart").last().latent).pixels.contentEquals(done.picture.pixels))
+            val again = session.decode(session.steps("red heart").last().latent)
+            assertTrue(again.pixels.contentEquals(done.picture.pixels))
             session.close()
         }
     }
 
     @Test
     fun `a profile has every graph and reads itself back`() {
-        val log = profileBundle(bundle.folder, listOf(OrtEngine(threads = 1)), { DeviceFacts("here", it) }, runs = 1, warmup = 0)
+        val engines = listOf(OrtEngine(threads = 1))
+        val log = profileBundle(bundle.folder, engines, { DeviceFacts("here", it) }, runs = 1, warmup = 0)
         assertEquals(setOf("text_encoder", "full", "shallow", "vae_decoder"), log.graphs.keys)
-        assertEquals(bundle.manifest.program.rows.size, log.graphs.getValue("full").n + log.graphs.getValue("shallow").n)
+        val calls = log.graphs.getValue("full").n + log.graphs.getValue("shallow").n
+        assertEquals(bundle.manifest.program.rows.count { it.graph != null }, calls)
         assertEquals(1, Json(parseJson(log.toJson(), "log").root)["end_to_end_ms"]["n"].int)
         assertTrue(log.overheadFraction < 1 && log.load.graphs.size == 4)
     }

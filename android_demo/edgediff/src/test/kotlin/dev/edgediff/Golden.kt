@@ -18,7 +18,8 @@ internal class Json(val value: Any?) {
     fun find(key: String): Json? = (value as Map<*, *>)[key]?.let(::Json)
 
     val items: List<Json> get() = (value as List<*>).map(::Json)
-    val entries: Map<String, Json> get() = (value as Map<*, *>).entries.associate { (it.key as String) to Json(it.value) }
+    val entries: Map<String, Json>
+        get() = (value as Map<*, *>).entries.associate { (it.key as String) to Json(it.value) }
     val text: String get() = value as String
     val int: Int get() = value.toString().toInt()
     val long: Long get() = value.toString().toLong()

@@ -15,7 +15,8 @@ class LatencyLogTest {
                 memoryGb = device["memory_gb"].double,
             ),
             LoadTimes(load["cold"].double, load["warm"].double, load["hashing"].double, mapOf("full@2" to 250.125)),
-            table["samples"]["graphs"].entries.mapValues { it.value.doubles }, table["samples"]["end_to_end_ms"].doubles,
+            table["samples"]["graphs"].entries.mapValues { it.value.doubles },
+            table["samples"]["end_to_end_ms"].doubles,
             warmup = 1, firstRunMillis = table["first_run_ms"].double, peakRssMb = table["peak_rss_mb"].double,
             baseRssMb = table["base_rss_mb"].double, bundle = "glyph", measuredAt = table["measured_at"].text,
         )

@@ -15,7 +15,8 @@ class ProgramsTest {
         for (case in cases) {
             val name = case["name"].text
             val session = session(case)
-            val steps = session.steps(case["prompt"].text, case["negative_prompt"].text, case["seed"].text.toULong()).toList()
+            val seed = case["seed"].text.toULong()
+            val steps = session.steps(case["prompt"].text, case["negative_prompt"].text, seed).toList()
             assertEquals(case["latents"].items.size, steps.size, name)
             case["latents"].items.forEachIndexed { index, want ->
                 assertClose(want.doubles, sampled(steps[index].latent), "$name row $index")
@@ -24,7 +25,8 @@ class ProgramsTest {
             assertEquals(case["shape"].ints, listOf(picture.height, picture.width, picture.channels), name)
             val want = case["pixels"].ints
             val have = picture.pixels.filterIndexed { index, _ -> index % EVERY == 0 }.map { it.toInt() and 0xff }
-            assertTrue(want.indices.all { abs(want[it] - have[it]) <= 1 } && want.size == have.size, "$name: $have, not $want")
+            assertEquals(want.size, have.size, name)
+            assertTrue(want.indices.all { abs(want[it] - have[it]) <= 1 }, "$name: $have, not $want")
         }
     }
 
@@ -32,7 +34,8 @@ class ProgramsTest {
     fun `a second picture is the first again, and nothing leaks between them`() {
         for (case in cases) {
             val session = session(case)
-            val (first, other, again) = listOf(3uL, 4uL, 3uL).map { session.steps(case["prompt"].text, seed = it).last().latent }
+            val prompt = case["prompt"].text
+            val (first, other, again) = listOf(3uL, 4uL, 3uL).map { session.steps(prompt, seed = it).last().latent }
             assertTrue(first.contentEquals(again) && !first.contentEquals(other), case["name"].text)
         }
     }
@@ -70,7 +73,8 @@ class ProgramsTest {
     @Test
     fun `a graph input that nothing feeds is refused`() {
         val manifest = manifest(cases[0])
-        val odd = manifest.graphs.getValue("full").let { it.copy(inputs = it.inputs + TensorSpec("added_time_ids", DType.INT64, listOf(6))) }
+        val extra = TensorSpec("added_time_ids", DType.INT64, listOf(6))
+        val odd = manifest.graphs.getValue("full").let { it.copy(inputs = it.inputs + extra) }
         val broken = manifest.copy(graphs = manifest.graphs + ("full" to odd))
         assertEquals("tensor", codeOf { Session(broken, null, StandInEngine().runners(broken)) })
         val textless = manifest.copy(program = manifest.program.copy(encode = null))

@@ -41,7 +41,8 @@ class SamplerTest {
     @Test
     fun `holding before anything was computed is refused`() {
         val row = Row(0.0, Update(listOf(1.0), listOf(1.0)))
-        assertEquals("hold", codeOf { runRows(listOf(row), FloatArray(1), { _, _, _ -> null }, { FloatArray(1) }).toList() })
+        val steps = runRows(listOf(row), FloatArray(1), { _, _, _ -> null }, { FloatArray(1) })
+        assertEquals("hold", codeOf { steps.toList() })
     }
 
     private fun network(row: Row, latent: FloatArray) = FloatArray(latent.size) {
@@ -56,7 +57,9 @@ class SamplerTest {
     }
 }
 
-internal fun assertClose(want: List<Double>, have: FloatArray, what: String, held: Double = 0.0, relative: Double = 1e-6) {
+internal fun assertClose(
+    want: List<Double>, have: FloatArray, what: String, held: Double = 0.0, relative: Double = 1e-6,
+) {
     assertEquals(want.size, have.size, what)
     val largest = maxOf(held, want.maxOf { abs(it) })
     for (i in want.indices) {

@@ -69,8 +69,12 @@ internal class StandInEngine(override val backend: String = "onnxruntime") : Eng
         prediction.put(
             FloatArray(sample.size) { at ->
                 val b = at / size
-                if (mid == null) (0.3 * sample[at] + 0.05 * side[b] + time).toFloat()
-                else (0.2 * sample[at] + 0.1 * mid[b * mid.size / batch + at % size % (mid.size / batch)] + 0.05 * side[b]).toFloat()
+                if (mid == null) {
+                    (0.3 * sample[at] + 0.05 * side[b] + time).toFloat()
+                } else {
+                    val part = mid.size / batch
+                    (0.2 * sample[at] + 0.1 * mid[b * part + at % size % part] + 0.05 * side[b]).toFloat()
+                }
             },
         )
         outputs["cache_out_mid"]?.let { out ->

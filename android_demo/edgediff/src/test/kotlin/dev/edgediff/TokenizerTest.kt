@@ -43,7 +43,8 @@ class TokenizerTest {
         assertEquals("text", codeOf { tokenizer.encode("a", 1) })
         assertEquals("missing", codeOf { Tokenizer.load(folder.resolve("nowhere")) })
         val damage = listOf(
-            "merges.txt" to "t h x\n" to "config", "merges.txt" to "t zz9\n" to "config", "vocab.json" to "{\"a\": -1}" to "config",
+            "merges.txt" to "t h x\n" to "config", "merges.txt" to "t zz9\n" to "config",
+            "vocab.json" to "{\"a\": -1}" to "config",
             "vocab.json" to "{\"a\": 1, \"b\": 1}" to "config", "vocab.json" to "{" to "syntax",
             "special_tokens_map.json" to "{\"pad_token\": \"nowhere\"}" to "config",
         )

@@ -56,7 +56,8 @@ internal fun zipOf(parts: List<ZipPart>): ByteArray {
         val offset = out.size()
         out.write(little(4) { putInt(0x04034b50) } + common + name + packed)
         directory.write(little(6) { putInt(0x02014b50).putShort(0x0314) } + common)
-        directory.write(little(14) { putShort(0).putShort(0).putShort(0).putInt(part.mode shl 16).putInt(offset) } + name)
+        directory.write(little(6) { putShort(0).putShort(0).putShort(0) })
+        directory.write(little(8) { putInt(part.mode shl 16).putInt(offset) } + name)
     }
     val start = out.size()
     out.write(directory.toByteArray())

@@ -93,7 +93,8 @@ private class Command(private val options: Options, private val out: PrintStream
         Files.write(file, table.toJson().toByteArray())
         val image = table.image
         val overhead = table.overheadFraction * 100
-        out.println("p50 %.1f ms, p90 %.1f ms, n %d; outside the graphs %.2f %%".format(image.p50, image.p90, image.n, overhead))
+        val times = "p50 %.1f ms, p90 %.1f ms, n %d".format(image.p50, image.p90, image.n)
+        out.println("$times; outside the graphs %.2f %%".format(overhead))
         out.println("peak heap %.1f MB, peak memory %s MB".format(peakHeapMb(), table.peakRssMb))
     }
 
@@ -101,10 +102,11 @@ private class Command(private val options: Options, private val out: PrintStream
         val system = ManagementFactory.getOperatingSystemMXBean()
         val load = system.systemLoadAverage.takeIf { it >= 0 }
         return DeviceFacts(
-            name = File("/etc/hostname").takeIf { it.canRead() }?.readText()?.trim() ?: "this machine", backend = backend,
+            name = File("/etc/hostname").takeIf { it.canRead() }?.readText()?.trim() ?: "this machine",
+            backend = backend,
             cpu = line("/proc/cpuinfo", "model name"), cores = system.availableProcessors,
             threads = options.threads.takeIf { it > 0 }, os = "${system.name} ${system.version}", loadAverage = load,
-            memoryGb = line("/proc/meminfo", "MemTotal")?.filter { it.isDigit() }?.toLongOrNull()?.let { it * 1024 / 1e9 },
+            memoryGb = line("/proc/meminfo", "MemTotal")?.substringBefore(" kB")?.toDoubleOrNull()?.times(1024e-9),
             runtime = "Java ${System.getProperty("java.version")}",
         )
     }

@@ -10,7 +10,9 @@ internal class Options private constructor(words: List<String>, given: Map<Strin
     val out: String = words.getOrElse(2) { "" }
     val profile: String? = given["--profile"]
     val negative: String = given["--negative"].orEmpty()
-    val seed: ULong = given["--seed"]?.let { it.toULongOrNull() ?: bad("--seed $it: a whole number from 0 to 2^64 - 1") } ?: 0u
+    val seed: ULong = (given["--seed"] ?: "0").let {
+        it.toULongOrNull() ?: bad("--seed $it: a whole number from 0 to 2^64 - 1")
+    }
     val threads: Int = number(given, "--threads", 0)
     val runs: Int = number(given, "--runs", 5)
     val warmup: Int = number(given, "--warmup", 1)
@@ -35,7 +37,7 @@ internal class Options private constructor(words: List<String>, given: Map<Strin
                 when {
                     word == "--quiet" -> quiet = true
                     word in VALUED -> given[word] = rest.removeFirstOrNull() ?: bad("$word needs a value")
-                    word.startsWith("--") -> bad("unknown option $word (known: ${(VALUED + "--quiet").sorted().joinToString()})")
+                    word.startsWith("--") -> bad("unknown option $word (known: ${VALUED.joinToString()}, --quiet)")
                     else -> words.add(word)
                 }
             }

@@ -34,7 +34,8 @@ class RunnerTest {
         val file = folder.resolve("a.png")
         val cases = listOf(
             listOf("$folder", "a", "$file") to "not_a_bundle", listOf(bundle, "a") to "usage",
-            listOf(bundle, "a", "$file", "--seed", "-1") to "usage", listOf(bundle, "a", "$file", "--sead", "1") to "usage",
+            listOf(bundle, "a", "$file", "--seed", "-1") to "usage",
+            listOf(bundle, "a", "$file", "--sead", "1") to "usage",
             listOf(bundle, "a", "$folder/none/a.png", "--quiet", "--threads", "1") to "output",
         )
         for ((arguments, code) in cases) {
@@ -51,5 +52,6 @@ class RunnerTest {
         assertTrue("$printed".startsWith("usage: "))
     }
 
-    private fun run(vararg arguments: String): Int = runCommand(arguments.toList(), PrintStream(printed), PrintStream(logged))
+    private fun run(vararg arguments: String): Int =
+        runCommand(arguments.toList(), PrintStream(printed), PrintStream(logged))
 }
