@@ -43,7 +43,8 @@ class Lora(Model):
 
 class Distilled(Model):
     """`prune` are the recipe's `[[prune]]` tables that chose the cuts, `weights` the SHA-256 of the network's
-    file, `samples` what it was trained on."""
+    file, `samples` what it was trained on. `probe`: mean squared distance of the output from the untouched network's
+    on fixed samples, right after the cut and at the end."""
 
     schema_version: Literal["1.0"] = "1.0"
     base: Base
@@ -53,6 +54,7 @@ class Distilled(Model):
     settings: DistillTable
     samples: str
     processes: int = Field(default=1, ge=1)
+    probe: tuple[float, float] | None = None
     lora: Lora | None = None
     weights: str = Field(pattern=r"^[0-9a-f]{64}$")
 

@@ -275,6 +275,7 @@ def test_a_distilled_network_is_written_whole(pipeline, data, tmp_path):
     assert [row["step"] for row in curve] == [0, 4, 8, 12]
     assert curve[-1]["probe"] < curve[0]["probe"]
     assert curve[-1]["loss"] < curve[1]["loss"]
+    assert record.probe == (curve[0]["probe"], curve[-1]["probe"])
 
 
 def test_the_base_is_left_as_it_was(pipeline, data, tmp_path):
@@ -351,6 +352,7 @@ def test_killed_and_resumed_ends_byte_identical(model, data, tmp_path, capsys):
     assert main([*words, "--out", str(tmp_path / "killed")]) == 2
     assert "go on with --resume" in capsys.readouterr().err
     assert main([*words, "--out", str(tmp_path / "killed"), "--resume"]) == 0
+    assert "cuts, 12 steps on 6 pairs" in capsys.readouterr().out
     torch.set_num_threads(threads)
     for name in ("distilled.json", "losses.jsonl", "unet/model.safetensors", "unet/cuts.json", "unet/config.json"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes(), name

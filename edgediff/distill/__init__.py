@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgediff.config import dump_json, write_text_atomic
+from edgediff.distill.checkpoint import read_losses
 from edgediff.distill.samples import Samples, load_samples
 from edgediff.distill.training import Place, Progress, Training
 from edgediff.distilled import (
@@ -73,7 +74,9 @@ def distill_network(
     if training.accelerator.is_main_process:
         training.network.load_state_dict(average)
         save_network(training.network, training.graph, out / NETWORK)
-        record = record.model_copy(update={"weights": hash_file(out / NETWORK / WEIGHTS)})
+        curve = read_losses(out / LOSSES)
+        found = {"weights": hash_file(out / NETWORK / WEIGHTS), "probe": (curve[0]["probe"], curve[-1]["probe"])}
+        record = record.model_copy(update=found)
         write_text_atomic(out / RECORD, dump_json(record.model_dump(mode="json", exclude_none=True)))
         (out / CHECKPOINT).unlink(missing_ok=True)
     training.accelerator.wait_for_everyone()
