@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from edgediff.pipeline import Pipeline
 
 Progress = Callable[[str, int, int], None]
-CALLS = 6  # network calls that sensitivity is measured on, spread over the trajectory
-PROMPTS = 4
+CALLS = 4  # network calls that sensitivity is measured on, spread over the trajectory
+PROMPTS = 2
 
 
 @dataclass(frozen=True)
