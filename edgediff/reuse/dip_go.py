@@ -56,7 +56,7 @@ class Spec(Model):
     ratio: float = Field(default=0.8, ge=0.0, lt=1.0)
     iterations: int = Field(default=200, ge=1)
     batch: int = Field(default=2, ge=1)
-    rate: float = Field(default=0.1, gt=0.0)
+    rate: float = Field(default=0.2, gt=0.0)
     momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
     warm_up: int = Field(default=10, ge=0)
     sparsity: float = Field(default=1.0, ge=0.0)

@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--iterations", type=int, help="default 150 on cuda, 60 elsewhere")
     parser.add_argument("--batch", type=int, help="prompts of an iteration; default 8 on cuda, 2 elsewhere")
-    parser.add_argument("--rate", type=float, default=1.0)
+    parser.add_argument("--rate", type=float, default=0.2)
     parser.add_argument("--explore", type=float, help="default 1 on cuda, 0.25 elsewhere")
     parser.add_argument("--seconds", type=float, default=240.0, help="of training, per seed")
     parser.add_argument("--prompts", type=int, default=64, help="to train on")
