@@ -69,6 +69,15 @@ def test_the_page_is_whole_and_self_contained(found, tmp_path: Path):
     assert "python x &lt;y&gt;" in page
 
 
+def test_what_was_not_measured_is_said(found, tmp_path: Path):
+    found["runs"][2]["after"] = found["runs"][3]["after"] = None
+    found["runs"][4] = {**found["runs"][4], "after": None, "curve": []}
+    page = words(render_pruning(found, tmp_path / "p.html").read_text(encoding="utf-8"))
+    assert "(less in 2 of 2 seeds) and retrieval@1 is not measured" in page
+    assert page.count("not measured") == 1 + 3 * 2, "three figures of two methods, and the sentence"
+    assert "Target, at most half" not in page
+
+
 def test_what_was_not_run_is_left_out(found, tmp_path: Path):
     found["runs"] = found["runs"][:1]
     page = words(render_pruning(found, tmp_path / "p.html").read_text(encoding="utf-8"))

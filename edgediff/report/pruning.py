@@ -13,7 +13,7 @@ from typing import Any
 
 from edgediff import __version__
 from edgediff.config import write_text_atomic
-from edgediff.report.markup import Child, Html, figure, join, percent, table, tag
+from edgediff.report.markup import NOT_MEASURED, Child, Html, figure, join, percent, table, tag
 from edgediff.report.page import POLICY, STYLE
 
 Run = Mapping[str, Any]
@@ -32,7 +32,7 @@ SIDES = {"normalised": "bundle", "plain": "equal", "none": "reference"}
 def render_pruning(found: Mapping[str, Any], out: Path, *, sheet: bytes | None = None) -> Path:
     """Writes the page to `out`, whole or not at all. `found`: `reference` (the untouched model's figures),
     `settings` (of all distillations) and `runs`, each with `size`, `method`, `features`, `feature`, `seed`, `before`,
-    `after`, `curve` and perhaps `switched`. `sheet`: the contact sheet as PNG.
+    `after` (None: not drawn), `curve` (empty: not distilled) and perhaps `switched`. `sheet`: the contact sheet as PNG.
     """
     sections: list[tuple[str, Child]] = [
         ("Verdicts", verdicts(found)), ("Before and after", _tables(found)), ("Losses", _curves(found)),
@@ -82,13 +82,15 @@ def _loss_verdict(found: Mapping[str, Any], size: str, method: str) -> Html:
     plain = {run["seed"]: run for run in _select(found["runs"], size, method, "plain")}
     pairs = [(r, plain[r["seed"]]) for r in _select(found["runs"], size, method, "normalised") if r["seed"] in plain]
     gaps = [ours["curve"][-1]["probe"] / theirs["curve"][-1]["probe"] for ours, theirs in pairs]
-    hits = [ours["after"]["retrieval_at_1"] - theirs["after"]["retrieval_at_1"] for ours, theirs in pairs]
+    drawn = [(a["after"], b["after"]) for a, b in pairs if a["after"] and b["after"]]
+    hits = [ours["retrieval_at_1"] - theirs["retrieval_at_1"] for ours, theirs in drawn]
+    points = figure(100 * statistics.mean(hits), 1) if hits else ""
+    beside = f"{points} points more retrieval@1" if hits else "retrieval@1 is not measured"
     wins = sum(gap < 1 for gap in gaps)
     text = (
         f"{NAMES.get(method, method)}, {_share(found, size)}: after the same steps, normalised distillation leaves "
         f"{percent(statistics.mean(gaps))} of the output loss that plain leaves (less in {wins} of {len(pairs)} seeds) "
-        f"and {figure(100 * statistics.mean(hits), 1)} points more retrieval@1. Target, better: "
-        f"{'met' if wins == len(pairs) and statistics.mean(hits) >= 0 else 'missed'}."
+        f"and {beside}. Target, better: {'met' if wins == len(pairs) and sum(hits) >= 0 else 'missed'}."
     )
     return tag("li", text, class_="better" if text.endswith("met.") else "worse")
 
@@ -121,19 +123,23 @@ def _row(found: Mapping[str, Any], runs: Sequence[Run]) -> list[Child]:
         words = join([words, tag("small", FEATURES[first["features"]] + weight)])
     span = tag("small", f"{figure(time['quartile_low'])} to {figure(time['quartile_high'])}")
 
+    drawn = [run["after"] for run in runs if run["after"]]
+
     def over(key: str, written: Any) -> Child:
-        return _spread([run["after"][key] for run in runs], written)
+        return _spread([after[key] for after in drawn], written)
 
     return [
         words, percent(before["parameters"], 1), percent(before["macs"], 1), join([figure(time["median"]), span]),
         percent(before["retrieval_at_1"], 1), over("retrieval_at_1", lambda value: percent(value, 1)),
-        percent(statistics.mean(_falls(found, runs)), 1), figure(before["frechet"], 3),
+        percent(statistics.mean(_falls(found, runs)), 1) if drawn else "", figure(before["frechet"], 3),
         over("frechet", lambda value: figure(value, 3)), figure(before["psnr_db"], 1, "dB"),
-        over("psnr_db", lambda value: figure(value, 1)), len(runs),
+        over("psnr_db", lambda value: figure(value, 1)), len(drawn),
     ]  # fmt: skip
 
 
 def _spread(values: Sequence[float], written: Any) -> Child:
+    if not values:
+        return NOT_MEASURED
     if len(values) == 1:
         return str(written(values[0]))
     beside = f"{written(min(values))} to {written(max(values))}"
@@ -146,6 +152,7 @@ def _curves(found: Mapping[str, Any]) -> Html:
     for size in _sizes(found["runs"]):
         for method in _compared(found["runs"], size):
             runs = [r for r in found["runs"] if (r["size"], r["method"], r["feature"]) == (size, method, 1.0)]
+            runs = [run for run in runs if run["curve"]]
             shown = [(SIDES[run["features"]], run["curve"]) for run in runs if run["features"] in SIDES]
             kinds = dict.fromkeys(run["features"] for run in runs if run["features"] in SIDES)
             legend = [tag("li", _line(SIDES[kind]), FEATURES[kind]) for kind in kinds]
@@ -255,19 +262,22 @@ def _groups(runs: Sequence[Run], size: str) -> list[list[Run]]:
 
 
 def _select(runs: Sequence[Run], size: str, method: str, features: str) -> list[Run]:
+    """Runs that were distilled."""
     wanted = (size, method, features, 1.0)
-    return [run for run in runs if (run["size"], run["method"], run["features"], run["feature"]) == wanted]
+    keys = ("size", "method", "features", "feature")
+    return [run for run in runs if tuple(run[key] for key in keys) == wanted and run["curve"]]
 
 
 def _compared(runs: Sequence[Run], size: str) -> list[str]:
     """Methods with normalised and plain runs of one seed."""
     seeds = {
-        (run["method"], run["features"], run["seed"]) for run in runs if (run["size"], run["feature"]) == (size, 1.0)
-    }
+        (run["method"], run["features"], run["seed"]) for run in runs
+        if (run["size"], run["feature"]) == (size, 1.0) and run["curve"]
+    }  # fmt: skip
     return sorted({m for m, features, seed in seeds if features == "plain" and (m, "normalised", seed) in seeds})
 
 
 def _falls(found: Mapping[str, Any], runs: Sequence[Run]) -> list[float]:
-    """Retrieval@1 of the untouched model less that of each run, in parts of the former."""
+    """Retrieval@1 of the untouched model less that of each run that was drawn, in parts of the former."""
     whole = found["reference"]["retrieval_at_1"]
-    return [(whole - run["after"]["retrieval_at_1"]) / whole for run in runs]
+    return [(whole - run["after"]["retrieval_at_1"]) / whole for run in runs if run["after"]]

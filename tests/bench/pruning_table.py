@@ -265,25 +265,38 @@ def make_runs(args: argparse.Namespace) -> None:
 # -- what is committed ----------------------------------------------------------------------------
 
 
-def collect_runs(work: Path) -> dict[str, Any]:
-    """All runs that are there. Raises EdgeDiffError for none, and for runs of different settings."""
-    runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(work.glob("run-*.json"))]
+def collect_runs(work: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """All runs that are there: also those distilled but not drawn, and cuts without a run. Raises EdgeDiffError for
+    none, and for runs of other settings than these."""
+    runs: list[dict[str, Any]] = []
+    befores = {path.stem.removeprefix("before-"): json.loads(path.read_text()) for path in work.glob("before-*.json")}
+    for run in list_runs(args.seeds):
+        path, log = work / f"run-{run.key}.json", work / "networks" / run.key / "losses.jsonl"
+        before = befores.get(f"{run.size}-{run.method}")
+        if path.is_file():
+            runs.append(json.loads(path.read_text(encoding="utf-8")))
+        elif log.is_file() and before and read_losses(log)[-1]["step"] == args.steps:
+            runs.append({**asdict(run), "before": before, "after": None, "curve": read_losses(log)})
+    for name, before in befores.items():
+        size, method = name.split("-")
+        if not any((run["size"], run["method"]) == (size, method) for run in runs):
+            runs.append({**asdict(Run(size, method, "normalised", 0)), "before": before, "after": None, "curve": []})
+    settings = {key: getattr(args, key) for key in ("steps", "batch", "rate", "precision", "prompts", "sampler_steps")}
+    for run in runs:
+        made = {**run, **run.pop("settings", {})}
+        if any(made.get(key, settings[key]) != settings[key] for key in settings):
+            raise EdgeDiffError(f"run {run['method']} of {run['size']} has other settings", where=str(work))
+        run["curve"] = [{"step": row["step"], "probe": row["probe"]} for row in run["curve"]]
     if not runs:
         raise EdgeDiffError("there are no runs; make them first: pruning_table.py run --work ...", where=str(work))
-    table = runs[0]["settings"]
-    shared = {key: table[key] for key in ("steps", "batch", "rate", "precision")}
-    settings = {**shared, "prompts": runs[0]["prompts"], "sampler_steps": runs[0]["sampler_steps"]}
-    for run in runs:
-        if {**{key: run["settings"][key] for key in shared}, "prompts": run["prompts"],
-                "sampler_steps": run["sampler_steps"]} != settings:  # fmt: skip
-            raise EdgeDiffError("the runs in this folder were made with different settings", where=str(work))
-        run["curve"] = [{"step": row["step"], "probe": row["probe"]} for row in run["curve"]]
-    settings["command"] = (
-        f"python tests/bench/pruning_table.py run --work FOLDER --steps {settings['steps']} --batch "
-        f"{settings['batch']} --rate {settings['rate']:g} --precision {settings['precision']} --sampler-steps "
-        f"{settings['sampler_steps']}"
-    )
-    return {"settings": settings, "reference": runs[0]["reference"], "runs": runs}
+    options = " ".join(f"--{key.replace('_', '-')} {value:g}" if not isinstance(value, str) else f"--{key} {value}"
+                       for key, value in settings.items())  # fmt: skip
+    reference = np.load(work / f"reference-{args.prompts}-{args.sampler_steps}.npy")
+    scorer = Scorer((load_judge(), SAME), choose_prompts(args.prompts))
+    return {
+        "settings": {**settings, "command": f"python tests/bench/pruning_table.py run --work FOLDER {options}"},
+        "reference": scorer.figures(reference).data, "runs": runs,
+    }  # fmt: skip
 
 
 def contact_sheet(work: Path) -> bytes | None:
@@ -328,7 +341,7 @@ def main() -> None:
     if args.what == "run":
         make_runs(args)
     else:
-        found = collect_runs(args.work)
+        found = collect_runs(args.work, args)
         write_json(HERE / "pruning_table.json", found)
         render_pruning(found, HERE / "pruning_table.html", sheet=contact_sheet(args.work))
 
