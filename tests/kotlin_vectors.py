@@ -58,7 +58,7 @@ def open_or_build(folder: Path) -> Bundle:
             pass
     print("building glyph for the Kotlin tests (about a minute, once)", flush=True)
     shutil.rmtree(folder, ignore_errors=True)
-    return edgediff.build("glyph", recipe="balanced", target="host", out=folder)
+    return edgediff.build("glyph", recipe="deepcache", target="host", out=folder)  # two graphs and a carry
 
 
 if __name__ == "__main__":
