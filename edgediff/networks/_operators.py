@@ -22,7 +22,9 @@ from edgediff.units import Operator, OperatorKind, Unit, UnitGraph
 if TYPE_CHECKING:
     from types import ModuleType
 
-WHOLE_KINDS = {"time_embedding", "conv_in", "conv_out"}  # units whose operators stay
+WHOLE_KINDS = {  # units whose operators stay
+    "time_embedding", "conv_in", "conv_out", "conditioning", "patch_embedding", "final",
+}
 TIME_PROJECTION = "time_emb_proj"
 NORMS = (nn.GroupNorm, nn.LayerNorm)
 

@@ -16,8 +16,8 @@ def candidates(graph: UnitGraph, granularity: Granularity, keep: Iterable[str] =
     """Names that may be cut one by one, in the order of the network.
 
     `pair`: a resnet with the transformer behind it. `layer`: resnets and transformer blocks by themselves (a
-    transformer with a single block goes as a whole, its projections included). `unit`: every self-attention,
-    cross-attention and feed-forward instead of the transformer block. Nothing in `keep` is among them: units,
+    transformer with a single block goes as a whole, its projections included), and the attentions of unconditional
+    networks. `unit`: every self-attention, cross-attention and feed-forward instead of the transformer block. Nothing in `keep` is among them: units,
     layers or blocks. Raises PlanError for a name in `keep` that does not exist, MethodError when nothing is left.
     """
     kept = graph.expand(keep)
@@ -74,7 +74,7 @@ def _candidate_of(graph: UnitGraph, unit: Unit, granularity: Granularity) -> str
         return None
     if granularity == "pair":
         return unit.layer if unit.kind == "resnet" else None
-    if unit.kind == "resnet":
+    if unit.kind in ("resnet", "spatial_attention"):
         return unit.name
     if unit.kind not in SUB_LAYERS:
         return None
