@@ -114,6 +114,7 @@ COMMANDS = {
         _option("--calibrate", action="store_true", help="first measure single operators on this machine, about a "
                 "minute; estimates for host stand on it from then on"),
         _option("--threads", type=int, metavar="N", help="threads to calibrate for (default 1)"),
+        _option("--plot", metavar="FILE.svg", help="also draw the devices with their intervals"),
     )),
     "evaluate": Command(cli_commands.evaluate, "measure quality beside the untouched model", (
         BUNDLE,
@@ -150,7 +151,11 @@ COMMANDS = {
         _option("out", metavar="DIR", help="new folder"),
         OVERWRITE,
     )),
-    "devices": Command(cli_commands.devices, "the targets that come with edgediff"),
+    "devices": Command(cli_commands.devices, "the targets that come with edgediff", (
+        _option("name", nargs="?", metavar="TARGET", help="one target, with the source of every figure"),
+        _option("--backend", metavar="NAME", help="those with this backend only"),
+        _option("--form", metavar="FORM", help="phone, tablet, laptop, desktop, board, microcontroller or server only"),
+    )),
     "recipes": Command(cli_commands.recipes, "the recipes that come with edgediff"),
     "methods": Command(cli_commands.methods, "the pruning and reuse methods, with their settings"),
     "doctor": Command(cli_commands.doctor, "what works on this machine, and what would mend the rest"),

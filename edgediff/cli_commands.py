@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgediff.cli_describe import describe_bundle, estimates_text, parity_text, quality_text, setting_text, summary_text
+from edgediff.cli_describe import (
+    describe_bundle,
+    estimates_text,
+    parity_text,
+    quality_text,
+    setting_text,
+    summary_text,
+    target_text,
+)
 from edgediff.cli_text import format_bytes, format_table, show_progress
 from edgediff.errors import ConfigError, OutputError
 
@@ -148,6 +156,11 @@ def estimate(args: Namespace) -> Answer:
         found = flow.estimate_model(
             args.model, recipe=args.recipe, targets=args.target or ["host"], backend=args.backend, progress=progress
         )
+    if args.plot:
+        from edgediff.config import write_text_atomic
+        from edgediff.report.devices import devices_plot
+
+        write_text_atomic(Path(args.plot), devices_plot({args.recipe: found}))
     data = [one.model_dump(mode="json", exclude_none=True) for one in found]
     return Answer(data[0] if len(data) == 1 else {"estimates": data}, estimates_text(found))
 
@@ -232,13 +245,18 @@ def unpack(args: Namespace) -> Answer:
 
 
 def devices(args: Namespace) -> Answer:
-    """`target.list_targets`, read."""
+    """`target.list_targets`, read; one target in full when it is named."""
     from edgediff.target import list_targets, load_target
 
+    if args.name:
+        target = load_target(args.name)
+        return Answer({args.name: target.model_dump(mode="json", exclude_none=True)}, target_text(target))
     targets = {name: load_target(name) for name in list_targets()}
+    chosen = {name: t for name, t in targets.items()
+              if (not args.backend or args.backend in t.backends) and (not args.form or args.form == t.form_factor)}
     rows = [(name, t.soc.partition(" (")[0], f"{t.memory_gb:g}" if t.memory_gb else "", " ".join(t.backends))
-            for name, t in targets.items()]
-    data = {name: t.model_dump(mode="json", exclude_none=True) for name, t in targets.items()}
+            for name, t in chosen.items()]
+    data = {name: t.model_dump(mode="json", exclude_none=True) for name, t in chosen.items()}
     return Answer(data, format_table(("target", "chip", "GB", "backends"), rows))
 
 

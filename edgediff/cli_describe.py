@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from edgediff.bundle import Bundle
     from edgediff.estimate import PlanEstimate
     from edgediff.manifest import Manifest
+    from edgediff.target import Target
 
 QUALITY_KEYS = ("retrieval_at_1", "frechet", "psnr_db", "ssim")
 
@@ -142,3 +143,26 @@ def estimates_text(found: Sequence[PlanEstimate]) -> str:
 
 def _span(ms: float) -> str:
     return f"{ms / 1e3:.3g} s" if ms >= 1000 else f"{ms:.3g} ms"
+
+
+def target_text(target: Target) -> str:
+    """One device in full: every figure with its source, or the word unverified."""
+    unsure = set(target.unverified_figures())
+    lines = [f"{target.name}: {target.soc}, {target.os}".rstrip(", ")]
+    for name, unit in (("memory_gb", "GB"), ("memory_ceiling_gb", "GB for one app"), ("bandwidth_gbps", "GB/s")):
+        value = getattr(target, name)
+        if value is not None:
+            mark = " (unverified)" if name in unsure else ""
+            lines.append(f"{name:<20}{value:g} {unit}{mark}  {target.sources.get(name, '')}".rstrip())
+    for where, part in target.compute_units():
+        rates = [f"{rate} {getattr(part, rate):g}" for rate in ("fp32_gflops", "fp16_gflops", "int8_gops")
+                 if getattr(part, rate) is not None]
+        mark = " (unverified)" if part.unverified or not part.source else ""
+        lines.append(f"{where:<20}{part.name}: {', '.join(rates) or 'no peak known'}{mark}  {part.source}".rstrip())
+    for backend in target.backends:
+        table = target.backend(backend)
+        how = f"{table.weights} on the {table.unit}, {table.guidance} guidance"
+        lines.append(f"{backend:<20}{how}" + "".join(f"; {one}" for one in table.constraints))
+    if target.thermal:
+        lines.append(f"{'thermal':<20}{target.thermal}")
+    return "\n".join(textwrap.fill(line, 80, subsequent_indent=" " * 20, break_on_hyphens=False) for line in lines)

@@ -6,6 +6,7 @@ import pytest
 
 from edgediff.config import parse
 from edgediff.errors import ConfigError
+from edgediff.estimate.rows import load_chips
 from edgediff.target import Target, list_targets, load_target
 
 WANTED = {
@@ -52,3 +53,16 @@ def test_targets_that_are_wrong(data, message):
     with pytest.raises(ConfigError) as caught:
         parse({"name": "x", "backends": ["onnxruntime"], **data}, Target, where="x.toml")
     assert message in str(caught.value)
+
+
+def test_chips_that_were_measured_have_the_figures_that_the_fit_had():
+    chips = load_chips()
+    for name in list_targets():
+        target = load_target(name)
+        if target.silicon in chips and target.npu is not None:
+            chip = chips[target.silicon]
+            assert target.bandwidth_gbps == chip.bandwidth, name
+            peak = target.npu.fp16_gflops or (target.npu.int8_gops or 0) / 2
+            assert peak == chip.gflops["fp16"], name
+            version = target.npu.architecture.partition("-v")[2]
+            assert float(version or 0) == chip.generation, name
