@@ -4,6 +4,7 @@
     python tests/bench/pruning_scores.py reuse [--model glyph] [--rounds 3]    scoring with and without prefix reuse
     python tests/bench/pruning_scores.py units [--model random:sd15]           the unit table
     python tests/bench/pruning_scores.py full-size [--model random:sd15]       one whole scoring run: time and memory
+    python tests/bench/pruning_scores.py operators [--latency 0.65] [--by per_ms] [--draws 8]     LD-Pruner (glyph)
 
 `quality` selects on the calibration prompts of each seed and measures what the selections cost on other prompts and
 noise, all layers of a selection removed together, before any recovery. Sizes are those of BK-SDM's presets base and
@@ -35,16 +36,20 @@ HELD_OUT = 1000  # added to a seed: prompts and noise that no selection has seen
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("quality", "reuse", "units", "full-size"))
+    parser.add_argument("what", choices=("quality", "reuse", "units", "full-size", "operators"))
     parser.add_argument("--model", help="default: glyph, or random:sd15 for units and full-size")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--subsets", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--latency", type=float, default=0.65, help="operators: the share of a call's time that stays")
+    parser.add_argument("--by", default="per_ms", help="operators: score, per_mac or per_ms")
+    parser.add_argument("--draws", type=int, default=8, help="operators: seeds, a multiple of 8")
     parser.add_argument("--json", type=Path, help="quality: the figures behind the table")
     args = parser.parse_args()
     full_size = args.what in ("units", "full-size")
     args.model = args.model or ("random:sd15" if full_size else "glyph")
-    {"quality": quality, "reuse": reuse, "units": units, "full-size": score_full_size}[args.what](args)
+    verbs = {"quality": quality, "reuse": reuse, "units": units, "full-size": score_full_size, "operators": operators}
+    verbs[args.what](args)
 
 
 # -- quality --------------------------------------------------------------------------------------
@@ -257,6 +262,49 @@ def score_full_size(args: argparse.Namespace) -> None:
             "scoring 8 prompts x 4 timesteps": round(seconds["scoring"] * samples / 3600, 2),
         },
     }, indent=2))  # fmt: skip
+
+
+def operators(args: argparse.Namespace) -> None:
+    """What LD-Pruner chooses under a budget of time, and what a call then takes: full and cut network in turn."""
+    from collections import Counter
+
+    from edgediff.variants import cut_network
+
+    pipeline = load_pipeline(args.model)
+    graph, ld_pruner = pipeline.graph, load_plugin("prune", "ld_pruner")
+    spec = ld_pruner.Spec(budget={"latency": args.latency}, by=args.by, seeds=args.draws, steps=4)
+    trace = trace_of(pipeline, 0, steps=4, prompts=8, scale=1.0)
+    scores = ld_pruner.score(spec, pipeline, trace, lambda text, done, total: done % 20 or say(f"{text} {done}/{total}"))
+    cuts = [cut.unit for cut in ld_pruner.propose(spec, scores, graph)]
+    network, cut = cut_network(pipeline.denoiser, graph, cuts)
+    taken = time_in_turn([(pipeline.denoiser, graph), (network, cut)], pipeline, 5 * args.rounds)
+    ratios = [small / full for full, small in zip(*taken, strict=True)]
+    kinds = Counter(graph.operators[name].kind if name in graph.operators else graph.by_name[name].kind for name in cuts)
+    print(json.dumps({
+        "by": args.by, "operators": len(scores.values), "cut": len(cuts), "kinds": dict(kinds),
+        "parameters": round(cut.parameters() / graph.parameters(), 4), "macs": round(cut.macs() / graph.macs(), 4),
+        "predicted_time": spec.budget.measure(cut, scores.costs) / spec.budget.measure(graph, scores.costs),
+        "measured_time": {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)},
+        "checks": scores.checks, "units": cuts,
+    }, indent=2))  # fmt: skip
+
+
+def time_in_turn(networks: list[tuple[Any, Any]], pipeline: Pipeline, rounds: int) -> list[list[float]]:
+    """CPU seconds of one call of each network for one sample, through PyTorch, round by round."""
+    import torch
+
+    from edgediff.networks import evaluate, family_of
+
+    inputs = family_of(pipeline.denoiser).example_inputs(pipeline.denoiser, pipeline.sizes, batch=1)
+    taken: list[list[float]] = [[] for _ in networks]
+    with torch.inference_mode():
+        for turn in range(rounds + 2):
+            for (network, graph), found in zip(networks, taken, strict=True):
+                start = time.process_time()
+                evaluate(network, graph, graph.live(), inputs)
+                if turn > 1:
+                    found.append(time.process_time() - start)
+    return taken
 
 
 # -- both -----------------------------------------------------------------------------------------
