@@ -117,8 +117,9 @@ def test_narrow_values_are_packed_and_unpacked(bits, count):
 
 
 def test_signed_values_are_extended():
-    packed = pack_bits(np.array([0, 7, 8, 15], np.uint8), 4)
-    np.testing.assert_array_equal(unpack_bits(packed, 4, 4, signed=True), [0, 7, -8, -1])
+    values = np.array([0, 7, -8, -1, 5], np.int8)
+    packed = pack_bits(values.view(np.uint8), 4)
+    np.testing.assert_array_equal(unpack_bits(packed, 4, 5, signed=True), values)
 
 
 def test_the_table_in_the_documents_is_the_table():

@@ -18,7 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from edgediff.backends._coreml_messages import WEIGHTS, BlobWriter, ConstexprMaker
+from edgediff.backends._coreml_messages import (
+    WEIGHTS,
+    BlobWriter,
+    ConstexprMaker,
+    block_of,
+    describe_function,
+    values_of,
+)
 from edgediff.compression import Encoded
 from edgediff.mil.blobs import Array
 from edgediff.mil.package import FLOATS, Package, open_package, value_type
@@ -44,27 +51,50 @@ class Description:
     tensors: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Part:
+    """A function to link: its name in the result, the package it is in and its name there, and what changes it (the
+    `Function` message, a copy)."""
+
+    name: str
+    path: Path
+    source: str = "main"
+    change: Callable[[Any], None] | None = None
+
+
 def link_functions(
-    parts: Sequence[tuple[str, Path]], out: Path, *, compress: Compress | None = None,
+    parts: Sequence[Part], out: Path, *, compress: Compress | None = None,
     description: Description | None = None,
 ) -> None:
-    """Writes the package `out` with one function per part `(name, package whose function main it is)`.
+    """Writes the package `out` with one function per part.
 
     One part named `main` gives a package of the old kind, which iOS 16 and 17 read. The first part is the default
     function. Weights of floats with two axes or more go through `compress`.
     """
     from coremltools.proto import Model_pb2
 
-    sources = [(name, open_package(path)) for name, path in parts]
+    packages = [open_package(part.path) for part in parts]
     data = out / "Data" / FOLDER
     (data / "weights").mkdir(parents=True)
     spec = Model_pb2.Model()
-    single = [name for name, _ in sources] == ["main"]
-    _describe(spec, sources, single)
+    single = [part.name for part in parts] == ["main"]
+    version = max(int(package.spec.specificationVersion) for package in packages)
+    spec.specificationVersion = version if single else max(version, IOS_18)
+    spec.mlProgram.version = 1
     with BlobWriter(data / "weights" / "weight.bin") as weights:
-        linker = _Linker(weights, compress, ConstexprMaker(weights, multifunction=spec.specificationVersion >= IOS_18))
-        for name, package in sources:
-            linker.link(package, spec.mlProgram.functions[name])
+        maker = ConstexprMaker(weights, multifunction=spec.specificationVersion >= IOS_18)
+        linker = _Linker(weights, compress, maker)
+        for part, package in zip(parts, packages, strict=True):
+            function = spec.mlProgram.functions[part.name]
+            function.CopyFrom(package.function(part.source))
+            if part.change is not None:
+                part.change(function)
+            linker.link(package, function)
+            description_of = spec.description if single else spec.description.functions.add(name=part.name)
+            describe_function(function, description_of)
+    if not single:
+        spec.description.defaultFunctionName = parts[0].name
+    spec.description.metadata.CopyFrom(packages[0].spec.description.metadata)
     _annotate(spec, description or Description())
     (data / "model.mlmodel").write_bytes(spec.SerializeToString(deterministic=True))
     (out / "Manifest.json").write_text(_manifest(), encoding="utf-8")
@@ -79,29 +109,28 @@ class _Linker:
         self._made: dict[str, list[Any]] = {}  # weight -> the operations that make it, at its first use
         self._left: set[str] = set()  # weights that are not compressed
 
-    def link(self, package: Package, target: Any) -> None:
-        """Copies the function `main` of a package."""
-        target.CopyFrom(package.function("main"))
-        block = target.block_specializations[target.opset]
+    def link(self, package: Package, function: Any) -> None:
+        """Places the weights that a function of the package reads, and codes them."""
+        block = block_of(function)
         operations = list(block.operations)
         del block.operations[:]
         for operation in operations:
             block.operations.extend(self._operation(package, operation))
 
     def _operation(self, package: Package, operation: Any) -> list[Any]:
-        if operation.type != "const" or operation.attributes["val"].WhichOneof("value") != "blobFileValue":
-            return [operation]
-        value = operation.attributes["val"]
-        kind, blob = value_type(value.type), value.blobFileValue
-        raw = package.blob(blob.fileName).raw(int(blob.offset))
-        digest = hashlib.blake2b(raw.data, digest_size=16, person=kind.dtype.encode()).hexdigest() + str(kind.shape)
-        if self._compress is not None and kind.dtype in FLOATS and len(kind.shape) >= 2:
-            made = self._compressed(package, digest, operation)
-            if made is not None:
-                return made
-        if digest not in self._placed:
-            self._placed[digest] = self._weights.add(raw, kind.dtype, kind.count)
-        blob.fileName, blob.offset = WEIGHTS, self._placed[digest]
+        for value in values_of(operation):
+            if value.WhichOneof("value") != "blobFileValue":
+                continue
+            kind = value_type(value.type)
+            raw = package.blob(value.blobFileValue.fileName).raw(int(value.blobFileValue.offset))
+            digest = hashlib.blake2b(raw.data, digest_size=16, person=kind.dtype.encode()).hexdigest()
+            if operation.type == "const" and kind.dtype in FLOATS and len(kind.shape) >= 2:
+                made = self._compressed(package, f"{digest}{kind.shape}", operation)
+                if made is not None:
+                    return made
+            if digest not in self._placed:
+                self._placed[digest] = self._weights.add(raw, kind.dtype, kind.count)
+            value.blobFileValue.fileName, value.blobFileValue.offset = WEIGHTS, self._placed[digest]
         return [operation]
 
     def _compressed(self, package: Package, digest: str, operation: Any) -> list[Any] | None:
@@ -132,25 +161,6 @@ def _renamed(operation: Any, old: str, constant: Any) -> Any:
                 bound.name = new + bound.name.removeprefix(old)
     copy.attributes["name"].immediateValue.tensor.strings.values[0] = copy.outputs[0].name
     return copy
-
-
-def _describe(spec: Any, sources: Sequence[tuple[str, Package]], single: bool) -> None:
-    """Inputs and outputs of every function."""
-    version = max(int(package.spec.specificationVersion) for _, package in sources)
-    spec.specificationVersion = version if single else max(version, IOS_18)
-    spec.mlProgram.version = 1
-    if single:
-        spec.description.CopyFrom(sources[0][1].spec.description)
-        return
-    for name, package in sources:
-        source = package.spec.description
-        function = spec.description.functions.add()
-        function.name = name
-        function.input.extend(source.input)
-        function.output.extend(source.output)
-        function.state.extend(source.state)
-    spec.description.defaultFunctionName = sources[0][0]
-    spec.description.metadata.CopyFrom(sources[0][1].spec.description.metadata)
 
 
 def _annotate(spec: Any, description: Description) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -13,12 +13,14 @@ import numpy as np
 from edgediff.compression import Encoded, Linear, Palette, Sparse
 from edgediff.errors import BackendError
 from edgediff.mil.blobs import RECORD, SENTINEL, TYPES, VERSION, Array, pack_bits
-from edgediff.mil.package import DTYPES, NARROW, STRING
+from edgediff.mil.package import DTYPES, NARROW, STRING, value_type
 
 WEIGHTS = "@model_path/weights/weight.bin"
 ALIGNMENT = 64
 BLOB_IDS = {name: number for number, (name, _) in TYPES.items()}
 DATA_TYPES = {name: number for number, name in DTYPES.items()}
+MIL_NAMES = {"float16": "fp16", "float32": "fp32", "int32": "int32", "bool": "bool"}
+ARRAY_TYPES = {"float16": 65552, "float32": 65568, "int32": 131104}  # ArrayFeatureType.ArrayDataType
 INLINE = 64  # bytes; smaller constants lie in the program itself
 
 
@@ -105,6 +107,104 @@ def make_operation(
         set_type(output.type, dtype, shape)
     set_immediate(operation.attributes["name"], outputs[0][0] if outputs else kind, "string")
     return operation
+
+
+def values_of(operation: Any) -> Iterator[Any]:
+    """Every constant that lies in an operation itself: its attributes, and arguments written in place."""
+    yield from operation.attributes.values()
+    for argument in operation.inputs.values():
+        for bound in argument.arguments:
+            if bound.WhichOneof("binding") == "value":
+                yield bound.value
+
+
+def block_of(function: Any) -> Any:
+    """The one block of a `Function` message."""
+    return function.block_specializations[function.opset]
+
+
+def replace_input(
+    function: Any, name: str, dtype: str, shape: Sequence[int],
+    steps: Sequence[tuple[str, dict[str, Any], Sequence[int]]] = (),
+) -> str:
+    """Gives an input another type and shape; `steps` (operation, further arguments, shape of the result) make of it
+    what the function read before, whose name is returned."""
+    block, inner = block_of(function), f"{name}_inner"
+    entry = next(one for one in function.inputs if one.name == name)
+    old = value_type(entry.type)
+    _rename_reads(block, name, inner)
+    set_type(entry.type, dtype, shape)
+    made, current, sizes = [], name, tuple(shape)
+    plan = [*steps, *([("cast", {"dtype": (MIL_NAMES[old.dtype], "string")}, None)] if old.dtype != dtype else [])]
+    if not plan:
+        plan = [("identity", {}, None)]
+    for index, (kind, arguments, result) in enumerate(plan):
+        sizes = tuple(result) if result is not None else sizes
+        last = index == len(plan) - 1
+        following = inner if last else f"{name}_inner_{index}"
+        element = old.dtype if last else dtype
+        made.append(make_operation(kind, {"x": current, **arguments}, [(following, element, sizes)]))
+        current = following
+    rest = list(block.operations)
+    del block.operations[:]
+    block.operations.extend([*made, *rest])
+    return inner
+
+
+def keep_outputs(function: Any, names: Sequence[str]) -> None:
+    """Leaves these outputs only, and no operation that nothing reads."""
+    block = block_of(function)
+    del block.outputs[:]
+    block.outputs.extend(names)
+    needed, kept = set(names), []
+    for operation in reversed(block.operations):
+        if any(output.name in needed for output in operation.outputs):
+            kept.append(operation)
+            for argument in operation.inputs.values():
+                needed |= {one.name for one in argument.arguments if one.WhichOneof("binding") == "name"}
+    del block.operations[:]
+    block.operations.extend(reversed(kept))
+
+
+def add_output(
+    function: Any, name: str, steps: Sequence[tuple[str, dict[str, Any], str, Sequence[int]]]
+) -> None:
+    """Adds an output made by `steps` (operation, arguments, type, shape). Each reads the one before it: as `x` where
+    that is not given, and wherever an argument is the empty string."""
+    block, current = block_of(function), ""
+    for index, (kind, given, dtype, shape) in enumerate(steps):
+        arguments = {key: current if isinstance(value, str) and not value else value for key, value in given.items()}
+        if current and "x" not in arguments:
+            arguments["x"] = current
+        current = name if index == len(steps) - 1 else f"{name}_{index}"
+        block.operations.append(make_operation(kind, arguments, [(current, dtype, shape)]))
+    block.outputs.append(name)
+
+
+def describe_function(function: Any, description: Any) -> None:
+    """Fills `input`, `output` and `state` of a model or function description from a function's own types."""
+    block = block_of(function)
+    types = {output.name: output.type for operation in block.operations for output in operation.outputs}
+    types.update({one.name: one.type for one in function.inputs})
+    states = [one.name for one in function.inputs if one.type.WhichOneof("type") == "stateType"]
+    inputs = [one.name for one in function.inputs if one.name not in states]
+    for field, names in (("input", inputs), ("output", list(block.outputs)), ("state", states)):
+        entries = getattr(description, field)
+        del entries[:]
+        for name in names:
+            kind, entry = value_type(types[name]), entries.add()
+            entry.name = name
+            array = entry.type.stateType.arrayType if field == "state" else entry.type.multiArrayType
+            array.dataType = ARRAY_TYPES[kind.dtype]
+            array.shape.extend([size or 0 for size in kind.shape])
+
+
+def _rename_reads(block: Any, old: str, new: str) -> None:
+    for operation in block.operations:
+        for argument in operation.inputs.values():
+            for bound in argument.arguments:
+                if bound.WhichOneof("binding") == "name" and bound.name == old:
+                    bound.name = new
 
 
 class ConstexprMaker:

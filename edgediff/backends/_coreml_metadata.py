@@ -7,6 +7,7 @@ guesses wrong crashes or runs on the CPU.
 from __future__ import annotations
 
 import importlib.metadata
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgediff.backends._coreml_link import Description
@@ -55,4 +56,15 @@ def describe_package(variants: Variants, target: Target, component: str, islands
         short=f"{component} of {plan.model.id}, recipe '{plan.recipe_name}' for {target.name}",
         author="edgediff", licence=plan.model.licence, version=plan.model.revision or "",
         notes={PREFIX + key: value for key, value in notes.items()}, tensors=tensors,
+    )
+
+
+def read_description(path: Path) -> Description:
+    """The description of a package that is on the disk, with the texts of its tensors."""
+    from edgediff.mil import open_package
+
+    metadata = open_package(path).spec.description.metadata
+    return Description(
+        short=metadata.shortDescription, author=metadata.author, licence=metadata.license,
+        version=metadata.versionString, notes=dict(metadata.userDefined), tensors=TENSORS,
     )

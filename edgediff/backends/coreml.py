@@ -96,20 +96,20 @@ def _lower_component(
 ) -> dict[str, Artifact]:
     """The graphs that may share weights, converted one by one and linked."""
     from edgediff.backends._coreml_convert import RELEASES
-    from edgediff.backends._coreml_link import link_functions
+    from edgediff.backends._coreml_link import Part, link_functions
     from edgediff.backends._coreml_metadata import describe_package
 
     plan, table, precision = variants.plan, target.coreml, variants.plan.backends[NAME].precision
     batches = graph_batches(plan)
     islands: tuple[str, ...] | None = None if table.islands == "auto" else tuple(table.islands)
-    parts: list[tuple[str, Path]] = []
+    parts: list[Part] = []
     for variant in members:
         sizes = batches.get(variant.name, (1,))
         for batch in sizes:
             name = function_name(variant.name, batch, sizes)
             path = work / f"{name}.mlpackage"
             islands = _convert(variant, batch, path, precision, table, islands)
-            parts.append((name, path))
+            parts.append(Part(name, path))
     multifunction = RELEASES[table.deployment] >= 18 and component not in (members[0].name,)
     compress = _compress(variants, component)
     description = describe_package(variants, target, component, islands or ())
@@ -119,12 +119,15 @@ def _lower_component(
         file = f"{NAME}/{component}.mlpackage"
         link_functions(parts, out / file, compress=compress, description=description)
         return {v.name: Artifact(file=file, function=v.name, precision=precision) for v in members}
-    for name, path in parts:
-        link_functions([(MAIN, path)], folder / f"{name}.mlpackage", compress=compress, description=description)
+    for part in parts:
+        file = f"{part.name}.mlpackage"
+        link_functions([Part(MAIN, part.path)], folder / file, compress=compress, description=description)
     return {
         v.name: Artifact(
             file=f"{NAME}/{v.name}.mlpackage", function=MAIN, precision=precision,
-            data=tuple(f"{NAME}/{name}.mlpackage" for name, _ in parts if name.startswith(f"{v.name}_batch")),
+            data=tuple(
+                f"{NAME}/{part.name}.mlpackage" for part in parts if part.name.startswith(f"{v.name}_batch")
+            ),
         )
         for v in members
     }  # fmt: skip

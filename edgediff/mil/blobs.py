@@ -94,10 +94,10 @@ def unpack_bits(raw: Array, bits: int, count: int, *, signed: bool = False) -> A
 
 
 def pack_bits(values: Array, bits: int) -> Array:
-    """The bytes of unsigned values narrower than a byte: the reverse of `unpack_bits`."""
+    """The bytes of values narrower than a byte (negative ones in two's complement): the reverse of `unpack_bits`."""
     group = math.lcm(bits, 8) // 8
     each = 8 * group // bits
-    flat = np.asarray(values, np.uint8).reshape(-1)
+    flat = np.asarray(values, np.uint8).reshape(-1) & np.uint8(2**bits - 1)
     size = -(-flat.size * bits // 8)
     if spare := -flat.size % each:
         flat = np.concatenate([flat, np.zeros(spare, np.uint8)])

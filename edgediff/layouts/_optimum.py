@@ -1,22 +1,19 @@
-"""A bundle in the folder layout of another tool. Its graphs are taken over as they are: new ends are sewn on, nothing
-is exported again.
+"""The layout `optimum`: what `optimum.onnxruntime.ORTStableDiffusionPipeline.from_pretrained` loads.
 
-`optimum`: what `optimum.onnxruntime.ORTStableDiffusionPipeline.from_pretrained` loads. It runs the bundle's full
-graph at every step (optimum knows no feature reuse), with the bundle's sampler, precision and cuts.
+It runs the bundle's full graph at every step (optimum knows no feature reuse), with the bundle's sampler, precision
+and cuts.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgediff.config import dump_json
-from edgediff.errors import BackendError, ConfigError, OutputError, unknown
+from edgediff.errors import BackendError
 from edgediff.manifest import BATCH, Artifact, Graph, Manifest
 from edgediff.plugins import import_or_explain
 from edgediff.verify import check_source, load_source
@@ -32,33 +29,7 @@ UNET_INPUTS = ("sample", "timestep", "encoder_hidden_states")
 LEGACY_EOS = 2  # CLIP configs from before 2023 give 2; there the end of the text is the largest id
 
 
-def export_layout(bundle: Bundle, layout: str, out: str | Path, *, pipeline: Pipeline | None = None) -> Path:
-    """Writes the bundle to the new folder `out` as `layout` wants it, whole or not at all.
-
-    The configurations of the model's parts come from the model that the bundle was made from; `pipeline` spares
-    loading it. Raises ConfigError for an unknown layout, OutputError, ModelError, BackendError for a bundle that
-    does not have the graphs.
-    """
-    if layout not in LAYOUTS:
-        raise ConfigError(unknown("layout", layout, LAYOUTS), code="unknown_layout")
-    path = Path(out)
-    if os.path.lexists(path):
-        raise OutputError("exists already; choose another name", where=str(out), code="exists")
-    if not path.parent.is_dir():
-        raise OutputError(f"the folder '{path.parent}' does not exist; create it", where=str(out))
-    partial = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
-    try:
-        partial.mkdir()
-        LAYOUTS[layout](bundle, partial, pipeline)
-        os.replace(partial, path)
-    except OSError as error:
-        raise OutputError(f"cannot be written: {error.strerror or error}", where=str(out)) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return path
-
-
-def _write_optimum(bundle: Bundle, out: Path, pipeline: Pipeline | None) -> None:
+def write_optimum(bundle: Bundle, out: Path, pipeline: Pipeline | None) -> None:
     """`{unet,text_encoder,vae_decoder}/{model.onnx,weights.bin,config.json}`, tokenizer, scheduler, index."""
     import_or_explain("onnxscript", needed_by="layout 'optimum'")
     manifest = bundle.manifest
@@ -267,5 +238,3 @@ def _numbers(graph: ir.Graph, name: str, values: Any) -> ir.Value:
 
     return add_constant(graph, f"sewn_{name}", ir.tensor(np.array(values, np.int64)))
 
-
-LAYOUTS: dict[str, Callable[[Any, Path, Any], None]] = {"optimum": _write_optimum}
