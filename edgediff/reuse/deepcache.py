@@ -1,4 +1,5 @@
-"""DeepCache (arXiv 2312.00858): key calls run the whole network and leave the deep feature that the others read.
+"""DeepCache (arXiv 2312.00858): key calls run the whole network and leave the deep feature that the others
+read. For U-Nets.
 
 `branch` counts the up path's layers from the shallowest, 0: calls between run the up layers `branch` to 0
 and those down layers whose skips they join; what the next deeper layer gave stands in from the cache.

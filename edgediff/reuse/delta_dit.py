@@ -1,4 +1,5 @@
 """Delta-DiT (arXiv 2406.01125): a span of DiT blocks is skipped, and the change it made at the last full call is added.
+For DiTs.
 
 Before call `switch` the rear blocks are skipped (the front ones draw outlines), from then on the front blocks; every
 `interval`-th call is full. The sizes of the two spans are not known to us: `share` of the blocks, a half, is ours.

@@ -1,4 +1,5 @@
-"""DiP-GO (arXiv 2410.16942): a pruner network learns, through the whole trajectory, which blocks run at which call.
+"""DiP-GO (arXiv 2410.16942): a pruner network learns, through the whole trajectory, which blocks run at which
+call. For U-Nets and DiTs.
 
 Every block of every call has a gate (`_gates`); gates come from a small network (`_pruner`), pictures from a SuperNet
 in which a block that is off repeats itself (`_supernet`). The frozen denoiser is never changed. Minimised is

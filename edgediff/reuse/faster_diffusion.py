@@ -1,4 +1,4 @@
-"""Faster Diffusion (arXiv 2312.09608), encoder propagation: the encoder runs at key calls only.
+"""Faster Diffusion (arXiv 2312.09608), encoder propagation: the encoder runs at key calls only. For U-Nets.
 
 The decoder runs at every call with the current time embedding, on the skips and the mid block's output of the last key
 call. A decoder call thus reads no latent at all; the paper runs those between two keys in one batch, which a phone

@@ -1,4 +1,5 @@
 """FORA (arXiv 2407.01425): a DiT's attention and feed-forward outputs are stored and taken again between key calls.
+For DiTs.
 
 What is held is a branch's output before its adaLN gate: the gate of the current call still applies to it, so the
 modulations run at every call. A key call is one from which a multiple of `interval` calls remain (and the first).

@@ -1,4 +1,5 @@
-"""A table of gates that is given: by name, or as a JSON file such as DiP-GO's training leaves (`GateTable`).
+"""A table of gates that is given: by name, or as a JSON file such as DiP-GO's training leaves (`GateTable`). For every
+network that has its blocks.
 
     {"blocks": ["down_blocks.0", ...], "gates": [[1, 1, ...], [0, 0, ...], ...], "source": "..."}
 

@@ -1,4 +1,5 @@
 """Guidance in an interval (Kynkaanniemi et al., arXiv 2404.07724): outside it the prompt runs alone, at half the cost.
+For every network that is guided.
 
 The paper's interval is of noise levels; ours, as a recipe's `[guidance] interval`, of the calls' relative positions
 (0 first, 1 last). As a method it leaves the reference guided everywhere, so that a report shows what it changes.

@@ -1,4 +1,5 @@
-"""Feature inheritance (A-SDM, arXiv 2406.00210): blocks, layers or units take over what they last gave.
+"""Feature inheritance (A-SDM, arXiv 2406.00210): blocks, layers or units take over what they last gave. For U-Nets
+and DiTs.
 
 y_G(t) = y_G(t_key) for t outside the key calls K, with granularity G; or, for units in a residual stream,
 y = x + (y_G - x) of t_key. Only the paper's abstract was read: its definitions of the three levels and of the

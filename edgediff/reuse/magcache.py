@@ -1,4 +1,5 @@
 """MagCache (arXiv 2506.09045): a call repeats the last residual while its magnitude is predicted to hardly change.
+For DiTs and U-Nets.
 
 Calibrated once: gamma_i = |r_i| / |r_{i-1}|, the mean over tokens and prompts of the ratio of norms. From the last
 computed call on, R = prod gamma, err = sum |1 - R|, n = calls since; a call is skipped while err <= error and

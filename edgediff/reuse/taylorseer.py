@@ -1,4 +1,5 @@
-"""TaylorSeer (arXiv 2503.06923): skipped calls extrapolate what was computed by its finite differences.
+"""TaylorSeer (arXiv 2503.06923): skipped calls extrapolate what was computed by its finite differences. For U-Nets and
+DiTs.
 
 At a full call D_0 = y and D_{m+1} = (D_m - D_m of the full call before) / gap, up to `order` as far as there are
 calls. At a call x after the last full one y = sum_m D_m x^m / m!. That is a fixed combination of the last order + 1

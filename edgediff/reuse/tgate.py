@@ -1,4 +1,5 @@
-"""T-GATE (arXiv 2404.02747): from call `gate` on no text is looked at, and guidance is off.
+"""T-GATE (arXiv 2404.02747): from call `gate` on no text is looked at, and guidance is off. For U-Nets with
+cross-attention.
 
 Cross-attention adds the branch output that it stored at call gate - 1; from then on the prompt runs alone. Before the
 gate, from call `warm_up` on, self-attention is computed at every `self_interval`-th call only, after the gate at every
