@@ -1,5 +1,6 @@
 """Output hold: the network runs at key calls, its output (after guidance) stands in at the others; no feature is
-cached and one graph is enough. For every network. What DiP-GO's released table amounts to (methods note 1f), and the cheapest baseline.
+cached and one graph is enough. For every network. It is what DiP-GO's released table amounts to (see `gates`), and the
+cheapest baseline.
 
 The keys are given, or `count` of them by a mode of `_keys` (`front_dense` and the like with exponent `power`).
 """

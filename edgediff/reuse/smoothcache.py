@@ -1,5 +1,5 @@
-"""SmoothCache (arXiv 2411.10510): each kind of component is computed again when its output has changed enough. For DiTs,
-and U-Nets with transformers.
+"""SmoothCache (arXiv 2411.10510): each kind of component is computed again when its output has changed enough. For
+DiTs, and U-Nets with transformers.
 
 One calibration run gives, for each kind c and lag j = 1..lags,
 
