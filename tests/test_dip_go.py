@@ -59,7 +59,7 @@ def test_blocks_and_dead_block_propagation(pipeline):
 
 @pytest.mark.slow
 def test_the_shares_of_sd15_are_those_of_the_paper():
-    """gamma with cascade of the nine blocks (methods note 1b); the paper leaves the products of attention out."""
+    """gamma with cascade of the nine blocks; the paper leaves the products of attention out."""
     from diffusers import UNet2DConditionModel
 
     from edgediff.networks import Sizes, unit_graph

@@ -55,7 +55,7 @@ def kinds_run(graph, schedule, row: str) -> set[str]:
 # -- keys -----------------------------------------------------------------------------------------
 
 
-def test_non_uniform_keys_of_deepcache_are_those_of_the_note():
+def test_non_uniform_keys_of_deepcache():
     assert centre_keys(50, 10, 15, 1.4, released=True) == (0, 5, 9, 13, 17, 21, 26, 31, 37, 43)
     assert centre_keys(50, 10, 15, 1.4, released=False) == (0, 6, 11, 14, 15, 19, 24, 29, 35, 42)
     with pytest.raises(MethodError, match="lie around 0 with power 1.01"):

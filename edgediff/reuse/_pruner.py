@@ -1,6 +1,6 @@
 """DiP-GO's pruner network: queries, an encoder, and one private head for every gate (arXiv 2410.16942, section 3).
 
-The released encoder throws its own result away (methods note 1g); here it acts. Gates have no noise and no
+The released encoder throws its own result away; here it acts. Gates have no noise and no
 temperature, as in the release: the forward pass takes the larger of two softmax outputs, gradients pass straight
 through. All heads are one batched product.
 """
