@@ -8,6 +8,11 @@ from edgediff.report.markup import Child, Html, code, facts, figure, join, milli
 from edgediff.report.subject import Subject
 
 MEGABYTE = "MB"
+BEWARE = {
+    "estimated": "Estimated, not measured: computed from the target's peak rates.",
+    "emulated": "Emulated: run on another machine in the device's stead. These are not the device's times.",
+    "vendor-estimate": "The vendor's estimate, not measured.",
+}
 
 
 def latency_section(subject: Subject) -> Html:
@@ -20,8 +25,10 @@ def latency_section(subject: Subject) -> Html:
 
 def _caveats(found: LatencyTable) -> Html:
     lines: list[str] = []
-    if found.source == "estimated":
-        lines.append("Estimated, not measured: computed from the target's peak rates.")
+    if found.source in BEWARE:
+        lines.append(BEWARE[found.source])
+    if found.complete is False:
+        lines.append("The run ended early: these are the images that had been made by then.")
     if found.device.is_busy:
         lines.append(
             f"The machine was busy: load average {found.device.load_average:g} on {found.device.cores} cores before "

@@ -1,0 +1,78 @@
+"""Qualcomm AI Hub as a farm of real devices, through its own client (`pip install qai-hub`, `qai-hub configure`).
+
+One job per graph of the ONNX Runtime part of a bundle: AI Hub compiles and profiles components, not whole images, so
+the answer is a table per graph. Interface: https://app.aihub.qualcomm.com/docs (submit_profile_job,
+download_profile).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgediff.errors import LinkError, unknown
+from edgediff.latency import DeviceFacts, LatencyTable, LoadTimes, Samples, graph_times, image_times
+from edgediff.plugins import import_or_explain
+
+if TYPE_CHECKING:
+    from edgediff.bundle import Bundle
+
+MILLISECONDS = 1e-3  # AI Hub tells microseconds
+MEGABYTES = 1e-6
+
+
+def push(bundle: Bundle, device: str, *, client: Any = None) -> dict[str, Any]:
+    """Uploads every graph of the bundle's ONNX Runtime part, checks that `device` exists there; returns the uploaded
+    models by graph. Raises LinkError for an unknown device and for a bundle without that part."""
+    hub = client or import_or_explain("qai_hub", needed_by="AI Hub")
+    names = [one.name for one in hub.get_devices()]
+    if device not in names:
+        raise LinkError(unknown("AI Hub device", device, names), code="unknown_device")
+    files = {name: Path(bundle.folder) / graph.artifacts["onnxruntime"].file
+             for name, graph in bundle.manifest.graphs.items() if "onnxruntime" in graph.artifacts}  # fmt: skip
+    if not files:
+        raise LinkError("AI Hub takes ONNX files, and this bundle has no onnxruntime part; build one", code="no_onnx")
+    return {name: hub.upload_model(str(file.parent if _is_split(file) else file)) for name, file in files.items()}
+
+
+def run(models: dict[str, Any], device: str, *, client: Any = None, options: str = "") -> dict[str, LatencyTable]:
+    """Submits a profile job per uploaded model and waits for all; a table per graph. A job that fails is a LinkError
+    that names the graph, the job and the reason it gives."""
+    hub = client or import_or_explain("qai_hub", needed_by="AI Hub")
+    jobs = {name: hub.submit_profile_job(model=model, device=hub.Device(device), options=options)
+            for name, model in models.items()}  # fmt: skip
+    return {name: pull(job, name, device) for name, job in jobs.items()}
+
+
+def pull(job: Any, graph: str, device: str) -> LatencyTable:
+    """Waits for one profile job and reads its result. Raises LinkError when it failed."""
+    status = job.wait()
+    if not status.success:
+        raise LinkError(f"AI Hub job {job.job_id} of graph '{graph}' failed: {status.message}", code="job")
+    found = job.download_profile()
+    summary, detail = found["execution_summary"], found.get("execution_detail", [])
+    every = tuple(value * MILLISECONDS for value in summary.get("all_inference_times", ()))
+    times = every or (summary["estimated_inference_time"] * MILLISECONDS,)
+    shares: dict[str, float] = {}
+    for layer in detail:
+        shares[layer["type"]] = shares.get(layer["type"], 0.0) + layer.get("execution_time", 0) * MILLISECONDS
+    peak = summary.get("estimated_inference_peak_memory")
+    return LatencyTable(
+        source="measured", device=DeviceFacts(name=device, backend="qai-hub", serial=str(job.job_id)),
+        load_ms=LoadTimes(cold=_ms(summary, "first_load_time"), warm=_ms(summary, "warm_load_time")),
+        compile_ms=_ms(summary, "compile_time"), graphs={graph: graph_times(times)}, end_to_end_ms=image_times(times),
+        samples=Samples(end_to_end_ms=times, graphs={graph: times}),
+        peak_rss_mb=round(peak * MEGABYTES, 1) if peak is not None else None, weights_in_memory=False,
+        placement={layer["name"]: str(layer["compute_unit"]).lower() for layer in detail} or None,
+        operators_ms=shares or None,
+    )  # fmt: skip
+
+
+def _ms(summary: dict[str, Any], key: str) -> float | None:
+    value = summary.get(key)
+    return None if value is None else float(value) * MILLISECONDS
+
+
+def _is_split(file: Path) -> bool:
+    """Weights lie beside the graph, so that the folder is what AI Hub wants."""
+    return any(other.suffix == ".bin" for other in file.parent.iterdir())
