@@ -182,7 +182,7 @@ def reuse(args: argparse.Namespace) -> None:
     from edgediff.prune._prefix import OutputLoss, calibration_batch
 
     pipeline = load_pipeline(args.model)
-    inputs = calibration_batch(trace_of(pipeline, 0, steps=4, prompts=2), 4)
+    inputs = calibration_batch(trace_of(pipeline, 0, steps=4, prompts=8), 4)
     names = candidates(pipeline.graph, "layer")
     seconds: dict[bool, list[float]] = {True: [], False: []}
     losses: dict[bool, list[float]] = {}
@@ -274,12 +274,12 @@ def operators(args: argparse.Namespace) -> None:
     graph, ld_pruner = pipeline.graph, load_plugin("prune", "ld_pruner")
     spec = ld_pruner.Spec(budget={"latency": args.latency}, by=args.by, seeds=args.draws, steps=4)
     trace = trace_of(pipeline, 0, steps=4, prompts=8, scale=1.0)
-    scores = ld_pruner.score(spec, pipeline, trace, lambda text, done, total: done % 20 or say(f"{text} {done}/{total}"))
+    scores = ld_pruner.score(spec, pipeline, trace, lambda text, done, total: done % 20 or say(f"{text}: {done}"))
     cuts = [cut.unit for cut in ld_pruner.propose(spec, scores, graph)]
     network, cut = cut_network(pipeline.denoiser, graph, cuts)
     taken = time_in_turn([(pipeline.denoiser, graph), (network, cut)], pipeline, 5 * args.rounds)
     ratios = [small / full for full, small in zip(*taken, strict=True)]
-    kinds = Counter(graph.operators[name].kind if name in graph.operators else graph.by_name[name].kind for name in cuts)
+    kinds = Counter((graph.operators if name in graph.operators else graph.by_name)[name].kind for name in cuts)
     print(json.dumps({
         "by": args.by, "operators": len(scores.values), "cut": len(cuts), "kinds": dict(kinds),
         "parameters": round(cut.parameters() / graph.parameters(), 4), "macs": round(cut.macs() / graph.macs(), 4),
