@@ -39,7 +39,7 @@ def measure(file: Path, batch: int) -> float:
         feed[tensor.name] = np.ones(shape, TYPES[tensor.type])
     session.run(None, feed)
     samples = []
-    for _ in range(30):
+    for _ in range(12):
         start = time.process_time()
         session.run(None, feed)
         samples.append((time.process_time() - start) * 1e3)
