@@ -18,7 +18,8 @@ jars=$(printf '%s:' "$out"/lib/*.jar)
 modules=edgediff/target/classes:engines/target/classes:app/target/classes
 executorch=../build/kotlin/executorch/classes.jar
 [[ -f $executorch ]] || { echo "ExecuTorch's classes are not here: run test.sh where Maven can resolve them" >&2; exit 1; }
-java -Xmx1g -cp "$jars" org.jetbrains.kotlin.cli.jvm.K2JVMCompiler -no-stdlib -no-reflect -jvm-target 17 -Werror \
+compiler=$(printf '%s:' "$out"/lib/{kotlin-{compiler-embeddable,stdlib,script,reflect,daemon},kotlinx,annotations}*.jar)
+java -Xmx1g -cp "$compiler" org.jetbrains.kotlin.cli.jvm.K2JVMCompiler -no-stdlib -no-reflect -jvm-target 17 -Werror \
     -Xplugin="$(ls "$out"/lib/kotlin-compose-compiler-plugin-embeddable-*.jar)" \
     -cp "$jars$modules:$executorch" -d "$out/classes" app/src/android/kotlin
 echo "compiled $(find "$out/classes" -name '*.class' | wc -l) classes of the app's screens"
