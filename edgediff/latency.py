@@ -144,6 +144,8 @@ class LatencyTable(Model):
             f"first run   {_ms(self.first_run_ms)}",
             f"overhead    {_share(self.overhead_fraction)} of the time outside the graphs",
             f"memory      peak {_mb(self.peak_rss_mb)}, of which {_mb(self.base_rss_mb)} before the bundle",
+            *([] if (slower := throttling(self.samples.end_to_end_ms)) is None else
+              [f"sustained   the last fifth takes {slower:.2f} of the first"]),
             *([f"beware      load average {facts.load_average:g} on {facts.cores} cores before the run: upper bounds"]
               if facts.is_busy else []),
             "",
@@ -154,6 +156,15 @@ class LatencyTable(Model):
                 f"{name:<16}{times.p50_ms:>10.3f}{times.p90_ms:>10.3f}{times.p95_ms:>10.3f}{times.n:>7}"
             )
         return "\n".join(lines)
+
+
+def throttling(samples: Sequence[float]) -> float | None:
+    """How much longer the last fifth of a sustained run takes than the first, by their medians, in order of time:
+    above 1 the device slows down. None for fewer than 15 samples, which cannot tell."""
+    if len(samples) < 15:
+        return None
+    fifth = len(samples) // 5
+    return float(np.median(samples[-fifth:]) / np.median(samples[:fifth]))
 
 
 def percentiles(samples: Sequence[float]) -> dict[str, float]:

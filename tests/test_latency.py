@@ -10,7 +10,7 @@ import pytest
 
 from edgediff.config import parse_json
 from edgediff.errors import ConfigError, EdgeDiffError
-from edgediff.latency import LatencyTable, compare_samples, graph_times, image_times, percentiles
+from edgediff.latency import LatencyTable, compare_samples, graph_times, image_times, percentiles, throttling
 
 
 def table(**changes: Any) -> LatencyTable:
@@ -110,3 +110,19 @@ def test_comparison_errors() -> None:
         compare_samples([1.0, 2.0, 3.0], [1.0, 2.0])
     with pytest.raises(EdgeDiffError, match="takes times above 0"):
         compare_samples([1.0, 0.0], [1.0, 2.0])
+
+
+def test_sources_are_told_apart() -> None:
+    for source in ("measured", "emulated", "vendor-estimate", "estimated"):
+        assert table(source=source).source == source
+    with pytest.raises(ValueError, match="measured"):
+        table(source="guessed")
+
+
+def test_a_machine_that_slows_down_shows() -> None:
+    steady, slowing = [5.0] * 20, [5.0 + 0.1 * n for n in range(20)]
+    assert throttling(steady) == 1.0
+    assert throttling(slowing) == pytest.approx((5.0 + 0.1 * 17.5) / (5.0 + 0.1 * 1.5))
+    assert throttling(steady[:14]) is None, "too few to say"
+    shown = str(table(end_to_end_ms=image_times(slowing), samples={"end_to_end_ms": tuple(slowing)}))
+    assert "sustained   the last fifth takes 1.31 of the first" in shown
