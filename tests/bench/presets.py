@@ -1,11 +1,13 @@
 """What every reuse method costs on an architecture, from its unit graph alone: no weights, no arithmetic.
 
-    python -m tests.bench.presets [--architecture sd15] [--steps 50] [--guidance 7.5] [--json FILE]
+    python -m tests.bench.presets [--architecture sd15|dit-xl-2|ddpm-cifar10|ldm-uncond|sdxl] [--steps 50]
+                                  [--guidance 7.5] [--units] [--json FILE]
 
 Per preset: graphs to ship, distinct rows (a held output counts as one more), carries and what they take in fp16 for one
 prompt (a guided call keeps two of each), MACs of one picture and their share of the full run. MACs count convolutions
 and matrix products, those of attention included; `published` leaves attention's two products out, as the papers do.
-Methods that are calibrated have no schedule without a model: they are not in the table.
+Methods that are calibrated have no schedule without a model, and some do not serve every family: these are not in the
+table. `--units` lists what the network is made of; of a DiT's blocks, all alike, the second stands for all.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from edgediff.errors import MethodError, PlanError
 from edgediff.networks import Sizes, unit_graph
 from edgediff.pipeline import PACKAGE
 from edgediff.plugins import load_plugin
@@ -24,7 +27,7 @@ from edgediff.rows import plan_guidance
 from edgediff.sampler import extract_step_table, make_scheduler
 from edgediff.schedule import HOLD, Schedule, carried, full_schedule, mixes, wire_schedule
 from edgediff.trace import guidance_calls
-from edgediff.units import UnitGraph
+from edgediff.units import Unit, UnitGraph
 
 PRESETS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("DeepCache N=2, branch 0", "deepcache", {"interval": 2}),
@@ -43,10 +46,26 @@ PRESETS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("T-GATE, gate 20, guidance stays", "tgate", {"gate": 20, "guidance_off": False}),
     ("TaylorSeer N=4 O=1, output", "taylorseer", {"interval": 4, "order": 1}),
     ("TaylorSeer N=4 O=2, deep feature", "taylorseer", {"interval": 4, "order": 2, "what": "features"}),
+    ("FORA N=2", "fora", {"interval": 2}),
+    ("FORA N=3", "fora", {"interval": 3}),
+    ("FORA N=5", "fora", {"interval": 5}),
+    ("Delta-DiT N=2, half of the blocks", "delta_dit", {"interval": 2}),
+    ("Delta-DiT N=3, half of the blocks", "delta_dit", {"interval": 3}),
     ("Guidance interval 0.1 to 0.7", "guidance_interval", {}),
     ("Output hold, 10 uniform", "output_hold", {"count": 10}),
     ("DiP-GO 0.8 as released", "gates", {"preset": "dipgo-sd15-50-p0.80"}),
 )
+# The U-Net of SDXL base 1.0. Its pipeline, with two text encoders, is not described, so that no model has this name.
+SDXL: dict[str, Any] = {
+    "scheduler": {}, "tokens": 77, "unet": {
+        "sample_size": 128, "layers_per_block": 2, "block_out_channels": [320, 640, 1280], "cross_attention_dim": 2048,
+        "attention_head_dim": [5, 10, 20], "transformer_layers_per_block": [1, 2, 10], "use_linear_projection": True,
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+        "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    },
+}
 
 
 def main() -> None:
@@ -54,30 +73,55 @@ def main() -> None:
     parser.add_argument("--architecture", default="sd15")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--guidance", type=float, default=7.5)
+    parser.add_argument("--units", action="store_true")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    config = json.loads((PACKAGE / "architectures" / f"{args.architecture}.json").read_text(encoding="utf-8"))
+    path = PACKAGE / "architectures" / f"{args.architecture}.json"
+    config = SDXL if args.architecture == "sdxl" else json.loads(path.read_text(encoding="utf-8"))
     graph = read_graph(config)
     table = extract_step_table(make_scheduler("ddim", config["scheduler"]), args.steps)
     setting = Setting(graph, table, guidance_calls(args.guidance, (0.0, 1.0), len(table.rows)))
     rows = [describe("Full", full_schedule(setting.calls), setting)]
     for name, kind, options in PRESETS:
         plugin = load_plugin("reuse", kind)
-        rows.append(describe(name, plugin.propose(plugin.Spec.model_validate(options), setting), setting))
+        try:
+            schedule = plugin.propose(plugin.Spec.model_validate(options), setting)
+        except (MethodError, PlanError):
+            continue
+        rows.append(describe(name, schedule, setting))
     print(as_markdown(rows))
+    if args.units:
+        print_units(graph)
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 def read_graph(config: dict[str, Any]) -> UnitGraph:
     """The denoiser's unit graph, its weights never made."""
+    import diffusers
     import torch
-    from diffusers import UNet2DConditionModel
 
+    part = config.get("transformer", config.get("unet"))
     with torch.device("meta"):
-        network = UNet2DConditionModel.from_config(config["unet"])
-    size = config["unet"]["sample_size"]
-    return unit_graph(network, Sizes(size, size, config["tokens"]))
+        network = getattr(diffusers, part.get("_class_name", "UNet2DConditionModel")).from_config(part)
+    return unit_graph(network, Sizes(part["sample_size"], part["sample_size"], config.get("tokens", 77)))
+
+
+def print_units(graph: UnitGraph) -> None:
+    """Parameters, MACs of one sample and the MB of an fp16 output, by block; of a DiT's second block by unit."""
+    products = sum(u.attention_macs for u in graph.units) / 1e9
+    print(f"\n{graph.parameters() / 1e6:.2f} M parameters, {graph.macs() / 1e9:.2f} GMACs a call "
+          f"({products:.2f} of them in the products of attention)\n\n| unit | M params | GMACs | MB out |\n|---|---|---|---|")
+    groups: dict[str, list[Unit]] = {}
+    for unit in graph.units:
+        if graph.family == "dit" and unit.block.startswith("transformer_blocks."):
+            if unit.block.endswith(".1"):
+                groups[unit.name] = [unit]
+        else:
+            groups.setdefault(unit.block, []).append(unit)
+    for name, units in groups.items():
+        parameters, macs = sum(u.parameters for u in units) / 1e6, sum(u.macs for u in units) / 1e9
+        print(f"| {name} | {parameters:.3f} | {macs:.4f} | {2 * units[-1].output_values / 1e6:.3f} |")
 
 
 def describe(name: str, schedule: Schedule, setting: Setting) -> dict[str, Any]:
