@@ -12,7 +12,7 @@ android {
         targetSdk = 37
         versionCode = 1
         versionName = "0.1.0"
-        ndk.abiFilters += listOf("arm64-v8a", "x86_64")
+        ndk { abiFilters += listOf("arm64-v8a", "x86_64") }
     }
     sourceSets["main"].kotlin.directories += "src/android/kotlin"
     buildFeatures.compose = true

@@ -1,10 +1,11 @@
 plugins {
-    alias(libs.plugins.kotlin.jvm)
+    id("org.jetbrains.kotlin.jvm") // its version is the root's
 }
 
 kotlin {
     explicitApi()
     compilerOptions.jvmTarget = org.jetbrains.kotlin.gradle.dsl.JvmTarget.JVM_17
+    sourceSets.named("test") { kotlin.setSrcDirs(emptyList<String>()) } // Maven runs the tests: make test
 }
 
 java {
@@ -12,10 +13,7 @@ java {
     targetCompatibility = JavaVersion.VERSION_17
 }
 
-// Maven runs the tests (`make test`). The classes of ONNX Runtime are the same in its JVM and Android artifacts.
-sourceSets.test { kotlin.setSrcDirs(emptyList<String>()) }
-
 dependencies {
     api(libs.coroutines.core)
-    compileOnly(libs.onnxruntime.jvm)
+    compileOnly(libs.onnxruntime.jvm) // the same classes as in ONNX Runtime's Android artifact, which engines brings
 }
