@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from xml.etree import ElementTree
+
+import numpy as np
 import pytest
+import torch
 
 from edgediff.errors import ConfigError
 from edgediff.estimate import estimate_graph, estimate_plan, price_units
 from edgediff.estimate.coefficients import TERM_NAMES, load_coefficients
+from edgediff.estimate.decompose import graph_operators
+from edgediff.estimate.device import open_device
+from edgediff.estimate.fitting import Prior, fit, scaled_design, spec_of, start
+from edgediff.estimate.record import record_operators
+from edgediff.estimate.roofline import PART_OF
+from edgediff.estimate.rows import Chip, Measurement, load_graphs
+from edgediff.networks import family_of
 from edgediff.plan import BackendPlan
+from edgediff.report.devices import devices_plot
 from edgediff.schedule import wire_schedule
 from edgediff.target import Target, load_target
 from tests.tiny import tiny_pipeline, tiny_plan
@@ -70,5 +82,66 @@ def test_a_chip_without_figures_gets_an_answer_with_a_wider_interval(pipe):
 
 
 def test_unknown_precision(pipe):
-    with pytest.raises(ConfigError, match="unknown precision 'fp8'; did you mean"):
+    with pytest.raises(ConfigError, match=r"unknown precision 'fp8' \(allowed: fp16, fp32, int8, w8a16\)"):
         estimate_graph(pipe.graph, load_target("pixel_9"), precision="fp8")
+
+
+def test_devices_are_drawn_with_their_intervals(pipe, plan):
+    small = Target(name="too small", backends=("onnxruntime",), memory_gb=0.05, memory_ceiling_gb=0.05)
+    found = [estimate_plan(plan, pipe.graph, target) for target in (load_target("galaxy_s25"), small)]
+    drawn = ElementTree.fromstring(devices_plot({"balanced": found}))
+    words = ["".join(one.itertext()) for one in drawn.iter() if one.tag.endswith("text")]
+    assert {"Galaxy S25", "too small", "does not fit", "balanced"} <= set(words)
+    circles = [one for one in drawn.iter() if one.tag.endswith("circle")]
+    assert [one.get("fill") == "#fff" for one in circles] == [False, True]
+
+
+def test_measured_chips_are_nearer_than_others(pipe):
+    def width(name: str) -> float:
+        found = estimate_graph(pipe.graph, load_target(name), "onnxruntime", "fp16")
+        return found.high / found.low
+
+    assert width("galaxy_s23") < width("galaxy_s24"), "8 Gen 2 is in the calibration data, 8 Gen 3 is not"
+
+
+def test_operators_without_a_class_are_counted_and_named():
+    class Odd(torch.nn.Module):
+        def forward(self, value):
+            return torch.linalg.matrix_exp(value).sum()
+
+    table = record_operators(Odd(), [torch.zeros(4, 4)], Odd())
+    assert table.unknown == {"linalg_matrix_exp": 1}
+    assert any(op.kind == "other" for op in table.operators)
+
+
+def test_recorded_operators_have_the_macs_and_weights_of_the_module():
+    module = torch.nn.Sequential(torch.nn.Conv2d(4, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 1))
+    table = record_operators(module, [torch.zeros(2, 4, 6, 6)], module, batch=2)
+    assert table.macs == 36 * (8 * 36 + 8 * 8)
+    assert table.parameters == sum(p.numel() for p in module.parameters())
+    assert sorted(op.kind for op in table.operators) == ["conv", "pointwise"], "the ReLU goes with the convolution"
+
+
+def test_units_imply_the_operators_that_are_recorded(pipe):
+    inputs = family_of(pipe.denoiser).example_inputs(pipe.denoiser, pipe.sizes)
+    exact = record_operators(pipe.denoiser, inputs, pipe.denoiser)
+    assert graph_operators(pipe.graph).macs == pytest.approx(exact.macs, rel=0.02)
+    device = open_device(load_target("galaxy_s24"), "onnxruntime", "fp16")
+    assert device.price(graph_operators(pipe.graph)) == pytest.approx(device.price(exact), rel=0.25)
+
+
+def test_the_fit_finds_what_made_the_times():
+    graphs = {name: load_graphs()[name] for name in ("resnet50", "mobilenet_v2", "vit", "densenet121", "regnet")}
+    chips = {name: Chip(name, "x", {"fp16": rate}, 50.0) for name, rate in (("slow", 5e3), ("fast", 2e4))}
+    prior = Prior(1e4, 50.0)
+    logs = start(prior) + 0.4
+    rows = [
+        Measurement(graph, graph, chip, "r", "fp16", float(
+            np.exp(logs + (prior.slopes() @ spec_of(prior, chips[chip]))[PART_OF])
+            @ scaled_design(graphs[graph], prior, "fp16")))
+        for graph in graphs for chip in chips
+    ]
+    found = fit(rows, graphs, chips, prior)
+    for row in rows:
+        said = found.predict(graphs[row.graph], chips[row.chip], "r", "fp16")
+        assert said == pytest.approx(row.ms, rel=0.2), "the prior alone is off by a third"
