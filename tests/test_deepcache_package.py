@@ -30,7 +30,9 @@ def test_same_latents_as_the_published_helper(model, interval, tmp_path):
     ours = rollout.run(table, schedule, setting.guidance)
     untouched = rollout.run(table, None, setting.guidance)
 
-    theirs = StableDiffusionPipeline.from_pretrained(tmp_path / "tiny" if model == "tiny" else GLYPH)
+    theirs = StableDiffusionPipeline.from_pretrained(
+        tmp_path / "tiny" if model == "tiny" else GLYPH, dtype=torch.float32
+    )
     theirs.scheduler = DDIMScheduler.from_config(theirs.scheduler.config)
     theirs.set_progress_bar_config(disable=True)
     helper = DeepCacheSDHelper(pipe=theirs)

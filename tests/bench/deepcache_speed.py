@@ -67,7 +67,7 @@ def published(args: argparse.Namespace, interval: int) -> Callable[[], None]:
     from DeepCache import DeepCacheSDHelper
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-    pipe = StableDiffusionPipeline.from_pretrained(args.model or GLYPH)
+    pipe = StableDiffusionPipeline.from_pretrained(args.model or GLYPH, dtype=torch.float32)
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     helper = DeepCacheSDHelper(pipe=pipe)
