@@ -65,21 +65,27 @@ def load_data() -> tuple[np.ndarray, np.ndarray]:
 # -- training -------------------------------------------------------------------------------------
 
 
-def train(out: Path, steps: int, batch: int, seed: int) -> None:
-    """Noise prediction with AdamW and a cosine, averaged weights, everything drawn from one seed."""
+def train(out: Path, start: Path | None, steps: int, batch: int, seed: int) -> None:
+    """Noise prediction with AdamW and a cosine, averaged weights, everything drawn from one seed. Goes on from the
+    model in `start`, if there is one. What there is is written every 500 steps."""
     from diffusers import DDPMScheduler, DiTTransformer2DModel
+
+    from edgediff.pipeline import load_pipeline
 
     torch.manual_seed(seed)
     torch.set_num_threads(1)
     pixels, classes = (torch.from_numpy(values) for values in load_data())
     network = DiTTransformer2DModel(**TRANSFORMER)
-    _start_at_identity(network)
+    if start is None:
+        _start_at_identity(network)
+    else:
+        network.load_state_dict(load_pipeline(start).denoiser.state_dict())
     network.eval()  # no dropout of classes within the blocks, each of which would drop on its own
     average = {name: value.clone() for name, value in network.state_dict().items()}
     noising: Any = DDPMScheduler.from_config(SCHEDULER)
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.0, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.05)
-    start, running = time.process_time(), 1.0
+    began, running = time.process_time(), 1.0
     for step in range(steps):
         rows = torch.randint(len(pixels), (batch,))
         labels = torch.where(torch.rand(batch) < 0.1, CLASSES, classes[rows])
@@ -96,10 +102,12 @@ def train(out: Path, steps: int, batch: int, seed: int) -> None:
             average[name].lerp_(value, 1.0 - decay)
         running = 0.99 * running + 0.01 * float(loss.detach())
         if (step + 1) % 250 == 0:
-            said = {"step": step + 1, "loss": round(running, 4), "cpu_s": round(time.process_time() - start, 1)}
+            said = {"step": step + 1, "loss": round(running, 4), "cpu_s": round(time.process_time() - began, 1)}
             print(json.dumps(said), flush=True)
-    network.load_state_dict(average)
-    write_model(network, out)
+        if (step + 1) % 500 == 0 or step + 1 == steps:
+            whole = DiTTransformer2DModel(**TRANSFORMER)
+            whole.load_state_dict(average)
+            write_model(whole, out)
 
 
 def _start_at_identity(network: Any) -> None:
@@ -242,6 +250,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     training = commands.add_parser("train")
     training.add_argument("--out", type=Path, required=True)
+    training.add_argument("--start", type=Path, help="a folder to go on from")
     training.add_argument("--steps", type=int, default=1000)
     training.add_argument("--batch", type=int, default=64)
     training.add_argument("--seed", type=int, default=0)
@@ -252,7 +261,7 @@ def main() -> None:
     table.add_argument("--only", help="methods whose name holds this")
     chosen = parser.parse_args()
     if chosen.command == "train":
-        train(chosen.out, chosen.steps, chosen.batch, chosen.seed)
+        train(chosen.out, chosen.start, chosen.steps, chosen.batch, chosen.seed)
     else:
         make_table(chosen.model, chosen.pictures, chosen.seeds, chosen.only)
 

@@ -111,7 +111,8 @@ def print_units(graph: UnitGraph) -> None:
     """Parameters, MACs of one sample and the MB of an fp16 output, by block; of a DiT's second block by unit."""
     products = sum(u.attention_macs for u in graph.units) / 1e9
     print(f"\n{graph.parameters() / 1e6:.2f} M parameters, {graph.macs() / 1e9:.2f} GMACs a call "
-          f"({products:.2f} of them in the products of attention)\n\n| unit | M params | GMACs | MB out |\n|---|---|---|---|")
+          f"({products:.2f} of them in the products of attention)\n")
+    print("| unit | M params | GMACs | MB out |\n|---|---|---|---|")
     groups: dict[str, list[Unit]] = {}
     for unit in graph.units:
         if graph.family == "dit" and unit.block.startswith("transformer_blocks."):
