@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--subsets", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--prompts", type=int, default=2, help="reuse: calibration prompts, four timesteps of each")
     parser.add_argument("--latency", type=float, default=0.65, help="operators: the share of a call's time that stays")
     parser.add_argument("--by", default="per_ms", help="operators: score, per_mac or per_ms")
     parser.add_argument("--draws", type=int, default=8, help="operators: seeds, a multiple of 8")
@@ -177,22 +178,28 @@ def additivity_table(found: list[dict[str, Any]]) -> str:
 
 
 def reuse(args: argparse.Namespace) -> None:
-    """The same scores with and without prefix reuse, alternating; nothing is read from disk."""
+    """The same scores with and without prefix reuse, candidate by candidate in turn; nothing is read from disk. The
+    pass of the whole network that both need (and that keeps the activations) is counted."""
     from edgediff.prune._candidates import candidates
     from edgediff.prune._prefix import OutputLoss, calibration_batch
 
     pipeline = load_pipeline(args.model)
-    inputs = calibration_batch(trace_of(pipeline, 0, steps=4, prompts=8), 4)
+    inputs = calibration_batch(trace_of(pipeline, 0, steps=4, prompts=args.prompts), 4)
     names = candidates(pipeline.graph, "layer")
     seconds: dict[bool, list[float]] = {True: [], False: []}
     losses: dict[bool, list[float]] = {}
-    for turn in range(args.rounds):
-        for reused in (True, False):
-            loss = OutputLoss(pipeline.denoiser, pipeline.graph, inputs, reuse=reused)
-            start = time.process_time()
-            losses[reused] = loss.measure([[name] for name in names])
-            seconds[reused].append(time.process_time() - start)
-            say(f"round {turn + 1}, {'with' if reused else 'without'} reuse: {seconds[reused][-1]:.1f} s of CPU time")
+    for turn in range(args.rounds + 1):  # the first round warms up
+        both = {reused: OutputLoss(pipeline.denoiser, pipeline.graph, inputs, reuse=reused) for reused in (True, False)}
+        losses, taken = {True: [], False: []}, {True: 0.0, False: 0.0}
+        for index, name in enumerate(names):
+            for reused in (index % 2 == 0, index % 2 == 1):
+                start = time.process_time()
+                losses[reused] += both[reused].measure([[name]])
+                taken[reused] += time.process_time() - start
+        say(f"round {turn}: {taken[True]:.2f} s of CPU time with reuse, {taken[False]:.2f} s without")
+        if turn:
+            for reused, spent in taken.items():
+                seconds[reused].append(spent)
     ratios = [a / b for a, b in zip(seconds[True], seconds[False], strict=True)]
     gaps = [abs(a - b) / max(abs(b), 1e-12) for a, b in zip(losses[True], losses[False], strict=True)]
     print(json.dumps({
