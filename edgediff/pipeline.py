@@ -258,6 +258,9 @@ def _assemble(
     network: Any = parts[part]
     family_of(network).describe_units(network)
     size = network.config.sample_size
+    if size is None:
+        message = f"'{name}' does not say its size; write sample_size into {part}/config.json"
+        raise ModelError(message, code="unsupported")
     height, width = (size, size) if isinstance(size, int) else size
     latent = (network.config.in_channels, height, width)
     vae: Any = parts.get("vae", parts.get("vqvae"))

@@ -247,6 +247,13 @@ def test_a_decoder_of_other_latents(copied, folders):
         load_pipeline(copied)
 
 
+def test_a_size_that_is_not_said(folders, tmp_path):
+    copied = shutil.copytree(folders["ddpm"], tmp_path / "model")
+    change_json(copied / "unet" / "config.json", sample_size=None)
+    with pytest.raises(ModelError, match=r"does not say its size; write sample_size into unet/config\.json"):
+        load_pipeline(copied)
+
+
 def test_a_scheduler_that_is_missing(copied):
     shutil.rmtree(copied / "scheduler")
     with pytest.raises(ModelError, match="scheduler/scheduler_config.json is missing"):
