@@ -109,7 +109,8 @@ def _tables(found: Mapping[str, Any]) -> Html:
         parts += [tag("h4", f"{_share(found, size)} (BK-SDM {size})"), table(head, rows, numbers=range(1, 12))]
     note = (
         "A value over several seeds is their mean, with the lowest and the highest below it. The time of a call is the "
-        "cut network's over the untouched one's for one sample on a CPU, taken by turns: median and quartiles."
+        "cut network's over the untouched one's for one sample on a CPU, taken by turns: median and quartiles. The "
+        "budget counts parameters, as the papers do: at the same parameters the cuts keep different MACs."
     )
     return join([*parts, tag("p", note, class_="note")])
 

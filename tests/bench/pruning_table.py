@@ -32,6 +32,7 @@ import torch
 
 from edgediff.distill import distill_network, load_samples, prepare_folder
 from edgediff.distill.checkpoint import read_losses
+from edgediff.distilled import RECORD, read_distilled
 from edgediff.embedded.evaluation import choose_prompts
 from edgediff.embedded.judge import SAME, load_judge
 from edgediff.errors import EdgeDiffError
@@ -186,8 +187,9 @@ def make_run(run: Run, args: argparse.Namespace) -> None:
         features=run.features, feature=run.feature, probe_every=max(1, args.steps // 5),
     )  # fmt: skip
     out = work / "networks" / run.key
-    prepare_folder(out, resume=False, overwrite=True)
-    distill_network(pipeline, cuts, table, load_samples(pipeline, None), out, device=args.device)
+    if not (out / RECORD).is_file() or read_distilled(out).settings != table:
+        prepare_folder(out, resume=False, overwrite=True)
+        distill_network(pipeline, cuts, table, load_samples(pipeline, None), out, device=args.device)
     trained = time.monotonic()
     network = load_network(out / "unet", pipeline.graph)
     after = pictures.figures_of(network, run.key)
