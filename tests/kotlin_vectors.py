@@ -1,7 +1,8 @@
 """What the Kotlin tests read beside tests/golden: a real bundle, and what Python makes of it.
 
-`python tests/kotlin_vectors.py [FOLDER]` writes `glyph.edgediff` (built once, a minute; built again when the format of
-bundles changes) and `glyph.json` to FOLDER, `build/kotlin` by default. Too large and too dependent on versions for
+`python tests/kotlin_vectors.py [FOLDER]` writes to FOLDER, `build/kotlin` by default: `glyph.edgediff` (built once, a
+minute; built again when the format of bundles changes) and `glyph.json`; and `manifests.json`, manifests with
+every value in turn replaced by others, and what the reader says of each. Too large and too dependent on versions for
 tests/golden. `make test` calls it before Maven.
 """
 
@@ -14,8 +15,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hostile import valid_tree
+from program_cases import make_cases
+
 import edgediff
 from edgediff.bundle import Bundle, open_bundle
+from edgediff.bundle.reader import parse_manifest
 from edgediff.config import write_text_atomic
 from edgediff.errors import EdgeDiffError
 from edgediff.runtime import open_session
@@ -23,12 +28,16 @@ from edgediff.runtime import open_session
 ROOT = Path(__file__).parent.parent
 CASES = (("red heart", "", 0), ("grinning cat", "red", 2**32 + 5))
 PROMPTS = ("", "red heart", "x" * 10_000, "a photo of " * 910, "\u202e\u05dc\u05d1 \u05d0\u05d3\u05d5\u05dd", "❤️ 🎉")
+PROGRAMS = ("mixed", "held_guidance", "clipped", "classes_by_name", "pixels")
+ABSENT = {"absent": True}
+OTHERS: tuple[Any, ...] = (ABSENT, None, True, -1, 3, 1.5, "", "shallow", "../x", [], [1.0, -1.0], ["batch", 2], {})
 FORMAT = ("manifest.py", "program.py", "steps.py", "backends/onnxruntime.py")  # what decides how a bundle looks
 
 
 def main(folder: Path) -> None:
-    """Writes both."""
+    """Writes all of it."""
     folder.mkdir(parents=True, exist_ok=True)
+    write_text_atomic(folder / "manifests.json", json.dumps(change_manifests()))
     bundle = open_or_build(folder / "glyph.edgediff")
     session = open_session(bundle)
     cases = []
@@ -46,6 +55,51 @@ def main(folder: Path) -> None:
         {"text": text, "max_length": stage.length, "ids": tokenizer.encode(text, stage.length)} for text in PROMPTS
     ]
     write_text_atomic(folder / "glyph.json", json.dumps({"cases": cases, "ids": ids}))
+
+
+def change_manifests() -> list[dict[str, Any]]:
+    """`[{"valid", "cases": [[path, value, code]]}]`; a value of `{"absent": true}` takes the key away. All of the
+    valid bundle's manifest; of the programs that say more than it does, their programs."""
+    found = [_change(valid_tree().files["manifest.json"].decode(), ())]
+    for case in make_cases():
+        if case.name in PROGRAMS:
+            found.append(_change(case.manifest.to_json(), ("program",)))
+    return found
+
+
+def _change(valid: str, below: tuple[str | int, ...]) -> dict[str, Any]:
+    cases = []
+    for path in _places(json.loads(valid), ()):
+        if path[: len(below)] != below:
+            continue
+        for value in OTHERS:
+            tree = json.loads(valid)
+            at = tree
+            for part in path[:-1]:
+                at = at[part]
+            if value == ABSENT:
+                del at[path[-1]]
+            else:
+                at[path[-1]] = value
+            cases.append([list(path), value, _code(json.dumps(tree))])
+    return {"valid": valid, "cases": cases}
+
+
+def _places(value: Any, path: tuple[str | int, ...]) -> list[tuple[str | int, ...]]:
+    """The path of everything in a JSON value; of a list's items the first three."""
+    inner = value.items() if isinstance(value, dict) else list(enumerate(value))[:3] if isinstance(value, list) else ()
+    found = [path] if path else []
+    for key, item in inner:
+        found += _places(item, (*path, key))
+    return found
+
+
+def _code(text: str) -> str:
+    try:
+        parse_manifest(text, "manifest.json")
+    except EdgeDiffError as error:
+        return error.code
+    return "no error"
 
 
 def open_or_build(folder: Path) -> Bundle:
