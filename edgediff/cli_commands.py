@@ -22,7 +22,7 @@ from edgediff.cli_describe import (
     target_text,
 )
 from edgediff.cli_text import format_bytes, format_table, show_progress
-from edgediff.errors import ConfigError, OutputError
+from edgediff.errors import ConfigError, OutputError, unknown
 
 
 @dataclass(frozen=True)
@@ -252,6 +252,12 @@ def devices(args: Namespace) -> Answer:
         target = load_target(args.name)
         return Answer({args.name: target.model_dump(mode="json", exclude_none=True)}, target_text(target))
     targets = {name: load_target(name) for name in list_targets()}
+    for what, word, known in (
+        ("backend", args.backend, {name for t in targets.values() for name in t.backends}),
+        ("form", args.form, {t.form_factor for t in targets.values()}),
+    ):
+        if word and word not in known:
+            raise ConfigError(unknown(what, word, known), code=f"unknown_{what}")
     chosen = {name: t for name, t in targets.items()
               if (not args.backend or args.backend in t.backends) and (not args.form or args.form == t.form_factor)}
     rows = [(name, t.soc.partition(" (")[0], f"{t.memory_gb:g}" if t.memory_gb else "", " ".join(t.backends))

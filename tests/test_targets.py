@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from edgediff.cli import main
 from edgediff.config import parse
 from edgediff.errors import ConfigError
 from edgediff.estimate.rows import load_chips
@@ -66,3 +69,13 @@ def test_chips_that_were_measured_have_the_figures_that_the_fit_had():
             assert peak == chip.gflops["fp16"], name
             version = target.npu.architecture.partition("-v")[2]
             assert float(version or 0) == chip.generation, name
+
+
+def test_devices_are_filtered_and_explained(capsys):
+    assert main(["devices", "--backend", "cuda", "--form", "board", "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)) == {"jetson_orin_nano", "jetson_agx_orin"}
+    assert main(["devices", "galaxy_s24"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "4 GB for one app (unverified) rule of thumb" in said
+    assert main(["devices", "--form", "phon"]) == 2
+    assert "unknown form 'phon'; did you mean 'phone'?" in capsys.readouterr().err
