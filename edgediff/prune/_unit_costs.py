@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,11 +61,11 @@ def write_costs(costs: dict[str, Milliseconds]) -> str:
 def time_units(
     pipeline: Pipeline, progress: Progress | None = None, *, operators: bool = False
 ) -> dict[str, Milliseconds]:
-    """Medians over rounds of running every unit of the network once, for one sample, through PyTorch on this
+    """The least over rounds of running every unit of the network once, for one sample, through PyTorch on this
     machine; so they rank units as this machine does. For a phone bring a table of its own.
 
-    Rounds go through the whole network in its order, so that slow moments of the machine fall on all units
-    alike, and the caches of the processor hold what they hold in a real call.
+    Rounds go through the whole network in its order, so that the caches of the processor hold what they hold in a
+    real call. The least, because on a busy machine a median is mostly the time of others.
     """
     import torch
 
@@ -92,7 +91,7 @@ def time_units(
             if progress is not None:
                 progress("timing units on this machine", turn + 1, WARM_UP + ROUNDS)
         inner = _time_operators(pipeline, inputs, progress) if operators else {}
-    return {**{name: (statistics.median(whole[name]), statistics.median(left[name])) for name in whole}, **inner}
+    return {**{name: (min(whole[name]), min(left[name])) for name in whole}, **inner}
 
 
 def _time_operators(
@@ -143,7 +142,7 @@ def _time_operators(
         for handle in handles:
             handle.remove()
     return {
-        name: (statistics.median(whole[name][WARM_UP:]), statistics.median(left[name][WARM_UP:])) for name in whole
+        name: (min(whole[name][WARM_UP:]), min(left[name][WARM_UP:])) for name in whole
     }
 
 
