@@ -17,8 +17,9 @@ def candidates(graph: UnitGraph, granularity: Granularity, keep: Iterable[str] =
 
     `pair`: a resnet with the transformer behind it. `layer`: resnets and transformer blocks by themselves (a
     transformer with a single block goes as a whole, its projections included), and the attentions of unconditional
-    networks. `unit`: every self-attention, cross-attention and feed-forward instead of the transformer block. Nothing in `keep` is among them: units,
-    layers or blocks. Raises PlanError for a name in `keep` that does not exist, MethodError when nothing is left.
+    networks. `unit`: every self-attention, cross-attention and feed-forward instead of the transformer block.
+    Nothing in `keep` is among them: units, layers or blocks. Raises PlanError for a name in `keep` that does not
+    exist, MethodError when nothing is left.
     """
     kept = graph.expand(keep)
     names: dict[str, None] = {}
