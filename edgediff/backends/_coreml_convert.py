@@ -40,6 +40,7 @@ def convert_program(
     import numpy as np
 
     check_operators(variant.name, program)
+    keep_gelu_form()
     types = {"int64": np.int32, "int32": np.int32, "float16": np.float16, "float32": np.float32}
 
     def described(spec: TensorSpec, *, output: bool = False) -> Any:
@@ -66,6 +67,20 @@ def convert_program(
             reason = lines[0].rstrip(".")
             message = f"graph '{variant.name}' cannot be written for Core ML: {reason}; the cause is chained"
             raise BackendError(message, code="export") from error
+
+
+def keep_gelu_form() -> None:
+    """Makes the converter heed gelu's keyword `approximate`: coremltools 9.0 drops it, and computes the exact gelu in
+    place of the one with tanh, which is 99 dB away."""
+    from coremltools.converters.mil import Builder, register_torch_op
+    from coremltools.converters.mil.frontend.torch.ops import _get_inputs
+
+    def gelu(context: Any, node: Any) -> None:
+        form = (node.kwinputs or {}).get("approximate", ("none",))[0]
+        mode = {"tanh": "TANH_APPROXIMATION", "none": "EXACT"}[form]
+        context.add(Builder.gelu(x=_get_inputs(context, node)[0], mode=mode, name=node.name))
+
+    register_torch_op(gelu, override=True)
 
 
 def fp16_selector(islands: set[str]) -> Callable[[Any], bool]:

@@ -7,9 +7,12 @@
 
 Sizes are fixed, as the Neural Engine wants them. A graph that the program runs with and without guidance has a
 second function (or package) `<graph>_batch1`; the first is for the batch of its first call. Integers are int32,
-which is all that Core ML has. Precision `fp16` computes and keeps everything in fp16 but the *islands* of the target
-(`auto`: the sinusoid of the time embedding, and what measured parity says, see `_coreml_islands`); `int8` is `fp16`
-with weights in 8 bits, one scale per output channel, which Core ML expands when it loads.
+which is all that Core ML has. Cached features cross as inputs and outputs, in fp32 as the manifest says.
+
+Precision `fp16` computes and keeps everything in fp16 but the *islands* of the target (`auto`: the sinusoid of the
+time embedding, and what measured parity says, see `_coreml_islands`); `int8` is `fp16` with weights in 8 bits, one
+scale per output channel, which Core ML expands when it loads. `plan.weights` codes weights otherwise (tables, 4 bits,
+zeros), whatever the precision.
 """
 
 from __future__ import annotations

@@ -1,0 +1,92 @@
+"""Networks of other families, each in another form of attention and for another release: converted and evaluated.
+
+UNet1DModel is not among them: the kernels of its resampling are computed in the graph, and Core ML wants constants.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderTiny, DiTTransformer2DModel, UNet2DModel
+from torch import nn
+
+pytest.importorskip("coremltools")
+
+from edgediff import mil
+from edgediff.backends._attention import rewrite_attention
+from edgediff.backends._coreml_capture import capture_program
+from edgediff.backends._coreml_convert import convert_program
+from edgediff.manifest import TensorSpec
+from edgediff.metrics import psnr
+from edgediff.variants import Variant
+
+pytestmark = pytest.mark.slow
+
+MODELS = {
+    "dit": lambda: DiTTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=2, sample_size=8,
+        patch_size=2, num_embeds_ada_norm=10),
+    "unet2d": lambda: UNet2DModel(
+        sample_size=16, in_channels=3, out_channels=3, block_out_channels=(16, 32), layers_per_block=1,
+        norm_num_groups=4, attention_head_dim=8, down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D")),
+    "vae tiny": lambda: AutoencoderTiny(
+        encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8), num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1), latent_channels=4),
+}  # fmt: skip
+SHAPES = {"dit": (2, 4, 8, 8), "unet2d": (1, 3, 16, 16), "vae tiny": (1, 4, 8, 8)}
+FORMS = [("sdpa", "iOS18"), ("original", "iOS17"), ("split_einsum", "iOS16")]
+FLOORS = {"fp16": 60.0, "fp32": 120.0}
+
+
+class Called(nn.Module):
+    """A model as a graph of tensors."""
+
+    def __init__(self, model, name):
+        super().__init__()
+        self.model, self.name = model, name
+
+    def forward(self, sample, *rest):
+        if self.name == "vae tiny":
+            return (self.model.decode(sample, return_dict=False)[0],)
+        time = rest[0].expand(sample.shape[0])
+        labels = {"class_labels": rest[1]} if len(rest) > 1 else {}
+        return (self.model(sample, time, **labels, return_dict=False)[0],)
+
+
+def make(name):
+    torch.manual_seed(0)
+    module = Called(MODELS[name]().eval().requires_grad_(False), name)
+    for parameter in module.parameters():  # norms that start at 0 would hide what is behind them
+        if float(parameter.abs().max()) == 0:
+            nn.init.normal_(parameter, std=0.05)
+    inputs = {"sample": torch.randn(SHAPES[name])}
+    if name != "vae tiny":
+        inputs["timestep"] = torch.tensor([801.0])
+    if name == "dit":
+        inputs["class_labels"] = torch.tensor([3, 7])
+    specs = tuple(
+        TensorSpec(name=key, dtype=str(value.dtype).removeprefix("torch."), shape=tuple(value.shape))
+        for key, value in inputs.items()
+    )
+    with torch.no_grad():
+        output = module(*inputs.values())[0]
+    out = TensorSpec(name="output", dtype="float32", shape=tuple(output.shape))
+    variant = Variant(name, name, module, tuple(inputs.values()), specs, (out,), {}, {})
+    return variant, {key: value.numpy() for key, value in inputs.items()}, output.numpy()
+
+
+@pytest.mark.parametrize("precision", FLOORS)
+@pytest.mark.parametrize("name", MODELS)
+def test_a_network_of_every_family_is_pytorch(name, precision, tmp_path):
+    form, deployment = FORMS[list(MODELS).index(name) % 3]
+    variant, inputs, reference = make(name)
+    program = capture_program(variant, 1)
+    rewrite_attention(program, form)
+    path = tmp_path / "model.mlpackage"
+    convert_program(program, variant, 1, path, precision=precision, deployment=deployment, islands=("time",))
+    found = mil.load(path, precision=precision).run(**inputs)["output"]
+    db = psnr(reference, found, float(np.abs(reference).max()), cap=200)
+    print(f"{name}, {form} for {deployment}, {precision}: {db:.1f} dB")
+    assert db >= FLOORS[precision]
