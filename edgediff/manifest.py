@@ -211,7 +211,7 @@ class Manifest(Model):
 
     def check(self, *, where: str = "manifest.json") -> None:
         """States what must hold inside a manifest. Raises BundleError, its code naming the rule:
-        `version`, `graph`, `tensor`, `carry`, `carry_before_write`, `history`, `file`."""
+        `version`, `graph`, `tensor`, `carry`, `carry_before_write`, `guidance`, `history`, `file`."""
         check_version(self.schema_version, where)
         listed = {entry.path for entry in self.files}
         if len(listed) != len(self.files):
