@@ -73,7 +73,8 @@ def test_the_shares_of_sd15_are_those_of_the_paper():
     gating = Gating(replace(graph, units=counted))
     assert gating.macs(gating.full) / 1e9 == pytest.approx(338.832, rel=1e-3)
     expected = (0.0972, 0.0924, 0.0928, 0.0112, 0.0178, 0.0670, 0.3816, 0.7076, 0.9997)
-    assert gating.weights() == pytest.approx(expected, abs=1e-3)
+    # liveness of units is finer: a downsampler whose only reader is off dies with it, 0.3 % of a call
+    assert gating.weights() == pytest.approx(expected, abs=4e-3)
     table = [gating.full if i in (0, 7, 13, 19, 20, 21, 26, 32, 39, 48) else gating.off for i in range(50)]
     assert gating.kept(tuple(table), [1] * 50) == pytest.approx(0.2)
 
