@@ -1,6 +1,7 @@
 """What pruning scores are worth, and what they cost.
 
-    python tests/bench/pruning_scores.py quality [--seeds 3] [--subsets 24]   output loss beside its baselines (glyph)
+    python tests/bench/pruning_scores.py quality [--seeds 3]                   output loss beside its baselines (glyph)
+    python tests/bench/pruning_scores.py additivity [--seeds 3] [--subsets 24] loss of many layers, and the sum of each
     python tests/bench/pruning_scores.py reuse [--model glyph] [--rounds 3]    scoring with and without prefix reuse
     python tests/bench/pruning_scores.py units [--model random:sd15]           the unit table
     python tests/bench/pruning_scores.py full-size [--model random:sd15]       one whole scoring run: time and memory
@@ -36,7 +37,7 @@ HELD_OUT = 1000  # added to a seed: prompts and noise that no selection has seen
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("quality", "reuse", "units", "full-size", "operators"))
+    parser.add_argument("what", choices=("quality", "additivity", "reuse", "units", "full-size", "operators"))
     parser.add_argument("--model", help="default: glyph, or random:sd15 for units and full-size")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--subsets", type=int, default=24)
@@ -49,8 +50,10 @@ def main() -> None:
     args = parser.parse_args()
     full_size = args.what in ("units", "full-size")
     args.model = args.model or ("random:sd15" if full_size else "glyph")
-    verbs = {"quality": quality, "reuse": reuse, "units": units, "full-size": score_full_size, "operators": operators}
-    verbs[args.what](args)
+    {
+        "quality": quality, "additivity": additivity, "reuse": reuse, "units": units, "full-size": score_full_size,
+        "operators": operators,
+    }[args.what](args)
 
 
 # -- quality --------------------------------------------------------------------------------------
@@ -59,7 +62,6 @@ def main() -> None:
 def quality(args: argparse.Namespace) -> None:
     pipeline = load_pipeline(args.model)
     rows: dict[tuple[str, str], list[dict[str, float]]] = {}
-    additivity: list[dict[str, Any]] = []
     for seed in range(args.seeds):
         trace, unseen = trace_of(pipeline, seed), trace_of(pipeline, seed + HELD_OUT)
         for preset in ("base", "small"):
@@ -68,13 +70,19 @@ def quality(args: argparse.Namespace) -> None:
                 removed = cut_by(pipeline, trace, kind, options)
                 rows.setdefault((preset, name), []).append(measure_cuts(pipeline, unseen, removed))
         say(f"after {seed + 1} of {args.seeds} seeds\n{quality_table(rows)}")
-    for seed in range(args.seeds):
-        additivity.append(check_additivity(pipeline, trace_of(pipeline, seed), args.subsets, seed))
-        say(f"after {seed + 1} of {args.seeds} seeds\n{additivity_table(additivity)}")
-    print(quality_table(rows), additivity_table(additivity), sep="\n\n")
+    print(quality_table(rows))
     if args.json:
         plain = [{"size": size, "method": name, "seeds": found} for (size, name), found in rows.items()]
-        args.json.write_text(json.dumps({"rows": plain, "additivity": additivity}, indent=1) + "\n", encoding="utf-8")
+        args.json.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
+
+
+def additivity(args: argparse.Namespace) -> None:
+    pipeline = load_pipeline(args.model)
+    found: list[dict[str, Any]] = []
+    for seed in range(args.seeds):
+        found.append(check_additivity(pipeline, trace_of(pipeline, seed), args.subsets, seed))
+        say(f"after {seed + 1} of {args.seeds} seeds\n{additivity_table(found)}")
+    print(additivity_table(found))
 
 
 def methods(pipeline: Pipeline, preset: str, seed: int) -> list[tuple[str, str, dict[str, Any]]]:
