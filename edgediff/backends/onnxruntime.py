@@ -36,6 +36,9 @@ PROVIDER = "CPUExecutionProvider"
 TOOLS = ("onnx", "onnxscript", "onnx-ir", "onnxruntime")
 FORMATS = ("onnx", "ort")
 ORT_LIMIT = 2**31 - 2**20  # bytes of weights; a flatbuffer's offsets are signed 32-bit, and the graph needs room
+# A program runs several sessions in turn. Threads that wait by spinning take the cores from the next one: two graphs
+# that alternate on two cores took 1.7 times as long.
+SPINNING = "session.intra_op.allow_spinning"
 QUIET = 3  # log errors only
 DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64", "tensor(int32)": "int32"}
 
@@ -77,6 +80,7 @@ def open_runner(
     options.log_severity_level = QUIET
     options.intra_op_num_threads = threads or 0
     options.add_free_dimension_override_by_name(BATCH, batch)
+    options.add_session_config_entry(SPINNING, "0")
     path = folder / artifact.file
     try:
         session = runtime.InferenceSession(str(path), options, providers=[PROVIDER])
