@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import ctypes
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -135,16 +139,33 @@ def select(losses: Sequence[float], savings: Sequence[float], needed: float) -> 
     costs = np.clip(np.array(losses, dtype=float) / scale, 0, None) + 1e-9 * weights
     for margin in (0.0, 1e-6, 1e-5):  # HiGHS takes a constraint as met within 1e-7 or so
         least = min(needed / unit * (1 + margin), float(weights.sum()))
-        result = milp(
-            costs, constraints=LinearConstraint(weights[None, :], lb=least), integrality=np.ones(len(losses)),
-            bounds=Bounds(0, 1), options={"mip_rel_gap": 0.0},
-        )
+        with _quiet_library():
+            result = milp(
+                costs, constraints=LinearConstraint(weights[None, :], lb=least), integrality=np.ones(len(losses)),
+                bounds=Bounds(0, 1), options={"mip_rel_gap": 0.0},
+            )
         if not result.success:
             raise MethodError(f"the selection of layers failed: {result.message}", code="solver")
         taken = [bool(round(value)) for value in result.x]
         if sum(saved for saved, is_taken in zip(savings, taken, strict=True) if is_taken) >= needed * (1 - 1e-12):
             return taken
     raise MethodError(f"the selection of layers misses the budget of {needed:.6g} by rounding", code="solver")
+
+
+@contextmanager
+def _quiet_library() -> Iterator[None]:
+    """HiGHS prints a line to standard output now and then, whatever it is told; --json must stay JSON."""
+    sys.stdout.flush()
+    saved, null = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    try:
+        yield
+    finally:
+        if os.name == "posix":
+            ctypes.CDLL(None).fflush(None)  # what C++ has buffered goes where it was printed to
+        os.dup2(saved, 1)
+        os.close(saved)
+        os.close(null)
 
 
 def select_greedily(losses: Sequence[float], savings: Sequence[float], needed: float) -> list[bool]:
