@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from edgediff.errors import PlanError
 from edgediff.manifest import ProgramRow
 from edgediff.networks import evaluate
 from edgediff.plan import GuidancePlan
@@ -179,7 +180,11 @@ class _Calls:
 
     def _mixed(self, carry: str, row: ProgramRow, batch: int) -> Tensor:
         weights = row.mix.get(carry_name(carry), (1.0,))
-        values = [value[-batch:] for value in self.past[carry][: len(weights)]]
+        past = self.past[carry][: len(weights)]
+        if any(len(value) < batch for value in past):
+            message = f"at timestep {row.timestep:g} a guided row reads '{carry}', which was written without guidance"
+            raise PlanError(message, code="carry")
+        values = [value[-batch:] for value in past]
         if weights == (1.0,):
             return values[0]
         total = weights[0] * values[0]
