@@ -151,6 +151,9 @@ def _guidance_mode(target: Target, backends: tuple[str, ...] | None) -> Mode:
 def _chosen(target: Target, backends: tuple[str, ...] | None) -> tuple[str, ...]:
     known = plugin_names("backends")
     for name in backends or target.backends:
+        if name not in known and not backends:
+            message = f"{target.name} runs '{name}', which this edgediff does not have yet; name one that it has with"
+            raise ConfigError(f"{message} --backend (it has {', '.join(known)})", code="unknown_backends")
         if name not in known:
             raise ConfigError(f"unknown backend '{name}'{did_you_mean(name, known)}", code="unknown_backends")
     return tuple(backends or target.backends)

@@ -125,5 +125,5 @@ def test_signed_values_are_extended():
 def test_the_table_in_the_documents_is_the_table():
     from pathlib import Path
 
-    written = Path(__file__).parent.parent / "docs" / "mil-operations.md"
+    written = Path(__file__).parent.parent / "edgediff" / "mil" / "OPERATIONS.md"
     assert written.read_text(encoding="utf-8") == coverage_table(), "write it: python -m edgediff.mil.coverage"

@@ -1,4 +1,4 @@
-"""`python -m edgediff.mil.coverage` writes docs/mil-operations.md: what the evaluator computes."""
+"""`python -m edgediff.mil.coverage` writes edgediff/mil/OPERATIONS.md: what the evaluator computes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from edgediff.mil.constants import CONSTEXPR
 from edgediff.mil.evaluate import FAMILIES, WRITE_STATE
 from edgediff.mil.registry import MOVES, OPERATIONS
 
-PAGE = Path(__file__).parent.parent.parent / "docs" / "mil-operations.md"
+PAGE = Path(__file__).parent / "OPERATIONS.md"
 HEAD = """# Operations that `edgediff.mil` evaluates
 
 Written by `python -m edgediff.mil.coverage`; a test holds it against the table in the code. Each operation is tested
