@@ -94,7 +94,8 @@ def test_the_folder_is_complete_and_costs_the_disk_no_more(folder, bundle):
 
 
 def test_what_cannot_be_written_leaves_nothing(bundle, pipeline, tmp_path):
-    with pytest.raises(ConfigError, match=r"unknown layout 'optimun'; did you mean 'optimum'\? \(allowed: apple, optimum\)"):
+    words = r"unknown layout 'optimun'; did you mean 'optimum'\? \(allowed: apple, optimum\)"
+    with pytest.raises(ConfigError, match=words):
         export_layout(bundle, "optimun", tmp_path / "a")
     (tmp_path / "b").mkdir()
     with pytest.raises(OutputError, match="exists already"):
