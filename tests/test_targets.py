@@ -72,8 +72,12 @@ def test_chips_that_were_measured_have_the_figures_that_the_fit_had():
 
 
 def test_devices_are_filtered_and_explained(capsys):
-    assert main(["devices", "--backend", "cuda", "--form", "board", "--json"]) == 0
-    assert set(json.loads(capsys.readouterr().out)) == {"jetson_orin_nano", "jetson_agx_orin"}
+    assert main(["devices", "--backend", "onnxruntime", "--form", "board", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {"jetson_orin_nano", "jetson_agx_orin", "raspberry_pi_5"} <= set(found)
+    assert "pixel_9" not in found
+    assert main(["devices", "--backend", "cuda", "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)) == {"h100", "h200", "rtx_4090"}
     assert main(["devices", "galaxy_s24"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "4 GB for one app (unverified) rule of thumb" in said

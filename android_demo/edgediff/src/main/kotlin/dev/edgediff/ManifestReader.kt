@@ -143,7 +143,11 @@ private fun readFile(fields: Fields): FileEntry {
     return entry
 }
 
-private fun readSource(fields: Fields) = Source(
-    fields.string("model"), fields.optionalString("revision"), fields.string("weights"),
-    fields.string("licence", "unknown"),
-)
+/** Where a network was trained again is checked, and kept by nobody: it says nothing that a runtime needs. */
+private fun readSource(fields: Fields): Source {
+    fields.optional("distilled") { it.string("folder") to it.string("weights") }
+    return Source(
+        fields.string("model"), fields.optionalString("revision"), fields.string("weights"),
+        fields.string("licence", "unknown"),
+    )
+}
