@@ -175,7 +175,7 @@ class FileEntry(Model):
         return safe_path(value)
 
 
-class DistilledSource(Model):
+class DenoiserSource(Model):
     """The folder of `edgediff distill`, and the SHA-256 of the denoiser's file in it."""
 
     folder: str
@@ -183,12 +183,12 @@ class DistilledSource(Model):
 
 
 class Source(Model):
-    """Where the weights come from: the untouched model, and the distilled denoiser that replaces its own."""
+    """Where the weights come from: the model, and the denoiser that stands in for its own, if one does."""
 
     model: str
     revision: str | None = None
     weights: str
-    distilled: DistilledSource | None = None
+    denoiser: DenoiserSource | None = None
     licence: str = "unknown"
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from edgediff.manifest import (
     BATCH,
     Decode,
-    DistilledSource,
+    DenoiserSource,
     Encode,
     FileEntry,
     Graph,
@@ -59,15 +59,15 @@ def make_manifest(
         files=files, tools=tools,
         source=Source(
             model=pipeline.id, revision=pipeline.revision, weights=pipeline.weights, licence=pipeline.licence,
-            distilled=_distilled_source(pipeline),
+            denoiser=_denoiser_source(pipeline),
         ),
     )
 
 
-def _distilled_source(pipeline: Pipeline) -> DistilledSource | None:
+def _denoiser_source(pipeline: Pipeline) -> DenoiserSource | None:
     if pipeline.distilled is None:
         return None
-    return DistilledSource(folder=str(pipeline.distilled.path), weights=pipeline.distilled.record.weights)
+    return DenoiserSource(folder=str(pipeline.distilled.path), weights=pipeline.distilled.record.weights)
 
 
 def write_parts(pipeline: Pipeline, plan: Plan, folder: Path) -> None:

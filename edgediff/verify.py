@@ -184,8 +184,8 @@ def load_source(bundle: Bundle) -> Pipeline:
 
     source = bundle.manifest.source
     try:
-        if source.distilled is not None:
-            pipeline = load_pipeline(source.distilled.folder)
+        if source.denoiser is not None:
+            pipeline = load_pipeline(source.denoiser.folder)
         else:
             pipeline = load_pipeline(source.model, revision=source.revision)
     except ModelError as error:

@@ -330,8 +330,8 @@ CASES = tuple(Case(*row) for row in (
     ("negative_size", "value", "files.0.bytes", put("files.0.bytes", -1)),
     ("short_hash", "value", "files.0.sha256", put("files.0.sha256", "abc")),
     ("unknown_kind", "value", "kind", put("kind", "text-to-text")),
-    ("source_distilled", "value", "source.distilled.folder", put(
-        "source.distilled", {"folder": 3, "weights": "0" * 64})),
+    ("source_denoiser", "value", "source.denoiser.folder", put(
+        "source.denoiser", {"folder": 3, "weights": "0" * 64})),
     ("unknown_rng", "value", "rng.kind", put("rng.kind", "xorshift")),
     # Paths
     ("path_absolute", "path", "never absolute", list_only("/etc/passwd")),

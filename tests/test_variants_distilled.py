@@ -78,9 +78,9 @@ def test_from_folder_to_picture(distilled, tmp_path):
     with cached_exports():
         bundle = build(distilled, recipe=RECIPE, target="host", out=tmp_path / "b", backends=["eager"])
     source = bundle.manifest.source
-    assert source.distilled is not None
-    assert source.distilled.folder == str(distilled)
-    assert source.distilled.weights == bundle.plan.model.distilled
+    assert source.denoiser is not None
+    assert source.denoiser.folder == str(distilled)
+    assert source.denoiser.weights == bundle.plan.model.distilled
     assert verify_bundle(bundle)["ok"]
     pipeline = load_pipeline(distilled)
     variants = build_variants(pipeline, bundle.plan)

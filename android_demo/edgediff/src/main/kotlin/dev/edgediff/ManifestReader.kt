@@ -143,9 +143,9 @@ private fun readFile(fields: Fields): FileEntry {
     return entry
 }
 
-/** Where a network was trained again is checked, and kept by nobody: it says nothing that a runtime needs. */
+/** `denoiser` says where a network in place of the model's own came from: checked, but no runtime needs it. */
 private fun readSource(fields: Fields): Source {
-    fields.optional("distilled") { it.string("folder") to it.string("weights") }
+    fields.optional("denoiser") { it.string("folder") to it.string("weights") }
     return Source(
         fields.string("model"), fields.optionalString("revision"), fields.string("weights"),
         fields.string("licence", "unknown"),

@@ -93,8 +93,10 @@ class GlyphTest {
         val sizes = bundle.manifest.componentBytes("onnxruntime")
         assertEquals(setOf("text_encoder", "unet", "vae_decoder"), sizes.keys)
         val roomy = DeviceCheck.of(bundle.manifest, "onnxruntime", 4_000_000_000)
-        val tight = DeviceCheck.of(bundle.manifest, "onnxruntime", 130_000_000)
-        val hopeless = DeviceCheck.of(bundle.manifest, "onnxruntime", 20_000_000)
+        val largest = DeviceCheck.of(bundle.manifest, "onnxruntime", 0).needBytes
+        assertTrue(largest < roomy.needBytes)
+        val tight = DeviceCheck.of(bundle.manifest, "onnxruntime", (largest / 0.6).toLong() + 10)
+        val hopeless = DeviceCheck.of(bundle.manifest, "onnxruntime", largest)
         assertEquals(listOf(true, true, false), listOf(roomy.fits, tight.fits, hopeless.fits))
         assertEquals(listOf(MemoryMode.KEEP_ALL, MemoryMode.ONE_COMPONENT), listOf(roomy.memory, tight.memory))
         assertTrue("may not fit" in hopeless.sentence)
