@@ -74,16 +74,14 @@ class CoreMLTable(BackendTable):
 
 class ExecuTorchTable(BackendTable):
     """`delegate` is `xnnpack` (the default), `coreml`, `vulkan`, `ethos-u` or `qnn`; with `fallback`, operators that
-    it cannot take may run elsewhere (XNNPACK, then the CPU's own kernels), else they are an error. `format`: `ptd` keeps
-    XNNPACK's weights in a file of their own. `query_chunk` queries of attention at a time (0: all) bound its memory.
-    `activations` of int8 layers have scales from calibration (`static`) or from each input (`dynamic`). `chip` is the
-    delegate's word for the hardware (`ethos-u85-256`, `SM8650`), where it wants one.
+    it cannot take may run elsewhere (XNNPACK, then the CPU's own kernels), else they are an error. `format`: `ptd`
+    keeps XNNPACK's weights in a file of their own. `query_chunk` queries of attention at a time (0: all) bound its
+    memory. `chip` is the delegate's word for the hardware (`ethos-u85-256`, `SM8650`), where it wants one.
     """
 
     format: Literal["onnx", "ort", "mlpackage", "pte", "ptd"] = "pte"
     fallback: bool = False
     query_chunk: int = Field(default=0, ge=0)
-    activations: Literal["static", "dynamic"] = "static"
     chip: str = ""
 
 

@@ -107,8 +107,10 @@ class Variant:
 class GraphCall(Protocol):
     """One call of a graph on a calibration trajectory: its inputs by name, numpy."""
 
-    graph: str
-    inputs: dict[str, Any]
+    @property
+    def graph(self) -> str: ...
+    @property
+    def inputs(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)

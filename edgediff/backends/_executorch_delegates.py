@@ -106,8 +106,8 @@ def _qnn(table: ExecuTorchTable, precision: str) -> Delegate:
 
     if not os.environ.get("QNN_SDK_ROOT"):
         message = (
-            "delegate 'qnn' needs the Qualcomm AI Engine Direct SDK: download it from Qualcomm, set QNN_SDK_ROOT to its "
-            "folder, and build again; without it choose delegate 'xnnpack' (CPU) or backend 'onnxruntime'"
+            "delegate 'qnn' needs the Qualcomm AI Engine Direct SDK: download it from Qualcomm, set QNN_SDK_ROOT to "
+            "its folder, and build again; without it choose delegate 'xnnpack' (CPU) or backend 'onnxruntime'"
         )
         raise BackendError(message, where="[executorch]", code="delegate")
 
@@ -121,8 +121,8 @@ def _qnn(table: ExecuTorchTable, precision: str) -> Delegate:
 
         chip = getattr(QcomChipset, table.chip, None)
         if chip is None:
-            names = [one.name for one in QcomChipset]
-            raise BackendError(unknown("chip of delegate 'qnn'", table.chip, names), where="[executorch]", code="delegate")
+            message = unknown("chip of delegate 'qnn'", table.chip, [one.name for one in QcomChipset])
+            raise BackendError(message, where="[executorch]", code="delegate")
         options = generate_htp_compiler_spec(use_fp16=precision == "fp16")
         specs = generate_qnn_executorch_compiler_spec(soc_model=chip, backend_options=options)
         return [QnnPartitioner(specs), *_fallback(table)]

@@ -259,7 +259,7 @@ class _Rewriter(fx.Transformer):
 
     def _permute(self, x: Any, order: Sequence[int]) -> Any:
         order = [axis % len(order) for axis in order]
-        before = x.node if isinstance(x, fx.Proxy) else None
+        before: Any = x.node if isinstance(x, fx.Proxy) else None
         if before is not None and before.target is ATEN.permute.default:
             x, order = fx.Proxy(before.args[0], self.tracer), [before.args[1][axis] for axis in order]
         return x if order == list(range(len(order))) else self._call(ATEN.permute.default, x, order)
@@ -302,7 +302,7 @@ class _HalfRewriter(_Rewriter):
         super().__init__(module, forms, query_chunk)
         self._half: set[Any] = set()  # nodes
         self._halved: dict[int, tuple[Tensor, Tensor]] = {}  # the tensor is kept, so that its id stays its own
-        self._forms[ATEN.gelu.default] = self._gelu
+        self._forms |= {ATEN.gelu.default: self._gelu, ATEN.silu.default: self._silu}
 
     def placeholder(self, target: Any, args: Any, kwargs: Any) -> Any:
         made = super().placeholder(target, args, kwargs)
@@ -311,7 +311,7 @@ class _HalfRewriter(_Rewriter):
 
     def output(self, target: Any, args: Any, kwargs: Any) -> Any:
         def whole(value: Any) -> Any:
-            return self._cast(value, torch.float32) if isinstance(value, fx.Proxy) and value.node in self._half else value
+            return self._cast(value, torch.float32) if getattr(value, "node", None) in self._half else value
 
         return super().output(target, fx.node.map_aggregate(args, whole), kwargs)
 
@@ -323,7 +323,9 @@ class _HalfRewriter(_Rewriter):
         def fit(value: Any) -> Any:
             if isinstance(value, Tensor) and value.is_floating_point():
                 return self._halved.setdefault(id(value), (value, value.half()))[1]
-            return self._cast(value, torch.float16) if isinstance(value, fx.Proxy) and value.node not in self._half else value
+            if isinstance(value, fx.Proxy) and value.node not in self._half:
+                return self._cast(value, torch.float16)
+            return value
 
         made = super()._call(target, *(fx.node.map_aggregate(args, fit) if half else args), **kwargs)
         if half:
@@ -335,6 +337,10 @@ class _HalfRewriter(_Rewriter):
         if dtype == torch.float16:
             self._half.add(made.node)
         return made
+
+    def _silu(self, x: Any) -> Any:
+        """PyTorch takes it apart in fp32."""
+        return self._call(ATEN.mul.Tensor, x, self._call(ATEN.sigmoid.default, x))
 
     def _gelu(self, x: Any, approximate: str = "none") -> Any:
         """x times the logistic function of an odd polynomial, within 2.6e-5 of x times the normal distribution, whose

@@ -16,7 +16,9 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import os
+import struct
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,7 +67,7 @@ def lower(variants: Variants, target: Target, out: Path) -> Artifacts:
 def _lower_component(
     component: str, members: list[Variant], variants: Variants, target: Target, delegate: Delegate, out: Path
 ) -> dict[str, Artifact]:
-    from edgediff.backends._executorch_lower import peak_bytes, write_program
+    from edgediff.backends._executorch_lower import Method, peak_bytes, write_program
     from edgediff.backends.coreml import function_name, graph_batches
 
     plan = variants.plan
@@ -76,7 +78,10 @@ def _lower_component(
     for variant in members:
         sizes = batches.get(variant.name, (1,))
         methods[variant.name] = [
-            _make_method(function_name(variant.name, batch, sizes), variant, batch, precision, variants, target, delegate)
+            Method(
+                function_name(variant.name, batch, sizes),
+                _program(variant, batch, precision, variants, target, delegate),
+            )
             for batch in sizes
         ]
     file, apart = f"{NAME}/{component}.pte", wanted.format == "ptd" and delegate.name == "xnnpack"
@@ -112,13 +117,13 @@ def _weights_file(folder: Path, component: str) -> tuple[str, ...]:
     return (f"{NAME}/{component}.ptd",)
 
 
-def _make_method(
-    name: str, variant: Variant, batch: int, precision: str, variants: Variants, target: Target, delegate: Delegate
-) -> Method:
+def _program(
+    variant: Variant, batch: int, precision: str, variants: Variants, target: Target, delegate: Delegate
+) -> Any:
+    """The graph as an exported program, rewritten and quantized."""
     import torch
 
     from edgediff.backends._coreml_capture import capture_program
-    from edgediff.backends._executorch_lower import Method
     from edgediff.backends._executorch_rewrite import rewrite_program
 
     program = rewrite_program(
@@ -128,10 +133,8 @@ def _make_method(
     if precision == "int8":
         from edgediff.backends._executorch_quantize import quantize_program
 
-        dynamic = target.executorch.activations == "dynamic"
-        calls = () if dynamic else calibration_calls(variants, variant, batch)
-        program = quantize_program(program, calls, dynamic=dynamic, name=name)
-    return Method(name, program)
+        program = quantize_program(program, calibration_calls(variants, variant, batch), name=variant.name)
+    return program
 
 
 def calibration_calls(variants: Variants, variant: Variant, batch: int) -> list[tuple[Any, ...]]:
@@ -167,9 +170,9 @@ def _check_memory(graphs: dict[str, Artifact], target: Target, out: Path) -> Non
     name, most = max(((name, one.memory_bytes or 0) for name, one in graphs.items()), key=lambda pair: pair[1])
     if weights + most > target.memory_ceiling_gb * 1e9:
         message = (
-            f"the programs have {weights / 1e9:.2f} GB and graph '{name}' needs {most / 1e9:.2f} GB beside them; an app "
-            f"on {target.name} may hold {target.memory_ceiling_gb:g} GB. Choose fewer bits, a smaller [executorch] "
-            "query_chunk, or cut more"
+            f"the programs have {weights / 1e9:.2f} GB and graph '{name}' needs {most / 1e9:.2f} GB beside them; an "
+            f"app on {target.name} may hold {target.memory_ceiling_gb:g} GB. Choose fewer bits, a smaller "
+            "[executorch] query_chunk, or cut more"
         )
         raise BackendError(message, where=NAME, code="too_large")
 
@@ -207,7 +210,8 @@ def open_runner(
         try:
             method = program.load_method(name)
         except RuntimeError as error:
-            raise BackendError(f"ExecuTorch cannot load '{name}': {log.last(error)}", where=str(path), code="load") from error
+            message = f"ExecuTorch cannot load '{name}': {log.last(error)}"
+            raise BackendError(message, where=str(path), code="load") from error
     return ExecuTorchRunner(method, program, graph, batch, path)
 
 
@@ -250,6 +254,7 @@ def _open_program(path: Path, data: Path | None, log: Log) -> Any:
     key = (str(path.resolve()), path.stat().st_mtime_ns if path.exists() else 0)
     program = _OPEN.get(key)
     if program is None:
+        _check_header(path)
         try:
             program = Runtime.get().load_program(
                 path, verification=Verification.InternalConsistency, data_path=data
@@ -261,13 +266,33 @@ def _open_program(path: Path, data: Path | None, log: Log) -> Any:
     return program
 
 
+def _check_header(path: Path) -> None:
+    """Raises BackendError unless the file is as long as its own header says: the runtime ends the process over a
+    program that was cut short. The header: `ET..` at 4, `eh00` at 8, then its own length (32
+    bits), size of the program, start and size of the weights (64 bits each)."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(40)
+            size = file.seek(0, os.SEEK_END)
+    except OSError as error:
+        raise BackendError(f"cannot be read: {error.strerror}", where=str(path), code="load") from error
+    whole = len(head) == 40 and head[4:6] == b"ET" and head[8:12] == b"eh00"
+    program, start, weights = struct.unpack("<3Q", head[16:40]) if whole else (0, 0, 0)
+    if not whole or size < max(program, start + weights):
+        raise BackendError(
+            "is no program that ExecuTorch can read: damaged or cut short; build or copy the bundle again",
+            where=str(path), code="load",
+        )
+
+
 def _method_name(program: Any, function: str, batch: int, path: Path) -> str:
     """The method of a graph at a batch size."""
     known = program.method_names
     if (named := f"{function}_batch{batch}") in known:
         return named
     if function not in known:
-        raise BackendError(f"{unknown('method', function, known)}; build the bundle again", where=str(path), code="signature")
+        message = f"{unknown('method', function, known)}; build the bundle again"
+        raise BackendError(message, where=str(path), code="signature")
     return function
 
 
@@ -300,9 +325,10 @@ class Log:
 @contextlib.contextmanager
 def runtime_log() -> Iterator[Log]:
     """Within it the runtime's own lines go into a log: it says what is wrong there, not in its exceptions, and says
-    much else on its first load."""
+    much else on its first load. So does Python's warning that its interface may change."""
     kept = os.dup(2)
-    with tempfile.TemporaryFile() as file:
+    with tempfile.TemporaryFile() as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         os.dup2(file.fileno(), 2)
         try:
             yield Log(file)

@@ -85,7 +85,7 @@ def lower(args: argparse.Namespace) -> dict:
 def save_reference(out: Path, variants, artifacts, runners) -> None:
     generator = np.random.default_rng(0)
     for name, variant in variants.graphs.items():
-        graph = Graph(component=variant.component, inputs=variant.inputs, outputs=variant.outputs)
+        graph = Graph(component=variant.component, inputs=variant.inputs, outputs=variant.outputs, macs=variant.macs)
         (out / f"{name}.graph.json").write_text(graph.to_json())
         (out / f"{name}.artifact.json").write_text(artifacts[name].to_json())
         inputs = {}
