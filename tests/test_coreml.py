@@ -19,7 +19,7 @@ from edgediff.metrics import psnr
 from edgediff.plan import BackendPlan
 from edgediff.target import Target
 from edgediff.variants import build_variants
-from tests.tiny import tiny_pipeline, tiny_plan
+from tests.tiny import cached_conversions, tiny_pipeline, tiny_plan
 
 FLOORS = {"fp16": 60.0, "int8": 35.0}  # dB; measured on these nets: 68 and 45 at the least
 
@@ -36,7 +36,8 @@ def built(pipeline, tmp_path_factory):
     variants = build_variants(pipeline, tiny_plan(pipeline, plans))
     out = tmp_path_factory.mktemp("built")
     target = Target.model_validate({"name": "t", "backends": ["coreml"], "coreml": {"islands": ["time"]}})
-    return out, variants, coreml.lower(variants, target, out)
+    with cached_conversions():
+        return out, variants, coreml.lower(variants, target, out)
 
 
 def example(variant, batch):

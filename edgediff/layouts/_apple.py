@@ -2,6 +2,7 @@
 
     Resources/{TextEncoder,Unet,VAEDecoder}.mlmodelc    on a Mac, compiled by `xcrun coremlcompiler`
     Resources/{TextEncoder,Unet,VAEDecoder}.mlpackage   elsewhere, with compile.sh, which compiles them on a Mac
+    Resources/{UnetChunk1,UnetChunk2}.*                 in place of Unet, from a bundle whose denoiser is in two chunks
     Resources/{vocab.json,merges.txt}
 
 Apple's Swift package runs its own scheduler and one network at every step: this is the bundle's full graph, with its
@@ -32,6 +33,7 @@ BACKEND = "coreml"
 LEGACY_EOS = 2  # CLIP configs from before 2023 give 2; there the end of the text is the largest id
 UNET_INPUTS = ("sample", "timestep", "encoder_hidden_states")
 GUIDED = 2
+CACHE_OUT = "cache_out_"  # features for the bundle's other graphs
 COMPILE = """#!/bin/sh
 # Compiles the models for an app; needs Xcode's command line tools.
 cd "$(dirname "$0")/Resources" || exit 1
@@ -64,7 +66,7 @@ def write_apple(bundle: Bundle, out: Path, pipeline: Pipeline | None) -> None:
     resources = out / "Resources"
     resources.mkdir()
     for target, artifact in artifacts.items():
-        _write_model(bundle, artifact, resources / f"{target}.mlpackage", changes[target])
+        _write_model(bundle, artifact, resources, target, changes[target])
     for name in ("vocab.json", "merges.txt"):
         shutil.copyfile(bundle.path(stage.folder) / name, resources / name)
     if sys.platform == "darwin":
@@ -99,13 +101,19 @@ def _artifact(manifest: Manifest, name: str) -> Artifact:
     return artifact
 
 
-def _write_model(bundle: Bundle, artifact: Artifact, out: Path, change: Callable[[Any], None]) -> None:
+def _write_model(
+    bundle: Bundle, artifact: Artifact, resources: Path, target: str, change: Callable[[Any], None]
+) -> None:
+    """Writes `<target>.mlpackage`, or `<target>Chunk1.mlpackage` and so on."""
     from edgediff.backends._coreml_link import Part, link_functions
     from edgediff.backends._coreml_metadata import read_description
 
-    path = bundle.path(artifact.file)
-    part = Part("main", path, artifact.function or "main", change)
-    link_functions([part], out, description=read_description(path))
+    files = (artifact.file, *artifact.chunks)
+    for index, file in enumerate(files):
+        name = target if len(files) == 1 else f"{target}Chunk{index + 1}"
+        path = bundle.path(file)
+        part = Part("main", path, artifact.function or "main", change)
+        link_functions([part], resources / f"{name}.mlpackage", description=read_description(path))
 
 
 def _compile(resources: Path) -> None:
@@ -123,23 +131,28 @@ def _compile(resources: Path) -> None:
 
 
 def _sew_denoiser(function: Any) -> None:
-    """`sample` and `timestep` [batch] in fp16, the text as [batch, width, 1, tokens] in fp16, one output."""
-    from edgediff.backends._coreml_messages import keep_outputs, replace_input
+    """`sample` and `timestep` [batch] in fp16, the text as [batch, width, 1, tokens] in fp16, one output. Of a chunk,
+    those of them that it has, and what crosses to the next; Apple's runner hands every chunk the original inputs."""
+    from edgediff.backends._coreml_messages import block_of, keep_outputs, replace_input
 
     shapes = {one.name: _shape(one) for one in function.inputs}
-    batch, tokens, width = shapes["encoder_hidden_states"]
+    batch = next(shape[0] for name, shape in shapes.items() if name != "timestep")
     if batch != GUIDED:
         raise BackendError(f"the program's batch is {batch}, and Apple's package runs {GUIDED}", code="layout")
-    keep_outputs(function, ["noise_pred"])
-    replace_input(function, "sample", "float16", shapes["sample"])
-    replace_input(
-        function, "timestep", "float16", (batch,),
-        [("slice_by_index", {"begin": ([0], "int32"), "end": ([1], "int32")}, (1,))],
-    )
-    replace_input(function, "encoder_hidden_states", "float16", (batch, width, 1, tokens), [
-        ("squeeze", {"axes": ([2], "int32")}, (batch, width, tokens)),
-        ("transpose", {"perm": ([0, 2, 1], "int32")}, (batch, tokens, width)),
-    ])
+    keep_outputs(function, [name for name in block_of(function).outputs if not name.startswith(CACHE_OUT)])
+    if "sample" in shapes:
+        replace_input(function, "sample", "float16", shapes["sample"])
+    if "timestep" in shapes:
+        replace_input(
+            function, "timestep", "float16", (batch,),
+            [("slice_by_index", {"begin": ([0], "int32"), "end": ([1], "int32")}, (1,))],
+        )
+    if "encoder_hidden_states" in shapes:
+        _, tokens, width = shapes["encoder_hidden_states"]
+        replace_input(function, "encoder_hidden_states", "float16", (batch, width, 1, tokens), [
+            ("squeeze", {"axes": ([2], "int32")}, (batch, width, tokens)),
+            ("transpose", {"perm": ([0, 2, 1], "int32")}, (batch, tokens, width)),
+        ])
 
 
 def _sew_text_encoder(function: Any, eos: int) -> None:
