@@ -329,6 +329,8 @@ CASES = tuple(Case(*row) for row in (
     ("true_for_number", "value", "program.steps", put("program.steps", True)),
     ("negative_size", "value", "files.0.bytes", put("files.0.bytes", -1)),
     ("short_hash", "value", "files.0.sha256", put("files.0.sha256", "abc")),
+    ("rate_of_pictures", "value", "which is for sound", put("program.decode.sample_rate", 8000)),
+    ("no_rate_of_sound", "value", "which sound needs", put("kind", "unconditional-audio")),
     ("unknown_kind", "value", "kind", put("kind", "text-to-text")),
     ("source_denoiser", "value", "source.denoiser.folder", put(
         "source.denoiser", {"folder": 3, "weights": "0" * 64})),
