@@ -283,3 +283,48 @@ def test_apples_folder_of_either_form_computes_the_denoiser(lowered, pipeline, t
     with torch.no_grad():
         noise = pipeline.denoiser(torch.from_numpy(latent), 401, torch.from_numpy(text), return_dict=False)[0].numpy()
     assert near(noise, known["noise_pred"]) >= FLOORS["fp16"]
+
+
+# On a Mac: what is asked of Core ML, by a stand-in with coremltools' interface that the evaluator computes
+
+
+class StandInState:
+    def __init__(self, values):
+        self.values = values
+
+    def read_state(self, name):
+        return self.values[name]
+
+    def write_state(self, name, value):
+        assert (value.dtype, value.shape) == (self.values[name].dtype, self.values[name].shape)
+        self.values[name] = value
+
+
+class StandInModel:
+    loaded: list[tuple[str, str]] = []
+
+    def __init__(self, path, compute_units, function_name=None):
+        self.program, self.function = mil.load(path), function_name
+        self.loaded.append((compute_units.name, function_name))
+
+    def make_state(self):
+        return StandInState(self.program.make_state(self.function))
+
+    def predict(self, data, state=None):
+        return self.program.run(self.function, None if state is None else state.values, **data)
+
+
+@pytest.mark.parametrize("form", ["state", "chunks"])
+def test_a_mac_runs_the_same_program_with_core_ml(lowered, embeddings, monkeypatch, form):
+    import coremltools as ct
+
+    wanted = latents(*lowered[0][form], embeddings)
+    monkeypatch.setattr("sys.platform", "darwin")
+    monkeypatch.setattr(ct.models, "MLModel", StandInModel)
+    monkeypatch.setattr(StandInModel, "loaded", [])
+    for one, other in zip(wanted, latents(*lowered[0][form], embeddings), strict=True):
+        np.testing.assert_array_equal(one, other)
+    functions = [name for units, name in StandInModel.loaded if units == "CPU_AND_NE"]
+    assert sorted(name for name in functions if name) == sorted(
+        ["full", "full_batch1", "shallow", "shallow_batch1"] * (2 if form == "chunks" else 1)
+    )
