@@ -109,24 +109,15 @@ def _lower_component(
 
     table, precision = target.coreml, variants.plan.backends[NAME].precision
     batches = graph_batches(variants.plan)
-    islands: tuple[str, ...] | None = None if table.islands == "auto" else tuple(table.islands)
-    converted: dict[str, tuple[Variant, Path]] = {}
-    for variant in members:
-        sizes = batches.get(variant.name, (1,))
-        for batch in sizes:
-            name = function_name(variant.name, batch, sizes)
-            path = work / f"{name}.mlpackage"
-            islands = _convert(variant, batch, path, precision, table, islands)
-            converted[name] = (variant, path)
+    converted, islands = _convert_members(members, batches, precision, table, work)
     denoiser = members[0].name in batches
-    multifunction = RELEASES[table.deployment] >= 18 and denoiser
     largest = max(size for variant in members for size in batches.get(variant.name, (1,)))
     linker = _Linking(
-        out, _compress(variants, component), describe_package(variants, target, component, islands or ()),
+        out, _compress(variants, component), describe_package(variants, target, component, islands),
         states=size_states(members, largest) if denoiser and table.cache == "state" else {},
         cuts=_cuts(converted) if denoiser and table.chunks > 1 else {},
     )
-    if multifunction:
+    if denoiser and RELEASES[table.deployment] >= 18:
         files = linker.link(component, converted)
         return {
             v.name: Artifact(file=files[0], chunks=files[1:], function=v.name, precision=precision,
@@ -141,6 +132,22 @@ def _lower_component(
                          data=tuple(others[v.name]))
         for v in members for files in [packages[v.name]]
     }  # fmt: skip
+
+
+def _convert_members(
+    members: list[Variant], batches: Mapping[str, tuple[int, ...]], precision: str, table: CoreMLTable, work: Path
+) -> tuple[dict[str, tuple[Variant, Path]], tuple[str, ...]]:
+    """Function -> its graph and the package of it alone; and the islands, which the first function's parity chose."""
+    islands: tuple[str, ...] | None = None if table.islands == "auto" else tuple(table.islands)
+    converted: dict[str, tuple[Variant, Path]] = {}
+    for variant in members:
+        sizes = batches.get(variant.name, (1,))
+        for batch in sizes:
+            name = function_name(variant.name, batch, sizes)
+            path = work / f"{name}.mlpackage"
+            islands = _convert(variant, batch, path, precision, table, islands)
+            converted[name] = (variant, path)
+    return converted, islands or ()
 
 
 def _cuts(converted: Mapping[str, tuple[Variant, Path]]) -> dict[str, int]:
