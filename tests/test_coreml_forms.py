@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -185,6 +186,39 @@ def test_a_chunk_or_a_state_that_is_missing_is_refused(lowered):
     renamed = manifest.graphs["shallow"].artifacts["coreml"].model_copy(update={"states": {f"cache_in_{CACHE}": "x"}})
     with pytest.raises(BackendError, match="has no state 'x', which the manifest names"):
         coreml.open_runner(folder, manifest.graphs["shallow"], renamed, batch=2)
+
+
+def test_a_feature_for_other_graphs_may_cross_to_the_second_chunk(tmp_path):
+    """In fp32 a cached feature is no cast of its own: it leaves the first chunk once, for both."""
+    import coremltools as ct
+    from coremltools.converters.mil import Builder as mb
+
+    from edgediff.backends._coreml_chunks import plan_cuts, take_chunk
+    from edgediff.backends._coreml_link import Part, link_functions
+    from edgediff.manifest import Artifact, Graph, TensorSpec
+
+    weights = np.random.default_rng(0).standard_normal((2, 8, 8)).astype(np.float32)
+
+    @mb.program(input_specs=[mb.TensorSpec((2, 8))], opset_version=ct.target.iOS16)
+    def program(sample):
+        feature = mb.linear(x=sample, weight=weights[0], name="cache_out_a")
+        return mb.linear(x=feature, weight=weights[1], name="noise_pred"), feature
+
+    model = ct.convert(program, minimum_deployment_target=ct.target.iOS16, compute_precision=ct.precision.FLOAT32,
+                       skip_model_load=True)
+    model.save(str(tmp_path / "whole.mlpackage"))
+    (cut,) = plan_cuts([(mil.open_package(tmp_path / "whole.mlpackage"), "main")])
+    for index in (0, 1):
+        part = Part("main", tmp_path / "whole.mlpackage", change=partial(take_chunk, cut=cut, index=index))
+        link_functions([part], tmp_path / f"{index}.mlpackage")
+    spec = TensorSpec(name="sample", dtype="float32", shape=("batch", 8))
+    outputs = tuple(spec.model_copy(update={"name": name}) for name in ("noise_pred", "cache_out_a"))
+    graph = Graph(component="unet", inputs=(spec,), outputs=outputs)
+    artifact = Artifact(file="0.mlpackage", chunks=("1.mlpackage",), precision="fp32")
+    x = np.random.default_rng(1).standard_normal((2, 8)).astype(np.float32)
+    found = coreml.open_runner(tmp_path, graph, artifact, batch=2).run({"sample": x})
+    np.testing.assert_allclose(found["cache_out_a"], x @ weights[0].T, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found["noise_pred"], x @ weights[0].T @ weights[1].T, rtol=1e-4, atol=1e-4)
 
 
 # What cannot be

@@ -170,10 +170,10 @@ def _check_ends(
     """Inputs and outputs are the graph's, less its states; between chunks, what one puts out and another takes."""
     have_in, have_out = ({k: v for one in programs for k, v in getattr(one, side)(function).items()}
                          for side in ("inputs", "outputs"))
-    graph_in, graph_out = ({s.name for s in side} for side in (graph.inputs, graph.outputs))
-    between = ((have_out.keys() & have_in.keys()) - graph_in - graph_out) if len(programs) > 1 else set()
+    handed = have_out.keys() & have_in.keys() if len(programs) > 1 else set()
 
     def compare(specs: Sequence[TensorSpec], have: Mapping[str, Any]) -> None:
+        between = handed - {spec.name for spec in specs}
         want = {
             spec.name: (INTEGERS.get(spec.dtype, spec.dtype), spec.sized(batch))
             for spec in specs if spec.name not in states

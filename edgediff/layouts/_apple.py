@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,7 @@ def write_apple(bundle: Bundle, out: Path, pipeline: Pipeline | None) -> None:
         pipeline = load_source(bundle)
     check_source(bundle, pipeline)
     eos = int(getattr(pipeline.text_encoder.config, "eos_token_id", LEGACY_EOS))
-    changes: dict[str, Callable[[Any], None]] = {
+    changes: dict[str, Callable[..., None]] = {
         "TextEncoder": lambda function: _sew_text_encoder(function, eos), "Unet": _sew_denoiser,
         "VAEDecoder": _sew_decoder,
     }  # fmt: skip
@@ -102,17 +103,22 @@ def _artifact(manifest: Manifest, name: str) -> Artifact:
 
 
 def _write_model(
-    bundle: Bundle, artifact: Artifact, resources: Path, target: str, change: Callable[[Any], None]
+    bundle: Bundle, artifact: Artifact, resources: Path, target: str, change: Callable[..., None]
 ) -> None:
     """Writes `<target>.mlpackage`, or `<target>Chunk1.mlpackage` and so on."""
     from edgediff.backends._coreml_link import Part, link_functions
     from edgediff.backends._coreml_metadata import read_description
+    from edgediff.mil import open_package
 
-    files = (artifact.file, *artifact.chunks)
-    for index, file in enumerate(files):
-        name = target if len(files) == 1 else f"{target}Chunk{index + 1}"
-        path = bundle.path(file)
-        part = Part("main", path, artifact.function or "main", change)
+    paths = [bundle.path(file) for file in (artifact.file, *artifact.chunks)]
+    function = artifact.function or "main"
+    for index, path in enumerate(paths):
+        name = target if len(paths) == 1 else f"{target}Chunk{index + 1}"
+        if following := paths[index + 1:]:  # what the next chunk reads stays an output, features for others too
+            read = frozenset(one.name for one in open_package(following[0]).function(function).inputs)
+            part = Part("main", path, function, partial(change, handed=read))
+        else:
+            part = Part("main", path, function, change)
         link_functions([part], resources / f"{name}.mlpackage", description=read_description(path))
 
 
@@ -130,16 +136,18 @@ def _compile(resources: Path) -> None:
 # Sewing new ends on
 
 
-def _sew_denoiser(function: Any) -> None:
+def _sew_denoiser(function: Any, handed: frozenset[str] = frozenset()) -> None:
     """`sample` and `timestep` [batch] in fp16, the text as [batch, width, 1, tokens] in fp16, one output. Of a chunk,
-    those of them that it has, and what crosses to the next; Apple's runner hands every chunk the original inputs."""
+    those of them that it has, and what is `handed` to the next; Apple's runner gives every chunk the original inputs.
+    """
     from edgediff.backends._coreml_messages import block_of, keep_outputs, replace_input
 
     shapes = {one.name: _shape(one) for one in function.inputs}
     batch = next(shape[0] for name, shape in shapes.items() if name != "timestep")
     if batch != GUIDED:
         raise BackendError(f"the program's batch is {batch}, and Apple's package runs {GUIDED}", code="layout")
-    keep_outputs(function, [name for name in block_of(function).outputs if not name.startswith(CACHE_OUT)])
+    outputs = [name for name in block_of(function).outputs if not name.startswith(CACHE_OUT) or name in handed]
+    keep_outputs(function, outputs)
     if "sample" in shapes:
         replace_input(function, "sample", "float16", shapes["sample"])
     if "timestep" in shapes:
