@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import inspect as python_inspect
 import io
-import os
-import tempfile
 import textwrap
 from argparse import Namespace
 from dataclasses import dataclass
@@ -98,18 +96,21 @@ def verify(args: Namespace) -> Answer:
 
 
 def run(args: Namespace) -> Answer:
-    """`runtime.generate_steps`, a step at a time, then the PNG, with what made it in its text chunk."""
+    """`runtime.generate_steps`, a step at a time, then the PNG, with what made it in its text chunk; or the WAV."""
     from edgediff.bundle import open_bundle
     from edgediff.runtime import GenerationStep, generate_steps
 
     out = Path(args.out)
-    if out.suffix.lower() != ".png":
-        raise OutputError("pictures are written as PNG; give a name that ends in .png", where=args.out)
+    if out.suffix.lower() not in (".png", ".wav"):
+        raise OutputError("pictures are written as PNG; give a name that ends in .png (.wav for sound)", where=args.out)
     if not out.parent.is_dir():
         raise OutputError(f"the folder '{out.parent}' does not exist; create it", where=args.out)
     bundle = open_bundle(args.bundle)
+    suffix = ".wav" if bundle.manifest.kind == "unconditional-audio" else ".png"
+    if out.suffix.lower() != suffix:
+        raise OutputError(f"the bundle is {bundle.manifest.kind}; give a name that ends in {suffix}", where=args.out)
     steps: list[GenerationStep] = []
-    image: Any = None
+    found: Any = None
     with show_progress(quiet=args.json) as progress:
         progress("loading", 0, len(bundle.manifest.program.rows))
         for item in generate_steps(
@@ -121,12 +122,17 @@ def run(args: Namespace) -> Answer:
                 what = item.graph or "held"
                 progress(f"{what:<12}{item.seconds_total * 1e3:>7.1f} ms", item.index + 1, item.total)
             else:
-                image = item
+                found = item
     made = {"prompt": args.prompt, "negative_prompt": args.negative, "seed": args.seed, "bundle": bundle.manifest.name}
-    _save_png(image, out, made)
     seconds = sum(step.seconds_total for step in steps)
-    data = {"image": args.out, **made, "steps": len(steps), "seconds": seconds}
-    return Answer(data, f"{args.out}: {image.width} x {image.height}, {len(steps)} steps in {seconds:.2f} s")
+    if suffix == ".wav":
+        found.save(out)
+        what, size = "sound", f"{found.seconds:.2f} s at {found.rate} Hz"
+    else:
+        _save_png(found, out, made)
+        what, size = "image", f"{found.width} x {found.height}"
+    data = {what: args.out, **made, "steps": len(steps), "seconds": seconds}
+    return Answer(data, f"{args.out}: {size}, {len(steps)} steps in {seconds:.2f} s")
 
 
 def profile(args: Namespace) -> Answer:
@@ -320,18 +326,10 @@ def _save_png(image: Any, path: Path, made: dict[str, Any]) -> None:
     """Writes the picture whole or not at all; how it was made stands in its text chunk `edgediff`."""
     from PIL.PngImagePlugin import PngInfo
 
-    from edgediff.config import dump_json
+    from edgediff.config import dump_json, write_bytes_atomic
 
     info = PngInfo()
     info.add_itxt("edgediff", dump_json(made))
     data = io.BytesIO()
     image.save(data, "PNG", pnginfo=info)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data.getvalue())
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+    write_bytes_atomic(path, data.getvalue())

@@ -92,7 +92,12 @@ def read_text(path: Path) -> str:
 
 
 def write_text_atomic(path: Path, text: str) -> None:
-    """Writes `text` beside `path`, flushes it to the disk, then renames: never a half-written file.
+    """`write_bytes_atomic` of text in UTF-8."""
+    write_bytes_atomic(path, text.encode("utf-8"))
+
+
+def write_bytes_atomic(path: Path, data: bytes) -> None:
+    """Writes `data` beside `path`, flushes it to the disk, then renames: never a half-written file.
 
     Raises OutputError when the folder is missing, read-only or full; `path` then is as it was.
     """
@@ -101,8 +106,8 @@ def write_text_atomic(path: Path, text: str) -> None:
     except OSError as error:
         raise OutputError(f"cannot be written: {error.strerror}", where=str(path)) from error
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o644)

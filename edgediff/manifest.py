@@ -40,6 +40,12 @@ class Artifact(Model):
 
     `delegates`: what the backend hands the graph to, and in how many pieces; `outside`: operators that nothing took,
     by name and place in the network. `memory_bytes`: what the graph needs while it runs, weights left out.
+
+    `chunks` are files that go on where `file` ends, in order, each with the same function: a chunk takes those of
+    the graph's inputs that it has, and what the chunks before it put out, by name. `states` maps inputs and outputs
+    of the graph to states that the backend keeps itself: such a tensor does not cross. All graphs of a file share
+    its states, whoever runs them keeps one set per picture (one per prompt in sequential mode), and each state is
+    one carry.
     """
 
     file: str
@@ -49,13 +55,20 @@ class Artifact(Model):
     delegates: dict[str, int] = {}
     outside: dict[str, int] = {}
     memory_bytes: int | None = Field(default=None, ge=0)
+    chunks: tuple[str, ...] = ()
+    states: dict[str, str] = {}
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every file that running the graph needs."""
+        return (self.file, *self.chunks, *self.data)
 
     @field_validator("file")
     @classmethod
     def _inside(cls, value: str) -> str:
         return safe_path(value)
 
-    @field_validator("data")
+    @field_validator("data", "chunks")
     @classmethod
     def _all_inside(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(safe_path(path) for path in value)
@@ -116,13 +129,15 @@ class Classes(Model):
 
 
 class Decode(Model):
-    """latent * scale + shift -> graph -> samples in [-1, 1]. Without a graph the latent is the picture itself."""
+    """latent * scale + shift -> graph -> values in [-1, 1]. Without a graph the latent is the picture itself, or the
+    sound `[channels, samples]`, which has `sample_rate` of them a second."""
 
     graph: str | None = None
     input: str = "z"
     output: str = "image"
     scale: float = 1.0
     shift: float = 0.0
+    sample_rate: int | None = Field(default=None, ge=1)
 
 
 class ProgramRow(StepRow):
@@ -229,8 +244,15 @@ class Manifest(Model):
         if tokenize is not None and not any(path.startswith(f"{tokenize.folder}/") for path in listed):
             message = f"the tokenizer's folder '{tokenize.folder}' has no file among the files"
             raise BundleError(message, where=where, code="file")
+        if (self.kind == "unconditional-audio") != (self.program.decode.sample_rate is not None):
+            message = f"a bundle of kind '{self.kind}' has " + (
+                "no decode.sample_rate, which sound needs" if self.program.decode.sample_rate is None
+                else "a decode.sample_rate, which is for sound"
+            )
+            raise BundleError(message, where=where, code="value")
         for name, graph in self.graphs.items():
             self._check_graph(name, graph, listed, where)
+        self._check_states(where)
         program = self.program
         stages: tuple[Encode | Decode | None, ...] = (program.encode, program.decode)
         for stage in stages:
@@ -252,7 +274,7 @@ class Manifest(Model):
 
     def _check_graph(self, name: str, graph: Graph, listed: set[str], where: str) -> None:
         for backend, artifact in graph.artifacts.items():
-            for file in (artifact.file, *artifact.data):
+            for file in artifact.files:
                 if file not in listed and not any(path.startswith(f"{file}/") for path in listed):
                     message = f"graph '{name}' on {backend} needs '{file}', which is not among the files"
                     raise BundleError(message, where=where, code="file")
@@ -265,6 +287,31 @@ class Manifest(Model):
                 if (spec.dtype, spec.shape) != (self.carries[carry].dtype, self.carries[carry].shape):
                     message = f"carry '{carry}' and tensor '{tensor}' of graph '{name}' differ in type or shape"
                     raise BundleError(message, where=where, code="carry")
+
+    def _check_states(self, where: str) -> None:
+        """A carry is in one state of one file, or in none, for all graphs of a backend; and nothing mixes it."""
+        mixed = {carry for row in self.program.rows for carry in row.mix}
+        for backend in sorted({name for graph in self.graphs.values() for name in graph.artifacts}):
+            places: dict[str, tuple[str, str] | None] = {}
+            for name, graph in sorted(self.graphs.items()):
+                if (artifact := graph.artifacts.get(backend)) is None:
+                    continue
+                ends = [*graph.carries_in.items(), *graph.carries_out.items()]
+                if strangers := sorted(artifact.states.keys() - {tensor for _, tensor in ends}):
+                    message = f"graph '{name}' on {backend} has a state for '{strangers[0]}', which is no carry of it"
+                    raise BundleError(message, where=where, code="carry")
+                for carry, tensor in ends:
+                    state = artifact.states.get(tensor)
+                    place = (artifact.file, state) if state is not None else None
+                    if places.setdefault(carry, place) != place:
+                        message = f"carry '{carry}' is in one state for some graphs on {backend}, and not for others"
+                        raise BundleError(message, where=where, code="carry")
+            held = {carry: place for carry, place in places.items() if place is not None}
+            if len(set(held.values())) < len(held):
+                raise BundleError(f"two carries are in one state on {backend}", where=where, code="carry")
+            if both := sorted(mixed & held.keys()):
+                message = f"a row mixes carry '{both[0]}', which is a state on {backend}: it has its newest value only"
+                raise BundleError(message, where=where, code="carry")
 
     def _check_rows(self, where: str) -> None:
         written: dict[str, list[bool]] = {}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 DECODERS = ("AutoencoderKL", "AutoencoderTiny", "VQModel")
 PARTS = {
-    "unet": ("UNet2DConditionModel", "UNet2DModel"),
+    "unet": ("UNet2DConditionModel", "UNet2DModel", "UNet1DModel"),
     "transformer": ("DiTTransformer2DModel", "Transformer2DModel"),
     "vae": DECODERS,
     "vqvae": DECODERS,

@@ -2,7 +2,8 @@
 
 MODEL is `glyph` (the trained model in this package), `random:sd15` (a real architecture with random
 weights, for costs), a local folder in diffusers layout, a folder of `edgediff distill`, or a hub id. Folders may be of
-StableDiffusionPipeline, DiTPipeline, DDPMPipeline and DDIMPipeline (pixels), LDMPipeline (unconditional latents).
+StableDiffusionPipeline, DiTPipeline, DDPMPipeline and DDIMPipeline (pixels), LDMPipeline (unconditional latents),
+DanceDiffusionPipeline (sound).
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ HUB_LEFT_OUT = ["safety_checker/*", "feature_extractor/*", "*.fp16.safetensors",
 PART_ORDER = ("unet", "transformer", "vae", "text_encoder")  # random weights are drawn in this order
 KINDS: dict[str, Kind] = {
     "UNet2DConditionModel": "text-to-image", "DiTTransformer2DModel": "class-to-image",
-    "UNet2DModel": "unconditional-image",
+    "UNet2DModel": "unconditional-image", "UNet1DModel": "unconditional-audio",
 }
 
 
@@ -56,7 +57,8 @@ class Pipeline:
 
     `vae` is None where the network works on pixels; `text_encoder` and `tokenizer_folder` are None where there is no
     text, and `classes` is None where there are no classes.
-    `latent` is the latent's shape without the batch; `scheduler` the scheduler's configuration;
+    `latent` is the latent's shape without the batch, of sound `(channels, samples)`; `sample_rate` is samples a second,
+    None for pictures. `scheduler` the scheduler's configuration;
     `weights` the SHA-256 over all weights, by which plans and bundles know the model again. With `distilled` the
     rest is the untouched model, which stays the reference, and `variants` takes the cut denoiser from that folder.
     """
@@ -76,6 +78,7 @@ class Pipeline:
     denoiser_name: str = "unet"
     classes: Classes | None = None
     distilled: DistilledFolder | None = None
+    sample_rate: int | None = None
     _graph: UnitGraph | None = field(default=None, repr=False)
 
     @property
@@ -99,7 +102,8 @@ class Pipeline:
 
     @property
     def sizes(self) -> Sizes:
-        return Sizes(self.latent[1], self.latent[2], self.tokens)
+        *height, width = self.latent[1:]
+        return Sizes(height[0] if height else 1, width, self.tokens)
 
     @property
     def scale(self) -> float:
@@ -261,20 +265,25 @@ def _assemble(
     if size is None:
         message = f"'{name}' does not say its size; write sample_size into {part}/config.json"
         raise ModelError(message, code="unsupported")
-    height, width = (size, size) if isinstance(size, int) else size
-    latent = (network.config.in_channels, height, width)
+    kind = KINDS[type(network).__name__]
+    sound = kind == "unconditional-audio"
+    places = (size,) if sound else (size, size) if isinstance(size, int) else tuple(size)
+    latent = (network.config.in_channels, *places)
+    if sound and not network.config.sample_rate:
+        message = f"'{name}' does not say its sample rate; write sample_rate into {part}/config.json"
+        raise ModelError(message, code="unsupported")
     vae: Any = parts.get("vae", parts.get("vqvae"))
     if vae is not None and vae.config.latent_channels != latent[0]:
         raise ModelError(
             f"'{name}' makes latents of {latent[0]} channels, its decoder takes {vae.config.latent_channels}",
             code="wrong_class",
         )
-    kind = KINDS[type(network).__name__]
     return Pipeline(
         id=name, kind=kind, denoiser=network, vae=vae, text_encoder=parts.get("text_encoder"),
         tokenizer_folder=tokenizer_folder, tokens=tokens, scheduler=scheduler, latent=latent, weights=weights,
         revision=revision, licence=licence, denoiser_name=part,
         classes=_classes(network, labels) if kind == "class-to-image" else None,
+        sample_rate=int(network.config.sample_rate) if sound else None,
     )
 
 

@@ -109,7 +109,7 @@ def _program(pipeline: Pipeline, plan: Plan, table: StepTable) -> Program:
         classes=pipeline.classes,
         decode=Decode(
             graph="vae_decoder" if pipeline.vae is not None else None, input="z", output="image",
-            scale=pipeline.scale, shift=pipeline.shift,
+            scale=pipeline.scale, shift=pipeline.shift, sample_rate=pipeline.sample_rate,
         ),
         latent=pipeline.latent, init_scale=table.init_scale, sampler=table.sampler, steps=table.steps,
         mode=plan.guidance.mode, rows=rows,

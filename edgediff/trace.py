@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from edgediff.config import read_text
-from edgediff.errors import ConfigError
+from edgediff.errors import ConfigError, SamplerError
 from edgediff.recipe import CalibrationTable, GuidanceTable, Recipe
 from edgediff.rng import Rng
 from edgediff.sampler import extract_step_table, make_scheduler
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from edgediff.pipeline import Pipeline
 
+CONTINUOUS = "ipndm"  # the sampler whose timesteps lie between 0 and 1
 Progress = Callable[[str, int, int], None]
 Conditions = Mapping[str, Tensor]
 Denoiser = Callable[[Tensor, Tensor, Conditions], Tensor]
@@ -51,7 +52,13 @@ class Trace:
 
 
 def step_table(pipeline: Pipeline, kind: str, steps: int) -> StepTable:
-    """The step table of a sampler with this pipeline's noise schedule. Raises SamplerError."""
+    """The step table of a sampler with this pipeline's noise schedule. Raises SamplerError, also for a sampler of
+    another kind of time: Dance Diffusion's runs from 1 to 0 (`ipndm`), that of all others over trained steps."""
+    sound = pipeline.kind == "unconditional-audio"
+    if sound != (kind == CONTINUOUS):
+        allowed = f"the only one for it is '{CONTINUOUS}'" if sound else f"'{CONTINUOUS}' is for sound"
+        message = f"sampler '{kind}' does not fit '{pipeline.id}', which is {pipeline.kind}: {allowed}"
+        raise SamplerError(message, code="sampler")
     return extract_step_table(make_scheduler(kind, pipeline.scheduler), steps)
 
 
@@ -83,7 +90,7 @@ def calibration_prompts(pipeline: Pipeline, table: CalibrationTable) -> tuple[st
 
     Raises ConfigError for a file that is missing, not UTF-8, or has fewer prompts than asked for.
     """
-    if pipeline.kind == "unconditional-image":
+    if pipeline.kind in ("unconditional-image", "unconditional-audio"):
         return ("",) * table.prompts
     if table.file is not None:
         from pathlib import Path

@@ -235,7 +235,8 @@ def load_network(folder: Path, graph: UnitGraph | None = None) -> tuple[nn.Modul
     with torch.device("meta"):
         whole = getattr(diffusers, class_name).from_config(config)
     size = config["sample_size"]
-    height, width = (size, size) if isinstance(size, int) else size
+    sound = class_name == "UNet1DModel"
+    height, width = (1, size) if sound else (size, size) if isinstance(size, int) else size
     graph = graph or unit_graph(whole, Sizes(height, width))
     network, cut = cut_network(whole, graph, cuts)
     for name in _hidden_buffers(network):

@@ -52,7 +52,8 @@ class Recording:
 
 @dataclass(frozen=True)
 class Recordings:
-    """One picture made by PyTorch: calls of every graph, the latent after each step, the picture (uint8)."""
+    """One picture made by PyTorch: calls of every graph, the latent after each step, the picture (uint8) or the sound
+    (int16)."""
 
     prompt: str
     calls: tuple[Recording, ...]
@@ -111,7 +112,7 @@ def eager_recordings(
         if not whole and all(runners[name].kept for name in counts):
             break
     small = latents[-1].shape[-1] * latents[-1].shape[-2] <= GOLDEN_LATENT
-    image = session.decode(latents[-1]) if whole or small else np.zeros((0, 0, 3), np.uint8)
+    image = session.render(latents[-1]) if whole or small else np.zeros((0, 0, 3), np.uint8)
     calls = tuple(call for runner in runners.values() for call in runner.kept)
     return Recordings(prompt, calls, tuple(latents), image)
 
@@ -306,7 +307,7 @@ def _compare_program(
         for step, reference in zip(session.steps(recordings.prompt, seed=SEED), recordings.latents, strict=True):
             steps.append(compare_arrays(reference, step.latent)["psnr_db"])
             told.step(step.index + 1, step.total)
-        image = session.decode(step.latent)
+        image = session.render(step.latent)
     except BackendError as error:
         if error.code != "non_finite":
             raise
@@ -314,7 +315,8 @@ def _compare_program(
         return broken, {"psnr_db": 0.0}
     worst = int(np.argmin(steps))
     trajectory = {"worst_step": worst, "psnr_db": steps[worst], "finite": True}
-    return trajectory, {"psnr_db": psnr(recordings.image, image, 255.0, cap=IMAGE_CAP_DB)}
+    peak = 255.0 if image.dtype == np.uint8 else 65535.0  # what a picture's or a sound's whole numbers span
+    return trajectory, {"psnr_db": psnr(recordings.image, image, peak, cap=IMAGE_CAP_DB)}
 
 
 def _count_calls(manifest: Manifest) -> dict[str, int]:

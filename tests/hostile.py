@@ -329,6 +329,8 @@ CASES = tuple(Case(*row) for row in (
     ("true_for_number", "value", "program.steps", put("program.steps", True)),
     ("negative_size", "value", "files.0.bytes", put("files.0.bytes", -1)),
     ("short_hash", "value", "files.0.sha256", put("files.0.sha256", "abc")),
+    ("rate_of_pictures", "value", "which is for sound", put("program.decode.sample_rate", 8000)),
+    ("no_rate_of_sound", "value", "which sound needs", put("kind", "unconditional-audio")),
     ("unknown_kind", "value", "kind", put("kind", "text-to-text")),
     ("source_denoiser", "value", "source.denoiser.folder", put(
         "source.denoiser", {"folder": 3, "weights": "0" * 64})),
@@ -347,6 +349,7 @@ CASES = tuple(Case(*row) for row in (
     ("path_unicode", "path", "one file where case is ignored", both(list_only("caf\u00e9"), list_only("cafe\u0301"))),
     ("path_artifact", "path", "never leaves it", put("graphs.full.artifacts.onnxruntime.file", "../full.onnx")),
     ("path_data", "path", "never absolute", put("graphs.full.artifacts.onnxruntime.data", ["/dev/zero"])),
+    ("path_chunk", "path", "never leaves it", put("graphs.full.artifacts.onnxruntime.chunks", ["a/../../b"])),
     ("path_tokenizer", "path", "never leaves it", put("program.tokenize.folder", "..")),
     # What the manifest must keep to itself: Manifest.check
     ("file_twice", "file", "listed twice", list_only("plan.json")),
@@ -375,6 +378,17 @@ CASES = tuple(Case(*row) for row in (
     ("history", "history", "row 1", put("program.rows.1.update.e", [1.0, 1.0, 1.0])),
     ("history_clip", "history", "above 0", put(
         "program.rows.1.update.clip", {"x": 1.0, "e": 1.0, "limit": 0.0, "weight": 1.0})),
+    ("state_stranger", "carry", "is no carry of it", put(
+        "graphs.full.artifacts.onnxruntime.states", {"noise_pred": "mid"})),
+    ("state_of_one", "carry", "and not for others", put(
+        "graphs.full.artifacts.onnxruntime.states", {"cache_out_mid": "mid"})),
+    ("state_mixed", "carry", "its newest value only", both(
+        put("graphs.full.artifacts.onnxruntime.states", {"cache_out_mid": "mid"}),
+        put("graphs.shallow.artifacts.onnxruntime.states", {"cache_in_mid": "mid"}),
+        put("graphs.shallow.artifacts.onnxruntime.file", "onnxruntime/unet/full.onnx"),
+        put("program.rows.1.mix.mid", [0.5]))),
+    ("file_chunk", "file", "unet/rest.onnx", put(
+        "graphs.full.artifacts.onnxruntime.chunks", ["onnxruntime/unet/rest.onnx"])),
     # Files
     ("missing_file", "missing_file", "'tokenizer/merges.txt' is missing", raw("tokenizer/merges.txt", None)),
     ("missing_folder", "missing_file", "is a folder", list_only("onnxruntime/unet")),

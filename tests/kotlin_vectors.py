@@ -59,12 +59,22 @@ def main(folder: Path) -> None:
 
 def change_manifests() -> list[dict[str, Any]]:
     """`[{"valid", "cases": [[path, value, code]]}]`; a value of `{"absent": true}` takes the key away. All of the
-    valid bundle's manifest; of the programs that say more than it does, their programs."""
-    found = [_change(valid_tree().files["manifest.json"].decode(), ())]
+    valid bundle's manifest; its graphs once more with a state; of the programs that say more than it does, their
+    programs."""
+    found = [_change(valid_tree().files["manifest.json"].decode(), ()), _change(_stateful(), ("graphs",))]
     for case in make_cases():
         if case.name in PROGRAMS:
             found.append(_change(case.manifest.to_json(), ("program",)))
     return found
+
+
+def _stateful() -> str:
+    """The valid manifest with its carry in a state of one file."""
+    tree = valid_tree().manifest
+    for name, tensor in (("full", "cache_out_mid"), ("shallow", "cache_in_mid")):
+        artifact = tree["graphs"][name]["artifacts"]["onnxruntime"]
+        artifact.update(file="onnxruntime/unet/full.onnx", function=name, states={tensor: "mid"})
+    return json.dumps(tree)
 
 
 def _change(valid: str, below: tuple[str | int, ...]) -> dict[str, Any]:

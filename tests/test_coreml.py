@@ -19,7 +19,7 @@ from edgediff.metrics import psnr
 from edgediff.plan import BackendPlan
 from edgediff.target import Target
 from edgediff.variants import build_variants
-from tests.tiny import tiny_pipeline, tiny_plan
+from tests.tiny import cached_conversions, tiny_pipeline, tiny_plan
 
 FLOORS = {"fp16": 60.0, "int8": 35.0}  # dB; measured on these nets: 68 and 45 at the least
 
@@ -36,7 +36,8 @@ def built(pipeline, tmp_path_factory):
     variants = build_variants(pipeline, tiny_plan(pipeline, plans))
     out = tmp_path_factory.mktemp("built")
     target = Target.model_validate({"name": "t", "backends": ["coreml"], "coreml": {"islands": ["time"]}})
-    return out, variants, coreml.lower(variants, target, out)
+    with cached_conversions():
+        return out, variants, coreml.lower(variants, target, out)
 
 
 def example(variant, batch):
@@ -168,6 +169,50 @@ def test_coded_weights_are_what_compression_says_for_us_and_for_coremltools(buil
             np.testing.assert_allclose(found, made[name], rtol=2e-3, atol=1e-7)
             seen += 1
     assert seen == len(made)
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory):
+    """One linear layer for iOS 16, in fp32, and its weight."""
+    import coremltools as ct
+    from coremltools.converters.mil import Builder as mb
+
+    weight = np.random.default_rng(0).standard_normal((16, 64)).astype(np.float32)
+
+    @mb.program(input_specs=[mb.TensorSpec((2, 64))], opset_version=ct.target.iOS16)
+    def program(x):
+        return mb.linear(x=x, weight=weight, name="y")
+
+    path = tmp_path_factory.mktemp("old") / "one.mlpackage"
+    model = ct.convert(program, minimum_deployment_target=ct.target.iOS16, compute_precision=ct.precision.FLOAT32,
+                       skip_model_load=True)
+    model.save(str(path))
+    return path, weight
+
+
+def code_old(old, out, word):
+    path, _ = old
+    link_functions([Part("main", path)], out, compress=lambda name, weight: encode(weight, parse_format(word)))
+    return mil.load(out, precision="fp32")
+
+
+@pytest.mark.parametrize("word", ["palette1", "palette4", "palette8", "int8", "sparse50"])
+def test_the_formats_that_ios_16_has_are_written_as_it_reads_them(old, tmp_path, word):
+    """Values in attributes, packed bits with a shape beside them."""
+    x = np.random.default_rng(1).standard_normal((2, 64)).astype(np.float32)
+    program = code_old(old, tmp_path / "coded.mlpackage", word)
+    assert program.package.spec.specificationVersion < 9
+    wanted = x @ decode(encode(old[1], parse_format(word))).T
+    np.testing.assert_allclose(program.run(x=x)["y"], wanted, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize(("word", "what"), [
+    ("palette4/4", "a table per group of channels"), ("int4/32", "4 bits, or a scale per block,"),
+    ("sparse50+palette4", "sparse weights whose rest is coded"),
+])  # fmt: skip
+def test_formats_of_ios_18_are_refused_before_it(old, tmp_path, word, what):
+    with pytest.raises(BackendError, match=f"{what} is a weight format of iOS 18; choose deployment 'iOS18'"):
+        code_old(old, tmp_path / "coded.mlpackage", word)
 
 
 # What is refused

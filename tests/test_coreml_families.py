@@ -1,9 +1,12 @@
 """Networks of other families, each in another form of attention and for another release: converted and evaluated.
 
-UNet1DModel is not among them: the kernels of its resampling are computed in the graph, and Core ML wants constants.
+Sound (UNet1DModel) is in tests/test_unet1d.py. A whole DiT bundle's programs are checked at every run, the rest with
+`-m slow`.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,14 +17,18 @@ from torch import nn
 pytest.importorskip("coremltools")
 
 from edgediff import mil
+from edgediff.backends import coreml, eager
 from edgediff.backends._attention import rewrite_attention
 from edgediff.backends._coreml_capture import capture_program
 from edgediff.backends._coreml_convert import convert_program
 from edgediff.manifest import TensorSpec
 from edgediff.metrics import psnr
-from edgediff.variants import Variant
-
-pytestmark = pytest.mark.slow
+from edgediff.plan import BackendPlan
+from edgediff.target import Target
+from edgediff.variants import Variant, build_variants
+from tests.test_coreml import example, near, typed
+from tests.tiny import tiny_plan
+from tests.tiny_families import family_pipeline
 
 MODELS = {
     "dit": lambda: DiTTransformer2DModel(
@@ -77,6 +84,7 @@ def make(name):
     return variant, {key: value.numpy() for key, value in inputs.items()}, output.numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", FLOORS)
 @pytest.mark.parametrize("name", MODELS)
 def test_a_network_of_every_family_is_pytorch(name, precision, tmp_path):
@@ -90,3 +98,20 @@ def test_a_network_of_every_family_is_pytorch(name, precision, tmp_path):
     db = psnr(reference, found, float(np.abs(reference).max()), cap=200)
     print(f"{name}, {form} for {deployment}, {precision}: {db:.1f} dB")
     assert db >= FLOORS[precision]
+
+
+@pytest.mark.parametrize("precision", FLOORS)
+def test_the_programs_of_a_dit_are_pytorch(precision, tmp_path):
+    """The denoiser by our own units, guided, classes as int32; as the backend lowers it."""
+    pipeline = family_pipeline(tmp_path / "dit", "dit")
+    backends = {"coreml": BackendPlan(precision=precision, format="mlpackage")}
+    variants = build_variants(pipeline, tiny_plan(pipeline, backends, calls=("full",)))
+    variant = variants.graphs["full"]
+    table = {"islands": ["time"]}
+    target = Target.model_validate({"name": "t", "backends": ["coreml"], "coreml": table})
+    one = replace(variants, graphs={"full": variant})
+    artifact = coreml.lower(one, target, tmp_path / "out").graphs["full"]
+    inputs = {**example(variant, 2), "class_labels": np.array([5, 3])}
+    runner = coreml.open_runner(tmp_path / "out", typed(variant), artifact, batch=2, threads=1)
+    reference, found = eager.eager_runners(variants)["full"].run(inputs), runner.run(inputs)
+    assert near(reference["noise_pred"], found["noise_pred"]) >= FLOORS[precision]

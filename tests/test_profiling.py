@@ -16,11 +16,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgediff.backends import held_states
 from edgediff.bundle import Bundle, BundleWriter
 from edgediff.errors import BackendError, BundleError, ConfigError, EdgeDiffError, LinkError
 from edgediff.profiling import compare_bundles, profile_bundle
 from edgediff.profiling.device import drop_from_cache, peak_rss_mb, pss_mb, read_device, rss_mb
-from edgediff.profiling.worker import Clock
+from edgediff.profiling.worker import Clock, Timed
 from tests.hostile import CARRY, LATENT, LENGTH, WIDTH, make_manifest, make_plan, valid_parts
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
@@ -209,6 +210,27 @@ def test_a_stopwatch_sees_each_runner(bundle: Bundle) -> None:
     assert {name: len(seconds) for name, seconds in clock.seconds.items()} == {
         "shallow@2": 1, "shallow@1": 2, "full": 1,
     }  # fmt: skip
+
+
+def test_a_stopwatch_leaves_states_inside(bundle: Bundle) -> None:
+    """A runner that keeps carries itself keeps them under the stopwatch too, and both ways of running count."""
+    class Keeps:
+        states = {"cache_in_mid": "mid"}
+
+        def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            return self.run_held(inputs, {})
+
+        def run_held(self, inputs: dict[str, np.ndarray], memory: dict[str, Any]) -> dict[str, np.ndarray]:
+            memory["calls"] = memory.get("calls", 0) + 1
+            return inputs
+
+    clock, memory = Clock(), {}
+    timed = Timed("shallow", Keeps(), clock, by_batch=False)
+    for _ in range(2):
+        timed.run_held({"sample": np.ones((1, 3))}, memory)
+    timed.run({"sample": np.ones((1, 3))})
+    assert held_states(timed) == {"cache_in_mid": "mid"} and memory == {"calls": 2}
+    assert len(clock.seconds["shallow"]) == 3
 
 
 @linux_only

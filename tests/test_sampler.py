@@ -165,7 +165,7 @@ def test_recurrences_are_as_short_as_the_samplers_are():
     assert reach == {
         "ddim": (1, 1), "ddpm": (1, 1), "euler": (1, 1), "euler_ancestral": (1, 1), "lcm": (1, 1),
         "flow_match_euler": (1, 1), "heun": (2, 2), "dpmpp_2m": (2, 2), "dpmpp_2m_karras": (2, 2),
-        "unipc": (3, 3), "pndm": (2, 5),
+        "unipc": (3, 3), "pndm": (2, 5), "ipndm": (5, 4),
     }  # fmt: skip
 
 

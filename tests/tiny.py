@@ -6,6 +6,8 @@ Every weight is drawn from one seed, so the folder's hash is the same on every m
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -126,6 +128,7 @@ def tiny_bundle(out: Path, pipeline: Pipeline, backends: dict[str, BackendPlan],
 
 
 _PROGRAMS: dict[tuple[Any, ...], Any] = {}
+_PACKAGES: dict[tuple[Any, ...], tuple[tempfile.TemporaryDirectory[str], Any]] = {}
 
 
 @contextmanager
@@ -142,6 +145,30 @@ def cached_exports() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_onnx_export, "export_graph", cached)
+        yield
+
+
+@contextmanager
+def cached_conversions() -> Iterator[None]:
+    """Within it a graph that this process has converted for Core ML before is copied: a conversion takes seconds."""
+    from edgediff.backends import coreml
+
+    convert = coreml._convert
+
+    def cached(variant: Variant, batch: int, path: Path, precision: str, table: Any, islands: Any) -> Any:
+        mark = float(sum(parameter.double().sum() for parameter in variant.module.parameters()))
+        form = table.deployment, table.attention, table.query_chunk
+        key = (variant.name, variant.inputs, variant.outputs, batch, precision, form, islands, mark)
+        if key not in _PACKAGES:
+            folder = tempfile.TemporaryDirectory()
+            found = convert(variant, batch, Path(folder.name) / "one.mlpackage", precision, table, islands)
+            _PACKAGES[key] = folder, found
+        folder, found = _PACKAGES[key]
+        shutil.copytree(Path(folder.name) / "one.mlpackage", path)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(coreml, "_convert", cached)
         yield
 
 

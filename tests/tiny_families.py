@@ -1,4 +1,5 @@
-"""Tiny models that take no text, in diffusers layout: a DiT in latents and in pixels, DDPM-like and LDM-like U-Nets."""
+"""Tiny models that take no text, in diffusers layout: a DiT in latents and in pixels, DDPM-like and LDM-like U-Nets,
+and one for sound."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DiTTransformer2DModel, UNet2DModel, VQModel
+from diffusers import AutoencoderKL, DiTTransformer2DModel, UNet1DModel, UNet2DModel, VQModel
 
 from edgediff.pipeline import Pipeline, load_pipeline, quiet_libraries
 
@@ -29,11 +30,16 @@ SCHEDULER: dict[str, Any] = {
     "_class_name": "DDIMScheduler", "beta_schedule": "linear", "clip_sample": False, "set_alpha_to_one": True,
 }
 LABELS = {"0": "tench, Tinca tinca", "1": "crane", "2": "crane", "3": "goldfish", "4": "hen"}
+SOUND: dict[str, Any] = {
+    "sample_size": 64, "sample_rate": 8000, "extra_in_channels": 4, "time_embedding_dim": 4,
+    "block_out_channels": (8, 32, 32),
+}
+SOUND_SCHEDULER = {"_class_name": "IPNDMScheduler", "num_train_timesteps": 1000}
 KINDS = ("dit", "dit-pixel", "ddpm", "ldm", "ldm-kl")
 
 
 def write_family(folder: Path, kind: str) -> Path:
-    """Writes one of `KINDS` to `folder` with weights of a fixed seed, and returns it."""
+    """Writes one of `KINDS`, or `sound`, to `folder` with weights of a fixed seed, and returns it."""
     with torch.random.fork_rng(devices=[]), quiet_libraries():
         torch.manual_seed(0)
         parts = _parts(kind)
@@ -47,7 +53,8 @@ def write_family(folder: Path, kind: str) -> Path:
         named.update(id2label=LABELS, transformer=["diffusers", "Transformer2DModel"])  # as the published ones are
     (folder / "scheduler").mkdir()
     clip = {"clip_sample": True} if "vae" not in parts and "vqvae" not in parts else {}
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({**SCHEDULER, **clip}))
+    scheduler = SOUND_SCHEDULER if kind == "sound" else {**SCHEDULER, **clip}
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
     (folder / "model_index.json").write_text(json.dumps(named))
     return folder
 
@@ -59,7 +66,7 @@ def family_pipeline(folder: Path, kind: str) -> Pipeline:
 
 PIPELINES = {
     "dit": "DiTPipeline", "dit-pixel": "DiTPipeline", "ddpm": "DDPMPipeline", "ldm": "LDMPipeline",
-    "ldm-kl": "LDMPipeline",
+    "ldm-kl": "LDMPipeline", "sound": "DanceDiffusionPipeline",
 }
 
 
@@ -73,6 +80,8 @@ def _parts(kind: str) -> dict[str, Any]:
             return {"transformer": DiTTransformer2DModel(**pixels)}
         case "ddpm":
             return {"unet": UNet2DModel(**UNET)}
+        case "sound":
+            return {"unet": UNet1DModel(**SOUND)}
         case "ldm":
             return {"unet": UNet2DModel(**UNET), "vqvae": VQModel(**DECODER, latent_channels=3, num_vq_embeddings=32)}
     latents = {**UNET, "in_channels": 4, "out_channels": 4}

@@ -30,7 +30,7 @@ def require_mac(what: str) -> None:
         raise BackendError(message, code="platform")
 
 
-class DeviceRunner:
+class DeviceModel:
     """One function, loaded by Core ML for the compute units that the package names."""
 
     def __init__(self, path: Path, function: str, program: Program) -> None:
@@ -52,16 +52,27 @@ class DeviceRunner:
         self._outputs = {name: kind.dtype for name, kind in program.outputs(function).items()}
         self._path = path
 
-    def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
-        """Outputs by name. Raises BackendError for inputs that do not fit."""
+    def predict(self, inputs: dict[str, Array], state: Any = None) -> dict[str, Array]:
+        """Outputs by name; `state` is an `MLState`. Raises BackendError for inputs that do not fit."""
         for name in self._types:
             if name not in inputs:
                 raise BackendError(f"input '{name}' is missing; given were {sorted(inputs)}", code="run")
+        given = {name: np.asarray(inputs[name], kind) for name, kind in self._types.items()}
         try:
-            found = self._model.predict({name: np.asarray(inputs[name], kind) for name, kind in self._types.items()})
+            found = self._model.predict(given) if state is None else self._model.predict(given, state)
         except Exception as error:  # the framework raises many kinds
             raise BackendError(f"Core ML failed: {error}", where=str(self._path), code="run") from error
         return {name: np.asarray(found[name], kind) for name, kind in self._outputs.items()}
+
+    def make_state(self) -> Any:
+        """An `MLState`, zeros; the functions of one package take the same one."""
+        return self._model.make_state()
+
+    def read_state(self, state: Any, name: str) -> Array:
+        return np.asarray(state.read_state(name))
+
+    def write_state(self, state: Any, name: str, value: Array) -> None:
+        state.write_state(name, value)
 
 
 def compute_units(program: Program) -> str:

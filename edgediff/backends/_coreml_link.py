@@ -41,7 +41,8 @@ Compress = Callable[[str, Array], Encoded | None]
 
 @dataclass(frozen=True)
 class Description:
-    """What a package says about itself: texts, and keys in reverse-domain style."""
+    """What a package says about itself: texts, and keys in reverse-domain style. `others` is said of tensors that
+    `tensors` does not name."""
 
     short: str = ""
     author: str = ""
@@ -49,6 +50,7 @@ class Description:
     version: str = ""
     notes: Mapping[str, str] = field(default_factory=dict)
     tensors: Mapping[str, str] = field(default_factory=dict)
+    others: str = ""
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ def _annotate(spec: Any, description: Description) -> None:
     holders = spec.description.functions or [spec.description]
     for holder in holders:
         for feature in (*holder.input, *holder.output, *holder.state):
-            feature.shortDescription = description.tensors.get(feature.name, "")
+            feature.shortDescription = description.tensors.get(feature.name, description.others)
 
 
 def _manifest() -> str:

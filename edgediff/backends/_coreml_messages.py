@@ -90,17 +90,18 @@ def set_immediate(message: Any, value: Any, dtype: str) -> None:
 def make_operation(
     kind: str, inputs: dict[str, Any], outputs: Sequence[tuple[str, str, Sequence[int]]]
 ) -> Any:
-    """An `Operation` message. An input is a name, or `(value, dtype)` for a constant written in place; an output is
-    its name, type and shape."""
+    """An `Operation` message. An input is a name, a list of names, or `(value, dtype)` for a constant written in
+    place; an output is its name, type and shape."""
     from coremltools.proto import MIL_pb2
 
     operation = MIL_pb2.Operation(type=kind)
     for key, value in inputs.items():
-        argument = operation.inputs[key].arguments.add()
-        if isinstance(value, str):
-            argument.name = value
-        else:
-            set_immediate(argument.value, *value)
+        for one in value if isinstance(value, list) else [value]:
+            argument = operation.inputs[key].arguments.add()
+            if isinstance(one, str):
+                argument.name = one
+            else:
+                set_immediate(argument.value, *one)
     for name, dtype, shape in outputs:
         output = operation.outputs.add()
         output.name = name
@@ -132,7 +133,7 @@ def replace_input(
     block, inner = block_of(function), f"{name}_inner"
     entry = next(one for one in function.inputs if one.name == name)
     old = value_type(entry.type)
-    _rename_reads(block, name, inner)
+    rename_reads(block, name, inner)
     set_type(entry.type, dtype, shape)
     made, current, sizes = [], name, tuple(shape)
     plan = [*steps, *([("cast", {"dtype": (MIL_NAMES[old.dtype], "string")}, None)] if old.dtype != dtype else [])]
@@ -152,7 +153,7 @@ def replace_input(
 
 
 def keep_outputs(function: Any, names: Sequence[str]) -> None:
-    """Leaves these outputs only, and no operation that nothing reads."""
+    """Leaves these outputs only, and no operation and no state that nothing reads; states are not written any more."""
     block = block_of(function)
     del block.outputs[:]
     block.outputs.extend(names)
@@ -164,6 +165,9 @@ def keep_outputs(function: Any, names: Sequence[str]) -> None:
                 needed |= {one.name for one in argument.arguments if one.WhichOneof("binding") == "name"}
     del block.operations[:]
     block.operations.extend(reversed(kept))
+    inputs = [one for one in function.inputs if one.name in needed or one.type.WhichOneof("type") != "stateType"]
+    del function.inputs[:]
+    function.inputs.extend(inputs)
 
 
 def add_output(
@@ -199,7 +203,8 @@ def describe_function(function: Any, description: Any) -> None:
             array.shape.extend([size or 0 for size in kind.shape])
 
 
-def _rename_reads(block: Any, old: str, new: str) -> None:
+def rename_reads(block: Any, old: str, new: str) -> None:
+    """Whatever read a value reads another one."""
     for operation in block.operations:
         for argument in operation.inputs.values():
             for bound in argument.arguments:

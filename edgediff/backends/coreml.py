@@ -7,7 +7,9 @@
 
 Sizes are fixed, as the Neural Engine wants them. A graph that the program runs with and without guidance has a
 second function (or package) `<graph>_batch1`; the first is for the batch of its first call. Integers are int32,
-which is all that Core ML has. Cached features cross as inputs and outputs, in fp32 as the manifest says.
+which is all that Core ML has. Cached features cross as inputs and outputs, in fp32 as the manifest says, or stay in
+the package as states (`_coreml_states`). `chunks = 2` makes two packages of the denoiser, `unet_chunk1.mlpackage` and
+`unet_chunk2.mlpackage`, each with about half the weights of every function (`_coreml_chunks`).
 
 Precision `fp16` computes and keeps everything in fp16 but the *islands* of the target (`auto`: the sinusoid of the
 time embedding, and what measured parity says, see `_coreml_islands`); `int8` is `fp16` with weights in 8 bits, one
@@ -21,18 +23,21 @@ import hashlib
 import importlib.metadata
 import sys
 import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
 
 import numpy as np
 
 from edgediff.backends import Array, Artifacts, Runner
-from edgediff.errors import BackendError, unknown
+from edgediff.backends._coreml_runners import MAIN
+from edgediff.errors import BackendError
 from edgediff.manifest import Artifact, Graph
 
 if TYPE_CHECKING:
-    from edgediff.backends._coreml_link import Compress
+    from edgediff.backends._coreml_link import Compress, Description
     from edgediff.compression import Encoded
     from edgediff.mil import Program
     from edgediff.plan import Plan
@@ -41,8 +46,6 @@ if TYPE_CHECKING:
 
 NAME = "coreml"
 CODES_WEIGHTS = True  # `plan.weights` is heeded
-MAIN = "main"
-INTEGERS = {"int64": "int32"}
 
 
 def lower(variants: Variants, target: Target, out: Path) -> Artifacts:
@@ -51,10 +54,12 @@ def lower(variants: Variants, target: Target, out: Path) -> Artifacts:
     Raises BackendError: an operator that Core ML has no form for (`export`), a release too old for what the target
     asks (`deployment`), weights beyond the target's memory ceiling (`too_large`); MissingLibrary.
     """
+    from edgediff.backends._coreml_states import check_states
     from edgediff.mil.package import import_coremltools
 
     import_coremltools(NAME)
     check_deployment(target.coreml)
+    check_states(target.coreml, variants.plan, variants.plan.backends[NAME].precision)
     graphs: dict[str, Artifact] = {}
     components: dict[str, list[Variant]] = {}
     for variant in variants.graphs.values():
@@ -99,41 +104,98 @@ def _lower_component(
 ) -> dict[str, Artifact]:
     """The graphs that may share weights, converted one by one and linked."""
     from edgediff.backends._coreml_convert import RELEASES
-    from edgediff.backends._coreml_link import Part, link_functions
     from edgediff.backends._coreml_metadata import describe_package
+    from edgediff.backends._coreml_states import name_states, size_states
 
-    plan, table, precision = variants.plan, target.coreml, variants.plan.backends[NAME].precision
-    batches = graph_batches(plan)
+    table, precision = target.coreml, variants.plan.backends[NAME].precision
+    batches = graph_batches(variants.plan)
+    converted, islands = _convert_members(members, batches, precision, table, work)
+    denoiser = members[0].name in batches
+    largest = max(size for variant in members for size in batches.get(variant.name, (1,)))
+    linker = _Linking(
+        out, _compress(variants, component), describe_package(variants, target, component, islands),
+        states=size_states(members, largest) if denoiser and table.cache == "state" else {},
+        cuts=_cuts(converted) if denoiser and table.chunks > 1 else {},
+    )
+    if denoiser and RELEASES[table.deployment] >= 18:
+        files = linker.link(component, converted)
+        return {
+            v.name: Artifact(file=files[0], chunks=files[1:], function=v.name, precision=precision,
+                             states=name_states(v) if linker.states else {})
+            for v in members
+        }  # fmt: skip
+    packages = {name: linker.link(name, {MAIN: found}, cut=name) for name, found in converted.items()}
+    others = {v.name: [f for name, files in packages.items() if name.startswith(f"{v.name}_batch") for f in files]
+              for v in members}
+    return {
+        v.name: Artifact(file=files[0], chunks=files[1:], function=MAIN, precision=precision,
+                         data=tuple(others[v.name]))
+        for v in members for files in [packages[v.name]]
+    }  # fmt: skip
+
+
+def _convert_members(
+    members: list[Variant], batches: Mapping[str, tuple[int, ...]], precision: str, table: CoreMLTable, work: Path
+) -> tuple[dict[str, tuple[Variant, Path]], tuple[str, ...]]:
+    """Function -> its graph and the package of it alone; and the islands, which the first function's parity chose."""
     islands: tuple[str, ...] | None = None if table.islands == "auto" else tuple(table.islands)
-    parts: list[Part] = []
+    converted: dict[str, tuple[Variant, Path]] = {}
     for variant in members:
         sizes = batches.get(variant.name, (1,))
         for batch in sizes:
             name = function_name(variant.name, batch, sizes)
             path = work / f"{name}.mlpackage"
             islands = _convert(variant, batch, path, precision, table, islands)
-            parts.append(Part(name, path))
-    multifunction = RELEASES[table.deployment] >= 18 and component not in (members[0].name,)
-    compress = _compress(variants, component)
-    description = describe_package(variants, target, component, islands or ())
-    folder = out / NAME
-    folder.mkdir(parents=True, exist_ok=True)
-    if multifunction:
-        file = f"{NAME}/{component}.mlpackage"
-        link_functions(parts, out / file, compress=compress, description=description)
-        return {v.name: Artifact(file=file, function=v.name, precision=precision) for v in members}
-    for part in parts:
-        file = f"{part.name}.mlpackage"
-        link_functions([Part(MAIN, part.path)], folder / file, compress=compress, description=description)
-    return {
-        v.name: Artifact(
-            file=f"{NAME}/{v.name}.mlpackage", function=MAIN, precision=precision,
-            data=tuple(
-                f"{NAME}/{part.name}.mlpackage" for part in parts if part.name.startswith(f"{v.name}_batch")
-            ),
-        )
-        for v in members
-    }  # fmt: skip
+            converted[name] = (variant, path)
+    return converted, islands or ()
+
+
+def _cuts(converted: Mapping[str, tuple[Variant, Path]]) -> dict[str, int]:
+    """Where each function is cut in two, the largest graph's first: it decides."""
+    from edgediff.backends._coreml_chunks import plan_cuts
+    from edgediff.mil import open_package
+
+    names = sorted(converted, key=lambda name: -converted[name][0].parameters)
+    return dict(zip(names, plan_cuts([(open_package(converted[name][1]), MAIN) for name in names]), strict=True))
+
+
+@dataclass(frozen=True)
+class _Linking:
+    """How the functions of a component become packages."""
+
+    out: Path
+    compress: Compress | None
+    description: Description
+    states: Mapping[str, tuple[int, ...]]
+    cuts: Mapping[str, int]
+
+    def link(self, name: str, functions: Mapping[str, tuple[Variant, Path]], cut: str = "") -> tuple[str, ...]:
+        """Writes one package, or its chunks; returns their paths in the bundle. `cut` is the name that a single
+        function's cut is kept by."""
+        from edgediff.backends._coreml_chunks import COUNT
+        from edgediff.backends._coreml_link import Part, link_functions
+
+        (self.out / NAME).mkdir(parents=True, exist_ok=True)
+        files = []
+        for index in range(COUNT) if self.cuts else [None]:
+            file = f"{NAME}/{name}.mlpackage" if index is None else f"{NAME}/{name}_chunk{index + 1}.mlpackage"
+            parts = [
+                Part(function, path, change=self._change(variant, cut or function, index))
+                for function, (variant, path) in functions.items()
+            ]
+            link_functions(parts, self.out / file, compress=self.compress, description=self.description)
+            files.append(file)
+        return tuple(files)
+
+    def _change(self, variant: Variant, cut: str, index: int | None) -> Callable[[Any], None] | None:
+        from edgediff.backends._coreml_chunks import take_chunk
+        from edgediff.backends._coreml_states import hold_in_states, name_states
+
+        if index is not None:
+            return partial(take_chunk, cut=self.cuts[cut], index=index)
+        if self.states:
+            return partial(hold_in_states, ends=name_states(variant), sizes=self.states)
+        return None
 
 
 def _convert(
@@ -204,9 +266,10 @@ def _check_sizes(out: Path, target: Target) -> None:
     for package in sorted((out / NAME).iterdir()):
         size = sum(path.stat().st_size for path in package.rglob("*") if path.is_file())
         if size > target.memory_ceiling_gb * 1e9:
+            chunks = "" if target.coreml.chunks > 1 else ", chunks = 2"
             message = (
                 f"'{package.name}' has {size / 1e9:.2f} GB, and an app on {target.name} may hold "
-                f"{target.memory_ceiling_gb:g} GB; choose fewer bits, or cut more"
+                f"{target.memory_ceiling_gb:g} GB; choose fewer bits{chunks}, or cut more"
             )
             raise BackendError(message, where=f"{NAME}/{package.name}", code="too_large")
 
@@ -222,65 +285,13 @@ def open_runner(
     `threads` is for the evaluator. Raises BackendError for a package that cannot be read, lacks the function, or
     whose inputs and outputs are not those of the manifest; MissingLibrary.
     """
-    path, function = _locate(folder, artifact, batch)
-    program = _open_program(path)
-    if function not in program.functions:
-        message = f"{unknown('function', function, program.functions)}; build the bundle again"
-        raise BackendError(message, where=str(path), code="signature")
-    _check_ends(program, function, graph, batch, path)
-    if sys.platform == "darwin":
-        from edgediff.backends._coreml_device import DeviceRunner
+    from edgediff.backends._coreml_runners import EvaluatedModel, open_model_runner
 
-        return DeviceRunner(path, function, program)
-    return EvaluatorRunner(program, function, threads)
+    def load(path: Path, function: str, program: Program) -> Any:
+        if sys.platform == "darwin":
+            from edgediff.backends._coreml_device import DeviceModel
 
+            return DeviceModel(path, function, program)
+        return EvaluatedModel(program, function, threads)
 
-class EvaluatorRunner:
-    """One function, evaluated with PyTorch."""
-
-    def __init__(self, program: Program, function: str, threads: int | None) -> None:
-        self._program, self._function, self._threads = program, function, threads
-
-    def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
-        """Outputs by name. Raises BackendError for inputs that do not fit."""
-        from edgediff.backends.eager import torch_threads
-
-        with torch_threads(self._threads):
-            return self._program.run(self._function, None, **inputs)
-
-
-_OPEN: WeakValueDictionary[tuple[str, int], Program] = WeakValueDictionary()  # alive while a runner is
-
-
-def _open_program(path: Path) -> Program:
-    """The program of a package, which the runners of its functions share."""
-    from edgediff import mil
-
-    key = (str(path.resolve()), path.stat().st_mtime_ns if path.exists() else 0)
-    program = _OPEN.get(key)
-    if program is None:
-        program = _OPEN[key] = mil.load(path)
-    return program
-
-
-def _locate(folder: Path, artifact: Artifact, batch: int) -> tuple[Path, str]:
-    """Package and function of a graph at a batch size."""
-    path, function = folder / artifact.file, artifact.function or MAIN
-    for other in artifact.data:
-        if other.endswith(f"_batch{batch}.mlpackage"):
-            return folder / other, function
-    if function != MAIN:
-        named = f"{function}_batch{batch}"
-        return path, named if named in _open_program(path).functions else function
-    return path, function
-
-
-def _check_ends(program: Program, function: str, graph: Graph, batch: int, path: Path) -> None:
-    have_in, have_out = program.inputs(function), program.outputs(function)
-    for specs, have in ((graph.inputs, have_in), (graph.outputs, have_out)):
-        want = {spec.name: (INTEGERS.get(spec.dtype, spec.dtype), spec.sized(batch)) for spec in specs}
-        found: dict[str, Any] = {name: (kind.dtype, kind.shape) for name, kind in have.items()}
-        if found != want:
-            message = f"function '{function}' has {found} where the manifest says {want}; build the bundle again"
-            raise BackendError(message, where=str(path), code="signature")
-
+    return open_model_runner(folder, graph, artifact, batch, load)

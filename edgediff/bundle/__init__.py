@@ -25,7 +25,7 @@ from edgediff.plan import Plan
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from edgediff.runtime import GenerationStep
+    from edgediff.runtime import GenerationStep, Sound
     from edgediff.tokenizer import Tokenizer
 
 __all__ = [
@@ -62,14 +62,14 @@ class Bundle:
         stage = self.manifest.program.tokenize
         return Tokenizer.load(self.path(stage.folder)) if stage else None
 
-    def generate(self, prompt: str = "", **options: Any) -> Image:
-        """One picture; the options are those of `runtime.generate`."""
+    def generate(self, prompt: str = "", **options: Any) -> Image | Sound:
+        """One picture, or one sound; the options are those of `runtime.generate`."""
         from edgediff.runtime import generate
 
         return generate(self, prompt, **options)
 
-    def generate_steps(self, prompt: str = "", **options: Any) -> Iterator[GenerationStep | Image]:
-        """Every step, then the picture; the options are those of `runtime.generate_steps`."""
+    def generate_steps(self, prompt: str = "", **options: Any) -> Iterator[GenerationStep | Image | Sound]:
+        """Every step, then the picture or the sound; the options are those of `runtime.generate_steps`."""
         from edgediff.runtime import generate_steps
 
         return generate_steps(self, prompt, **options)

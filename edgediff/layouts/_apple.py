@@ -2,6 +2,7 @@
 
     Resources/{TextEncoder,Unet,VAEDecoder}.mlmodelc    on a Mac, compiled by `xcrun coremlcompiler`
     Resources/{TextEncoder,Unet,VAEDecoder}.mlpackage   elsewhere, with compile.sh, which compiles them on a Mac
+    Resources/{UnetChunk1,UnetChunk2}.*                 in place of Unet, from a bundle whose denoiser is in two chunks
     Resources/{vocab.json,merges.txt}
 
 Apple's Swift package runs its own scheduler and one network at every step: this is the bundle's full graph, with its
@@ -15,6 +16,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +34,7 @@ BACKEND = "coreml"
 LEGACY_EOS = 2  # CLIP configs from before 2023 give 2; there the end of the text is the largest id
 UNET_INPUTS = ("sample", "timestep", "encoder_hidden_states")
 GUIDED = 2
+CACHE_OUT = "cache_out_"  # features for the bundle's other graphs
 COMPILE = """#!/bin/sh
 # Compiles the models for an app; needs Xcode's command line tools.
 cd "$(dirname "$0")/Resources" || exit 1
@@ -57,14 +60,14 @@ def write_apple(bundle: Bundle, out: Path, pipeline: Pipeline | None) -> None:
         pipeline = load_source(bundle)
     check_source(bundle, pipeline)
     eos = int(getattr(pipeline.text_encoder.config, "eos_token_id", LEGACY_EOS))
-    changes: dict[str, Callable[[Any], None]] = {
+    changes: dict[str, Callable[..., None]] = {
         "TextEncoder": lambda function: _sew_text_encoder(function, eos), "Unet": _sew_denoiser,
         "VAEDecoder": _sew_decoder,
     }  # fmt: skip
     resources = out / "Resources"
     resources.mkdir()
     for target, artifact in artifacts.items():
-        _write_model(bundle, artifact, resources / f"{target}.mlpackage", changes[target])
+        _write_model(bundle, artifact, resources, target, changes[target])
     for name in ("vocab.json", "merges.txt"):
         shutil.copyfile(bundle.path(stage.folder) / name, resources / name)
     if sys.platform == "darwin":
@@ -99,13 +102,24 @@ def _artifact(manifest: Manifest, name: str) -> Artifact:
     return artifact
 
 
-def _write_model(bundle: Bundle, artifact: Artifact, out: Path, change: Callable[[Any], None]) -> None:
+def _write_model(
+    bundle: Bundle, artifact: Artifact, resources: Path, target: str, change: Callable[..., None]
+) -> None:
+    """Writes `<target>.mlpackage`, or `<target>Chunk1.mlpackage` and so on."""
     from edgediff.backends._coreml_link import Part, link_functions
     from edgediff.backends._coreml_metadata import read_description
+    from edgediff.mil import open_package
 
-    path = bundle.path(artifact.file)
-    part = Part("main", path, artifact.function or "main", change)
-    link_functions([part], out, description=read_description(path))
+    paths = [bundle.path(file) for file in (artifact.file, *artifact.chunks)]
+    function = artifact.function or "main"
+    for index, path in enumerate(paths):
+        name = target if len(paths) == 1 else f"{target}Chunk{index + 1}"
+        if following := paths[index + 1:]:  # what the next chunk reads stays an output, features for others too
+            read = frozenset(one.name for one in open_package(following[0]).function(function).inputs)
+            part = Part("main", path, function, partial(change, handed=read))
+        else:
+            part = Part("main", path, function, change)
+        link_functions([part], resources / f"{name}.mlpackage", description=read_description(path))
 
 
 def _compile(resources: Path) -> None:
@@ -122,24 +136,31 @@ def _compile(resources: Path) -> None:
 # Sewing new ends on
 
 
-def _sew_denoiser(function: Any) -> None:
-    """`sample` and `timestep` [batch] in fp16, the text as [batch, width, 1, tokens] in fp16, one output."""
-    from edgediff.backends._coreml_messages import keep_outputs, replace_input
+def _sew_denoiser(function: Any, handed: frozenset[str] = frozenset()) -> None:
+    """`sample` and `timestep` [batch] in fp16, the text as [batch, width, 1, tokens] in fp16, one output. Of a chunk,
+    those of them that it has, and what is `handed` to the next; Apple's runner gives every chunk the original inputs.
+    """
+    from edgediff.backends._coreml_messages import block_of, keep_outputs, replace_input
 
     shapes = {one.name: _shape(one) for one in function.inputs}
-    batch, tokens, width = shapes["encoder_hidden_states"]
+    batch = next(shape[0] for name, shape in shapes.items() if name != "timestep")
     if batch != GUIDED:
         raise BackendError(f"the program's batch is {batch}, and Apple's package runs {GUIDED}", code="layout")
-    keep_outputs(function, ["noise_pred"])
-    replace_input(function, "sample", "float16", shapes["sample"])
-    replace_input(
-        function, "timestep", "float16", (batch,),
-        [("slice_by_index", {"begin": ([0], "int32"), "end": ([1], "int32")}, (1,))],
-    )
-    replace_input(function, "encoder_hidden_states", "float16", (batch, width, 1, tokens), [
-        ("squeeze", {"axes": ([2], "int32")}, (batch, width, tokens)),
-        ("transpose", {"perm": ([0, 2, 1], "int32")}, (batch, tokens, width)),
-    ])
+    outputs = [name for name in block_of(function).outputs if not name.startswith(CACHE_OUT) or name in handed]
+    keep_outputs(function, outputs)
+    if "sample" in shapes:
+        replace_input(function, "sample", "float16", shapes["sample"])
+    if "timestep" in shapes:
+        replace_input(
+            function, "timestep", "float16", (batch,),
+            [("slice_by_index", {"begin": ([0], "int32"), "end": ([1], "int32")}, (1,))],
+        )
+    if "encoder_hidden_states" in shapes:
+        _, tokens, width = shapes["encoder_hidden_states"]
+        replace_input(function, "encoder_hidden_states", "float16", (batch, width, 1, tokens), [
+            ("squeeze", {"axes": ([2], "int32")}, (batch, width, tokens)),
+            ("transpose", {"perm": ([0, 2, 1], "int32")}, (batch, tokens, width)),
+        ])
 
 
 def _sew_text_encoder(function: Any, eos: int) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Input sizes that costs are counted for: latent height and width, text tokens."""
+    """Input sizes that costs are counted for: latent height and width (of sound 1 and its samples), text tokens."""
 
     height: int
     width: int

@@ -8,14 +8,16 @@ import importlib.util
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from edgediff.backends import StatefulRunner, held_states
 from edgediff.bundle import Bundle, open_bundle
 from edgediff.errors import EdgeDiffError
 from edgediff.latency import (
@@ -67,9 +69,19 @@ class Timed:
     clock: Clock
     by_batch: bool
 
+    @property
+    def states(self) -> Mapping[str, str]:
+        return held_states(self.runner)
+
     def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        return self._timed(inputs, self.runner.run)
+
+    def run_held(self, inputs: dict[str, Array], memory: dict[str, Any]) -> dict[str, Array]:
+        return self._timed(inputs, partial(cast(StatefulRunner, self.runner).run_held, memory=memory))
+
+    def _timed(self, inputs: dict[str, Array], run: Callable[..., dict[str, Array]]) -> dict[str, Array]:
         start = time.perf_counter()
-        outputs = self.runner.run(inputs)
+        outputs = run(inputs)
         seconds = time.perf_counter() - start
         name = f"{self.name}@{inputs['sample'].shape[0]}" if self.by_batch else self.name
         self.clock.seconds.setdefault(name, []).append(seconds)
@@ -155,7 +167,7 @@ def time_image(session: Session, seed: int) -> float:
     program = session.manifest.program
     for step in session.steps(PROMPT if program.tokenize else "0" if program.classes else "", seed=seed):
         latent = step.latent
-    session.decode(latent)
+    session.render(latent)
     return time.perf_counter() - start
 
 

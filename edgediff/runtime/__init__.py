@@ -15,6 +15,7 @@ from edgediff.backends import Array, Runner
 from edgediff.errors import BundleError
 from edgediff.runtime.runners import choose_backend, list_backends, used_graphs
 from edgediff.runtime.session import FIXED_INPUTS, MAX_SEED, GenerationStep, Session, TextTokenizer, open_session
+from edgediff.runtime.sound import Sound
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,16 +23,16 @@ if TYPE_CHECKING:
     from edgediff.bundle import Bundle
 
 __all__ = [
-    "FIXED_INPUTS", "MAX_SEED", "GenerationStep", "Runner", "Session", "TextTokenizer", "choose_backend", "generate",
-    "generate_steps", "list_backends", "open_session", "used_graphs",
+    "FIXED_INPUTS", "MAX_SEED", "GenerationStep", "Runner", "Session", "Sound", "TextTokenizer", "choose_backend",
+    "generate", "generate_steps", "list_backends", "open_session", "used_graphs",
 ]
 
 
 def generate_steps(
     bundle: Bundle, prompt: str = "", *, negative_prompt: str = "", seed: int = 0, backend: str | None = None,
     threads: int | None = None,
-) -> Iterator[GenerationStep | Image]:
-    """Yields every step and, last, the picture. Closing the generator cancels."""
+) -> Iterator[GenerationStep | Image | Sound]:
+    """Yields every step and, last, the picture or the sound. Closing the generator cancels."""
     from PIL import Image
 
     session = open_session(bundle, backend, threads)
@@ -41,6 +42,9 @@ def generate_steps(
         yield step
     if latent is None:
         raise BundleError("the program has no rows", code="graph")
+    if bundle.manifest.program.decode.sample_rate is not None:
+        yield session.sound(latent)
+        return
     pixels = session.decode(latent)
     yield Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
@@ -48,14 +52,14 @@ def generate_steps(
 def generate(
     bundle: Bundle, prompt: str = "", *, negative_prompt: str = "", seed: int = 0, backend: str | None = None,
     threads: int | None = None, progress: Callable[[GenerationStep], None] | None = None,
-) -> Image:
-    """One picture (PIL). `progress` is called after every step. The same bundle, backend, seed and texts give
-    the same picture. Raises ConfigError for bad arguments, BackendError, BundleError."""
+) -> Image | Sound:
+    """One picture (PIL), or one sound. `progress` is called after every step. The same bundle, backend, seed and
+    texts give the same picture. Raises ConfigError for bad arguments, BackendError, BundleError."""
     last: Any = None
     for last in generate_steps(
         bundle, prompt, negative_prompt=negative_prompt, seed=seed, backend=backend, threads=threads
     ):
         if progress is not None and isinstance(last, GenerationStep):
             progress(last)
-    image: Image = last
-    return image
+    made: Image | Sound = last
+    return made

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 
-from edgediff.backends import Array, Runner
+from edgediff.backends import Array, Runner, StatefulRunner, held_states
 from edgediff.errors import BackendError, BundleError, did_you_mean
 from edgediff.manifest import BATCH, Graph, Manifest, TensorSpec
 from edgediff.steps import StepRow
@@ -27,6 +29,7 @@ class Calls:
         self.batched = manifest.program.mode == "batched"
         self.depth = _depths(manifest)
         self.stores: tuple[dict[str, list[Array]], dict[str, list[Array]]] = ({}, {})
+        self.memories: tuple[dict[str, Any], dict[str, Any]] = ({}, {})  # of runners that keep carries themselves
         self.differences: list[Array] = []
         self.held = max((len(row.held_guidance or ()) for row in self.rows), default=0)
         self.ready: dict[tuple[str, int, int], _Call] = {}
@@ -66,7 +69,8 @@ class Calls:
     def _call(self, row: int, name: str, batch: int, side: int, latent: Array, timestep: float) -> Array:
         call = self.ready.get((name, batch, side))
         if call is None:
-            call = _Call(self.runners[name], self.graphs[name], self.given, batch, side)
+            memory = self.memories[0 if self.batched else side]
+            call = _Call(self.runners[name], self.graphs[name], self.given, batch, side, memory)
             self.ready[name, batch, side] = call
         store = self.stores[0 if self.batched else side]
         inputs = call.feed(latent, timestep)
@@ -89,12 +93,16 @@ class _Call:
     """One graph for one side (0 negative, 1 prompt) or both (batch 2): what can be looked up before the first
     row, the inputs that stay, and the buffers that every row fills."""
 
-    def __init__(self, runner: Runner, graph: Graph, given: Mapping[str, Array], batch: int, side: int) -> None:
-        specs = {spec.name: spec for spec in graph.inputs}
-        self.run, self.batch, self.output = runner.run, batch, graph.outputs[0].name
-        self.dtype = specs["sample"].dtype
-        self.reads = [(carry, tensor, specs[tensor]) for carry, tensor in graph.carries_in.items()]
-        self.writes = list(graph.carries_out.items())
+    def __init__(
+        self, runner: Runner, graph: Graph, given: Mapping[str, Array], batch: int, side: int, memory: dict[str, Any]
+    ) -> None:
+        """`memory` is where a runner that keeps carries itself keeps them."""
+        specs, held = {spec.name: spec for spec in graph.inputs}, held_states(runner)
+        self.batch, self.output, self.dtype = batch, graph.outputs[0].name, specs["sample"].dtype
+        self.run = partial(cast(StatefulRunner, runner).run_held, memory=memory) if held else runner.run
+        crossing = [item for item in graph.carries_in.items() if item[1] not in held]
+        self.reads = [(carry, tensor, specs[tensor]) for carry, tensor in crossing]
+        self.writes = [item for item in graph.carries_out.items() if item[1] not in held]
         self.inputs: dict[str, Array] = {}
         self.timestep = np.zeros(specs["timestep"].sized(batch), specs["timestep"].dtype)
         self.inputs["timestep"] = self.timestep

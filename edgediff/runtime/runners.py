@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any, cast
 
-from edgediff.backends import Array, Runner
+from edgediff.backends import Array, Runner, StatefulRunner, held_states
 from edgediff.errors import BackendError, unknown
 from edgediff.manifest import Manifest
 from edgediff.plugins import load_plugin
@@ -66,7 +67,10 @@ class _ByBatch:
     """Runners of one graph at several batch sizes, chosen by the batch of `sample`."""
 
     def __init__(self, runners: dict[int, Runner]) -> None:
-        self._runners = runners
+        self._runners, self.states = runners, held_states(next(iter(runners.values())))
 
     def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
         return self._runners[inputs["sample"].shape[0]].run(inputs)
+
+    def run_held(self, inputs: dict[str, Array], memory: dict[str, Any]) -> dict[str, Array]:
+        return cast(StatefulRunner, self._runners[inputs["sample"].shape[0]]).run_held(inputs, memory)

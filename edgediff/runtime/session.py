@@ -15,6 +15,7 @@ from edgediff.manifest import Manifest, ProgramRow
 from edgediff.rng import Rng
 from edgediff.runtime.calls import BadCall, Calls, check_finite, find_tensor, pick_output
 from edgediff.runtime.runners import open_runners, used_graphs
+from edgediff.runtime.sound import Sound, to_samples
 from edgediff.steps import run_steps
 
 if TYPE_CHECKING:
@@ -143,15 +144,31 @@ class Session:
     def decode(self, latent: Array) -> Array:
         """uint8 [height, width, channels] of a latent [1, *latent]: round((x / 2 + 1/2) * 255), clamped."""
         if self.manifest.kind == "unconditional-audio":
-            raise BundleError("makes sound, which is not decoded to a picture", code="kind")
+            raise BundleError("makes sound, which is not decoded to a picture; ask for `sound`", code="kind")
+        pixels = self._decoded(latent).transpose(1, 2, 0).astype(np.float32)
+        image: Array = np.rint((pixels * 0.5 + 0.5).clip(0.0, 1.0) * 255.0).astype(np.uint8)
+        return image
+
+    def sound(self, latent: Array) -> Sound:
+        """The sound of a latent [1, channels, samples], 16 bit. Raises BundleError for a bundle of pictures."""
+        rate = self.manifest.program.decode.sample_rate
+        if rate is None:
+            raise BundleError("makes pictures; ask for `decode`", code="kind")
+        return Sound(to_samples(self._decoded(latent)), rate)
+
+    def render(self, latent: Array) -> Array:
+        """What the bundle makes, as whole numbers: the picture's uint8, or the sound's int16 [samples, channels]."""
+        is_sound = self.manifest.program.decode.sample_rate is not None
+        return self.sound(latent).samples if is_sound else self.decode(latent)
+
+    def _decoded(self, latent: Array) -> Array:
+        """Values in about [-1, 1], without the batch."""
         stage = self.manifest.program.decode
         value = latent * np.float32(stage.scale) + np.float32(stage.shift)
         if stage.graph is not None:
             spec = find_tensor(self.manifest.graphs[stage.graph].inputs, stage.input)
             value = self._once(stage.graph, {stage.input: np.asarray(value, dtype=spec.dtype)}, stage.output)
-        pixels = value[0].transpose(1, 2, 0).astype(np.float32)
-        image: Array = np.rint((pixels * 0.5 + 0.5).clip(0.0, 1.0) * 255.0).astype(np.uint8)
-        return image
+        return np.asarray(value[0])
 
     def _once(self, graph: str, inputs: dict[str, Array], output: str) -> Array:
         try:

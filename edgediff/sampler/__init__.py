@@ -38,6 +38,7 @@ _CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
     "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
     "flow_match_euler": ("FlowMatchEulerDiscreteScheduler", {}),
     "heun": ("HeunDiscreteScheduler", {}),
+    "ipndm": ("IPNDMScheduler", {}),
     "lcm": ("LCMScheduler", {}),
     "pndm": ("PNDMScheduler", {}),
     "unipc": ("UniPCMultistepScheduler", {}),

@@ -11,8 +11,21 @@ public data class TensorSpec(val name: String, val dtype: DType, val shape: List
     public fun sized(batch: Int): List<Int> = shape.map { it ?: batch }
 }
 
-/** Where a graph is on one backend: file, function or method inside it, precision, further files it needs. */
-public data class Artifact(val file: String, val function: String?, val precision: String, val data: List<String>)
+/**
+ * Where a graph is on one backend: file, function or method inside it, precision, further files it needs. [chunks] go
+ * on where [file] ends, in order. [states] maps inputs and outputs that do not cross to states that the backend keeps.
+ */
+public data class Artifact(
+    val file: String,
+    val function: String?,
+    val precision: String,
+    val data: List<String>,
+    val chunks: List<String> = emptyList(),
+    val states: Map<String, String> = emptyMap(),
+) {
+    /** Every file that running the graph needs. */
+    public val files: List<String> get() = listOf(file) + chunks + data
+}
 
 /** A typed function. [carriesIn] and [carriesOut] map carry names to its input and output names. */
 public data class Graph(
@@ -35,9 +48,13 @@ public data class Encode(val graph: String, val input: String, val output: Strin
 /** Class-to-image: a prompt is one of [names], or a number below [count]; [nullClass] stands for no class. */
 public data class Classes(val input: String, val count: Long, val nullClass: Long?, val names: List<String>)
 
-/** latent * scale + shift -> graph -> samples in [-1, 1]. Without a graph the latent is the picture itself. */
+/**
+ * latent * scale + shift -> graph -> values in [-1, 1]. Without a graph the latent is the picture itself, or the sound,
+ * which has [sampleRate] values a second.
+ */
 public data class Decode(
     val graph: String?, val input: String, val output: String, val scale: Double, val shift: Double,
+    val sampleRate: Long? = null,
 )
 
 /** The one non-linear op: adds weight * clamp(x * x_i + e * e_i, -limit, limit). */
@@ -105,7 +122,7 @@ public data class Manifest(
         val used = usedGraphs().map { graphs.getValue(it.first) }.distinct()
         return used.groupBy { it.component }.mapValues { (_, members) ->
             val artifacts = members.mapNotNull { it.artifacts[backend] }
-            artifacts.flatMap { listOf(it.file) + it.data }.distinct().sumOf(size)
+            artifacts.flatMap { it.files }.distinct().sumOf(size)
         }
     }
 

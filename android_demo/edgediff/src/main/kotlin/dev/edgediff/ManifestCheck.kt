@@ -13,7 +13,11 @@ internal fun Manifest.check(where: String) {
             refuse("file", where, "the tokenizer's folder '${stage.folder}' has no file among the files")
         }
     }
+    if ((kind == "unconditional-audio") != (program.decode.sampleRate != null)) {
+        refuse("value", where, "a bundle has a decode.sample_rate if its kind is unconditional-audio, and only then")
+    }
     for ((name, graph) in graphs) checkGraph(name, graph, listed, where)
+    for (backend in graphs.values.flatMap { it.artifacts.keys }.toSortedSet()) checkStates(backend, where)
     program.encode?.let { checkStage(it.graph, it.input, it.output, where) }
     program.decode.let { stage -> stage.graph?.let { checkStage(it, stage.input, stage.output, where) } }
     RowCheck(this, where).run()
@@ -22,7 +26,7 @@ internal fun Manifest.check(where: String) {
 
 private fun Manifest.checkGraph(name: String, graph: Graph, listed: Set<String>, where: String) {
     for ((backend, artifact) in graph.artifacts) {
-        for (file in listOf(artifact.file) + artifact.data) {
+        for (file in artifact.files) {
             if (file !in listed && listed.none { it.startsWith("$file/") }) {
                 refuse("file", where, "graph '$name' on $backend needs '$file', which is not among the files")
             }
@@ -36,6 +40,30 @@ private fun Manifest.checkGraph(name: String, graph: Graph, listed: Set<String>,
                 refuse("carry", where, "carry '$carry' and tensor '$tensor' of graph '$name' differ in type or shape")
             }
         }
+    }
+}
+
+/** A carry is in one state of one file, or in none, for all graphs of a backend; and nothing mixes it. */
+private fun Manifest.checkStates(backend: String, where: String) {
+    val places = HashMap<String, Pair<String, String>?>()
+    for ((name, graph) in graphs) {
+        val artifact = graph.artifacts[backend] ?: continue
+        val ends = graph.carriesIn.toList() + graph.carriesOut.toList()
+        (artifact.states.keys - ends.map { it.second }.toSet()).firstOrNull()?.let {
+            refuse("carry", where, "graph '$name' on $backend has a state for '$it', which is no carry of it")
+        }
+        for ((carry, tensor) in ends) {
+            val place = artifact.states[tensor]?.let { artifact.file to it }
+            if (carry in places && places[carry] != place) {
+                refuse("carry", where, "carry '$carry' is in one state for some graphs on $backend, and not for others")
+            }
+            places[carry] = place
+        }
+    }
+    val held = places.filterValues { it != null }
+    if (held.values.toSet().size < held.size) refuse("carry", where, "two carries are in one state on $backend")
+    program.rows.flatMap { it.mix.keys }.firstOrNull { it in held }?.let {
+        refuse("carry", where, "a row mixes carry '$it', which is a state on $backend: it has its newest value only")
     }
 }
 

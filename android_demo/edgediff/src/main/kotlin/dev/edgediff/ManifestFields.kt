@@ -16,7 +16,8 @@ internal class Fields(value: Any?, private val where: String, private val path: 
     fun long(key: String, default: Long? = null, least: Long = Long.MIN_VALUE): Long =
         take(key, default) { whole(key, it, least) }
 
-    fun optionalLong(key: String): Long? = if (isNull(key)) null else long(key)
+    fun optionalLong(key: String, least: Long = Long.MIN_VALUE): Long? =
+        if (isNull(key)) null else long(key, least = least)
 
     fun int(key: String, least: Long = Int.MIN_VALUE.toLong()): Int = narrow(key, long(key, least = least))
 

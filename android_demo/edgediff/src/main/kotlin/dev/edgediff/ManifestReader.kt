@@ -95,6 +95,8 @@ private fun readArtifact(fields: Fields) = Artifact(
     function = fields.optionalString("function"),
     precision = fields.choice("precision", PRECISIONS),
     data = fields.paths("data"),
+    chunks = fields.paths("chunks"),
+    states = fields.stringTable("states"),
 )
 
 private fun readProgram(fields: Fields) = Program(
@@ -117,7 +119,7 @@ private fun readClasses(fields: Fields) = Classes(
 
 private fun readDecode(fields: Fields) = Decode(
     fields.optionalString("graph"), fields.string("input", "z"), fields.string("output", "image"),
-    fields.double("scale", 1.0), fields.double("shift", 0.0),
+    fields.double("scale", 1.0), fields.double("shift", 0.0), fields.optionalLong("sample_rate", least = 1),
 )
 
 private fun readRow(fields: Fields) = Row(
