@@ -14,9 +14,8 @@ import pytest
 from edgediff.bundle import open_bundle
 from edgediff.errors import LinkError
 from edgediff.links import adb
-from edgediff.plan import BackendPlan
+from tests.small_bundle import write_bundle
 from tests.standin_adbd import StandIn, own_server
-from tests.tiny import cached_exports, tiny_bundle, tiny_pipeline
 
 needs_adb = pytest.mark.skipif(shutil.which("adb") is None, reason="needs adb: apt install adb")
 BATTERY = "  AC powered: false\n  USB powered: true\n  level: 87\n  temperature: 312\n"
@@ -24,10 +23,7 @@ BATTERY = "  AC powered: false\n  USB powered: true\n  level: 87\n  temperature:
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("links")
-    with cached_exports():
-        return tiny_bundle(folder / "tiny.edgediff", tiny_pipeline(folder / "model"),
-                           {"onnxruntime": BackendPlan(precision="fp32")})
+    return write_bundle(tmp_path_factory.mktemp("links") / "small.edgediff", 8)
 
 
 @pytest.fixture(scope="module", autouse=True)
