@@ -141,23 +141,31 @@ class _Connection:
 
     async def _receive(self, local: int, path: str, need) -> None:
         name, _, mode = path.rpartition(",")
+        data = bytearray()
+        while True:
+            kind, size = struct.unpack("<4sI", await need(8))
+            if kind != b"DATA":
+                break
+            data += await need(size)
         here = self._here(name)
-        here.parent.mkdir(parents=True, exist_ok=True)
-        with open(here, "wb") as file:
-            while True:
-                kind, size = struct.unpack("<4sI", await need(8))
-                if kind != b"DATA":
-                    break
-                file.write(await need(size))
-        here.chmod(int(mode) & 0o777)
+        try:
+            here.parent.mkdir(parents=True, exist_ok=True)
+            here.write_bytes(data)
+            here.chmod(int(mode) & 0o777)
+        except OSError as error:
+            await self._fail(local, error)
+            return
         await self._write(local, struct.pack("<4sI", b"OKAY", 0))
+
+    async def _fail(self, local: int, error: OSError) -> None:
+        said = str(error).encode()
+        await self._write(local, struct.pack("<4sI", b"FAIL", len(said)) + said)
 
     async def _give(self, local: int, path: str) -> None:
         try:
             data = self._here(path).read_bytes()
         except OSError as error:
-            said = str(error).encode()
-            await self._write(local, struct.pack("<4sI", b"FAIL", len(said)) + said)
+            await self._fail(local, error)
             return
         for start in range(0, len(data), CHUNK):
             part = data[start:start + CHUNK]

@@ -12,8 +12,13 @@ from pathlib import Path
 import pytest
 
 from edgediff.bundle import open_bundle
-from edgediff.errors import LinkError
+from edgediff.errors import BackendError, ConfigError, LinkError, OutputError
 from edgediff.links import adb
+from edgediff.links import build_runner as build_runner_module
+from edgediff.links.build_runner import build_runner
+from edgediff.links.heard import Heard
+from edgediff.links.runners import find_runner, read_runner
+from edgediff.profiling import profile_bundle, profile_devices
 from tests.small_bundle import write_bundle
 from tests.standin_adbd import StandIn, own_server
 
@@ -128,6 +133,64 @@ def test_several_devices_at_once_and_one_that_fails(bundle, tmp_path):
     assert isinstance(found[one.serial], LinkError)
     assert "ended with status 3" in str(found[one.serial])
     assert found[two.serial].end_to_end_ms.p50 == 7.0
+
+
+@needs_adb
+def test_profile_on_a_device(bundle, tmp_path):
+    """With a runner of one's own, which runs another backend than ours."""
+    runner = runner_file(tmp_path, REAL)
+    with StandIn(tmp_path / "device") as standin:
+        options = {"device": f"adb:{standin.serial}", "runs": 2}
+        table = profile_bundle(bundle, **options, backend="onnxruntime", runner=runner)
+        assert (table.source, table.device.backend, table.end_to_end_ms.n) == ("emulated", "onnxruntime", 2)
+        assert table.device.cores and table.device.memory_gb
+        with pytest.raises(BackendError, match="was not built for it: unknown backend 'executorch'"):
+            profile_bundle(bundle, **options)
+        with pytest.raises(ConfigError, match="operators are traced on the host only"):
+            profile_bundle(bundle, **options, per_op=True)
+        with pytest.raises(ConfigError, match="one device is named twice"):
+            profile_devices(bundle, ["adb", options["device"]], backend="onnxruntime", runner=runner)
+
+
+def test_a_runner_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEDIFF_CACHE", str(tmp_path))
+    build = "build it: python -m edgediff.links.build_runner --architecture aarch64"
+    with pytest.raises(LinkError, match=f"there is no runner for aarch64 in .*; {build}"):
+        find_runner("arm64-v8a")
+    with pytest.raises(LinkError, match=r"no runner can be built for the ABI 'armeabi-v7a' \(known: arm64-v8a, "):
+        find_runner("armeabi-v7a")
+    with pytest.raises(LinkError, match=f"nothing: is not there; {build}"):
+        read_runner(tmp_path / "nothing")
+    with pytest.raises(LinkError, match=f"has no runner.json; {build}"):
+        read_runner(tmp_path)
+
+
+def test_a_runner_that_cannot_be_built(tmp_path, monkeypatch):
+    with pytest.raises(LinkError, match=r"unknown architecture 'mips' \(allowed: aarch64, x86_64\)"):
+        build_runner("mips")
+    with pytest.raises(LinkError, match="there is no compiler no-such-c: apt install g\\+\\+-aarch64-linux-gnu"):
+        build_runner(compiler="no-such-c", out=tmp_path / "new")
+    monkeypatch.setattr(build_runner_module, "JSON_FOLDERS", (str(tmp_path),))
+    with pytest.raises(LinkError, match="nlohmann/json.hpp is not installed: apt install nlohmann-json3-dev"):
+        build_runner(compiler=sys.executable, out=tmp_path / "new")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "nlohmann").mkdir()
+    (tmp_path / "nlohmann" / "json.hpp").touch()
+    with pytest.raises(OutputError, match="photos: is there and is no runner; choose another folder"):
+        build_runner(compiler=sys.executable, out=tmp_path / "photos")
+    with pytest.raises(LinkError, match="is not ExecuTorch's wheel for aarch64"):
+        build_runner(compiler=sys.executable, out=tmp_path / "new", wheel=tmp_path / "executorch-1.5.1-x86_64.whl")
+
+
+def test_half_a_line_and_a_runtimes_own_words():
+    heard = Heard()
+    for line in ('{"load_ms": 5.0}', "I 00:00 executorch: x", '{"graph": "full", "ms": 2.0}', '{"graph": "full", "m',
+                 '{"ms": 2.0}', '{"image_ms": null}', "edgediff-runner: out of memory", "Aborted", '{"image_ms": 3.5}'):
+        heard.take(line)
+    assert (heard.images, heard.graphs, heard.facts) == ([3.5], {"full": [2.0]}, {"load_ms": 5.0})
+    assert heard.why_it_ended() == "the device went away"
+    heard.take("edgediff-status 1")
+    assert heard.why_it_ended() == "the runner ended with status 1: out of memory"
 
 
 def test_adb_missing(monkeypatch):

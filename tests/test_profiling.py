@@ -15,9 +15,10 @@ import pytest
 
 from edgediff.bundle import Bundle
 from edgediff.errors import BackendError, BundleError, ConfigError, EdgeDiffError, LinkError
+from edgediff.latency import throttling_curve
 from edgediff.profiling import compare_bundles, profile_bundle
 from edgediff.profiling.device import drop_from_cache, peak_rss_mb, pss_mb, read_device, rss_mb
-from edgediff.profiling.worker import Clock
+from edgediff.profiling.worker import Clock, trace_operators
 from tests.small_bundle import write_bundle
 
 linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -82,6 +83,35 @@ def test_the_measuring_process_has_no_torch(bundle: Bundle, tmp_path: Path) -> N
     assert "result" in json.loads(done.stdout.splitlines()[-1])
 
 
+def test_a_sustained_run_counts_seconds(bundle: Bundle) -> None:
+    table = profile_bundle(bundle, sustained=1.0, warmup=1, threads=1)
+    images = table.samples.end_to_end_ms
+    assert sum(images[:-1]) <= 1000, "the last picture begins within the time"
+    assert table.end_to_end_ms.n == len(images) > 15
+    assert "sustained   the last fifth takes" in str(table)
+    curve = throttling_curve(images)
+    assert len(curve) == 10
+    assert curve[-1][0] == pytest.approx(sum(images) / 1e3, rel=1e-3)
+
+
+def test_operators_come_from_a_trace(bundle: Bundle) -> None:
+    table = profile_bundle(bundle, runs=2, warmup=0, threads=1, per_op=True)
+    assert table.operators_ms is not None and table.placement is not None
+    ours = {key: took for key, took in table.operators_ms.items() if key.startswith("full/")}
+    assert max(ours, key=lambda key: ours[key]) == "full/MatMul", "eight products of 256 x 256 matrices"
+    assert {key.partition("/")[0] for key in table.operators_ms} == {
+        "text_encoder", "full", "shallow@2", "shallow@1", "vae_decoder",
+    }  # fmt: skip
+    assert set(table.placement.values()) == {"cpu"}
+    assert "full/MatMul" in str(table)
+    assert table.end_to_end_ms.n == 2, "the traced picture is not timed"
+
+
+def test_a_backend_without_a_trace_says_so(bundle: Bundle) -> None:
+    with pytest.raises(BackendError, match="eager writes no trace of its operators here; take --per-op with --backend"):
+        trace_operators(None, "", "eager", 1)  # type: ignore[arg-type]
+
+
 def test_compare_finds_the_faster_bundle(bundle: Bundle, tmp_path: Path) -> None:
     slow = write_bundle(tmp_path / "b.edgediff", 64, "slow-panda")
     found = compare_bundles(slow, bundle, runs=8, threads=1)
@@ -101,6 +131,12 @@ def test_errors_name_what_is_allowed(bundle: Bundle) -> None:
         compare_bundles(bundle, bundle, warmup=-1)
     with pytest.raises(BackendError, match="unknown backend 'coreml'"):
         profile_bundle(bundle, backend="coreml")
+    with pytest.raises(ConfigError, match="sustained = 0.5: it must be from 1 to 86400 seconds"):
+        profile_bundle(bundle, sustained=0.5)
+    with pytest.raises(ConfigError, match="a runner is for a device; give --device adb:SERIAL as well"):
+        profile_bundle(bundle, runner=Path("x"))
+    with pytest.raises(LinkError, match="device 'adb:' cannot be profiled"):
+        profile_bundle(bundle, device="adb:")
 
 
 def test_an_error_in_the_process_arrives_as_it_was(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 FOLDER = "/data/local/tmp/edgediff"
 EMULATED = ("ro.kernel.qemu", "ro.boot.qemu", "ro.edgediff.standin")  # "1" in one of them
+ANSWER_SECONDS, HASH_SECONDS = 60.0, 1800.0  # a slow board hashes 3 GB in minutes
 Progress = Callable[[str, int, int], None]
 
 
@@ -237,7 +238,8 @@ def _push_files(
 
 def _hashes(serial: str, remote: str) -> dict[str, str]:
     """SHA-256 of every file below `remote`, by path; {} when there is nothing."""
-    said = _shell(serial, f"cd {shlex.quote(remote)} 2>/dev/null && find . -type f -exec sha256sum {{}} +")
+    said = _shell(serial, f"cd {shlex.quote(remote)} 2>/dev/null && find . -type f -exec sha256sum {{}} +",
+                  HASH_SECONDS)  # fmt: skip
     return {path: digest for digest, path in re.findall(r"^([0-9a-f]{64})\s+\./(.+?)\r?$", said, re.MULTILINE)}
 
 
@@ -251,16 +253,21 @@ def _program() -> str:
     return found
 
 
-def _adb(*arguments: str) -> str:
-    done = subprocess.run([_program(), *arguments], capture_output=True, text=True, errors="replace", check=False)
+def _adb(*arguments: str, seconds: float | None = None) -> str:
+    try:
+        done = subprocess.run([_program(), *arguments], capture_output=True, text=True, errors="replace", check=False,
+                              timeout=seconds)  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        message = f"adb {arguments[-1]}: no answer in {seconds:g} s; unplug the device, plug it in again and retry"
+        raise LinkError(message, code="adb") from error
     if done.returncode != 0:
         said = (done.stderr or done.stdout).strip().splitlines()
         raise LinkError(f"adb {arguments[-1]}: {said[-1] if said else 'failed'}", code="adb")
     return done.stdout
 
 
-def _shell(serial: str, command: str) -> str:
-    return _adb("-s", serial, "shell", command)
+def _shell(serial: str, command: str, seconds: float = ANSWER_SECONDS) -> str:
+    return _adb("-s", serial, "shell", command, seconds=seconds)
 
 
 def _stream(serial: str, command: str) -> Iterator[str]:

@@ -29,8 +29,8 @@ from edgediff.links.runners import DESCRIPTION, RunnerFacts, built_folder
 
 SOURCES = Path(__file__).parent / "runner"
 NAME = "edgediff-runner"
-LIBRARIES = ("executorch", "executorch_backend_xnnpack", "executorch_kernels_optimized", "executorch_kernels_quantized",
-             "executorch_threadpool")  # fmt: skip
+LIBRARIES = ("executorch", "executorch_backend_xnnpack", "executorch_etdump", "executorch_kernels_optimized",
+             "executorch_kernels_quantized", "executorch_threadpool")  # fmt: skip
 # What a program on this C library needs of it and of the compiler. The loader comes first: it starts the program.
 SYSTEM = {
     "aarch64": ("ld-linux-aarch64.so.1", "libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "libgcc_s.so.1",

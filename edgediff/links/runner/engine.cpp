@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
+#include <fstream>
 
 #include <executorch/extension/tensor/tensor.h>
 
@@ -23,6 +25,7 @@ namespace {
 
 using executorch::aten::Half;
 using executorch::aten::ScalarType;
+using executorch::etdump::ETDumpGen;
 using executorch::extension::TensorPtr;
 using executorch::runtime::Error;
 using executorch::runtime::EValue;
@@ -114,8 +117,8 @@ std::int64_t planned(const MethodMeta& meta) {
 
 }  // namespace
 
-Engine::Engine(const Manifest& manifest, std::filesystem::path folder)
-    : manifest_(manifest), folder_(std::move(folder)) {}
+Engine::Engine(const Manifest& manifest, std::filesystem::path folder, bool traced)
+    : manifest_(manifest), folder_(std::move(folder)), traced_(traced) {}
 
 Engine::Module& Engine::open(const Artifact& artifact) {
   std::unique_ptr<Module>& module = modules_[artifact.file];
@@ -147,13 +150,15 @@ double Engine::load(const std::string& name, std::int32_t batch) {
   for (const std::string& method : {function, function + "_batch" + std::to_string(batch)}) {
     const auto meta = module.method_meta(method);
     if (!meta.ok() || !fits(*meta, graph, batch)) continue;
-    const Error error = module.load_method(method);
+    if (traced_) tracers_.push_back(std::make_unique<ETDumpGen>());
+    ETDumpGen* tracer = traced_ ? tracers_.back().get() : nullptr;
+    const Error error = module.load_method(method, nullptr, tracer);
     if (error != Error::Ok) {
       throw Failed(artifact->second.file + ": method '" + method + "' cannot be loaded (" + to_string(error) +
                    "); an operator or a delegate that this runner lacks does that");
     }
     planned_bytes_ += planned(*meta);
-    methods_.emplace(std::make_pair(name, batch), Method{&module, method});
+    methods_.emplace(std::make_pair(name, batch), Method{&module, method, tracer});
     return milliseconds_since(start);
   }
   throw BadInput(artifact->second.file + ": has no method '" + function + "' with the inputs and outputs of graph '" + name +
@@ -193,6 +198,18 @@ std::string Engine::label(const std::string& graph, std::int32_t batch) const {
   const auto sizes = std::count_if(methods_.begin(), methods_.end(),
                                    [&graph](const auto& entry) { return entry.first.first == graph; });
   return sizes > 1 ? graph + "@" + std::to_string(batch) : graph;
+}
+
+void Engine::write_traces(const std::filesystem::path& out) {
+  std::filesystem::create_directories(out);
+  for (const auto& [called, method] : methods_) {
+    const auto data = method.tracer->get_etdump_data();
+    const std::unique_ptr<void, decltype(&std::free)> owner(data.buf, &std::free);
+    const std::filesystem::path file = out / (label(called.first, called.second) + ".etdp");
+    std::ofstream stream(file, std::ios::binary);
+    stream.write(static_cast<const char*>(data.buf), static_cast<std::streamsize>(data.size));
+    if (data.buf == nullptr || !stream.flush()) throw BadInput(file.string() + ": the trace cannot be written");
+  }
 }
 
 std::size_t set_threads(std::size_t wanted) {

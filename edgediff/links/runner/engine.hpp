@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include <executorch/devtools/etdump/etdump_flatcc.h>
 #include <executorch/extension/module/module.h>
 
 #include "manifest.hpp"
@@ -25,8 +26,8 @@ using Heard = std::function<void(const std::string&, double)>;
 /// Loaded methods by graph and batch. Graphs whose artifacts are in one file share that file's weights.
 class Engine {
  public:
-  /// Opens nothing yet. `manifest` must outlive the engine.
-  Engine(const Manifest& manifest, std::filesystem::path folder);
+  /// Opens nothing yet. `manifest` must outlive the engine. `traced`: every operator of every call is recorded.
+  Engine(const Manifest& manifest, std::filesystem::path folder, bool traced = false);
 
   /// Makes a graph ready at this batch, unless it is; milliseconds that it took. Throws BadInput for a graph without
   /// an artifact and for a method whose ends are not the manifest's, Failed when the runtime refuses the file.
@@ -41,6 +42,9 @@ class Engine {
   /// What the graph is called in results.
   std::string label(const std::string& graph, std::int32_t batch) const;
 
+  /// Writes what a traced engine has recorded: an ETDump for each method, `<label>.etdp`, into the folder. Throws BadInput.
+  void write_traces(const std::filesystem::path& out);
+
   /// Bytes of activations that ExecuTorch planned ahead, over all loaded methods.
   std::int64_t planned_bytes() const { return planned_bytes_; }
 
@@ -49,6 +53,7 @@ class Engine {
   struct Method {
     Module* module;
     std::string name;
+    executorch::etdump::ETDumpGen* tracer;  // none where nothing is traced
   };
 
   Module& open(const Artifact& artifact);
@@ -56,7 +61,9 @@ class Engine {
 
   const Manifest& manifest_;
   std::filesystem::path folder_;
-  std::map<std::string, std::unique_ptr<Module>> modules_;  // by file
+  bool traced_;
+  std::vector<std::unique_ptr<executorch::etdump::ETDumpGen>> tracers_;  // before the modules, which write to them
+  std::map<std::string, std::unique_ptr<Module>> modules_;               // by file
   std::map<std::pair<std::string, std::int32_t>, Method> methods_;
   std::int64_t planned_bytes_ = 0;
   Heard heard_;

@@ -124,9 +124,9 @@ struct Loaded {
   Json graphs = Json::object();
 };
 
-Loaded load(const Manifest& manifest, const std::filesystem::path& folder) {
+Loaded load(const Manifest& manifest, const Options& options) {
   const auto start = Clock::now();
-  Loaded loaded{std::make_unique<Engine>(manifest, folder)};
+  Loaded loaded{std::make_unique<Engine>(manifest, options.bundle, options.etdump.has_value())};
   std::vector<double> took;
   for (const auto& [graph, batch] : manifest.used()) took.push_back(loaded.engine->load(graph, batch));
   loaded.milliseconds = seconds_since(start) * 1e3;
@@ -139,7 +139,7 @@ Loaded load(const Manifest& manifest, const std::filesystem::path& folder) {
 
 void profile(const Options& options, const Manifest& manifest) {
   const auto base = rss_mb();
-  Loaded loaded = load(manifest, options.bundle);
+  Loaded loaded = load(manifest, options);
   say({{"load_ms", rounded_ms(loaded.milliseconds)}, {"graphs_load_ms", loaded.graphs},
                {"base_rss_mb", or_null(base)}, {"planned_mb", static_cast<double>(loaded.engine->planned_bytes()) / 1e6}});
   Session session(manifest, *loaded.engine);
@@ -168,8 +168,9 @@ void profile(const Options& options, const Manifest& manifest) {
   }
   say({{"peak_rss_mb", or_null(peak_rss_mb())}, {"pss_mb", or_null(pss_mb())}});
   if (options.save) write_safetensors(*options.save, {{"latent", made.latent}, {"image", made.image}});
+  if (options.etdump) loaded.engine->write_traces(*options.etdump);
   loaded.engine.reset();
-  say({{"warm_load_ms", rounded_ms(load(manifest, options.bundle).milliseconds)}});
+  say({{"warm_load_ms", rounded_ms(load(manifest, options).milliseconds)}});
 }
 
 int run(const Options& options) {

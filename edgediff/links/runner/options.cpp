@@ -28,6 +28,7 @@ constexpr const char* kHelp = R"(edgediff-runner BUNDLE [options]: makes picture
   --check             run every graph on the bundle's golden inputs instead, and compare
   --floor DB          with --check: exit status 1 when an output is below
   --save FILE         also write .safetensors: the last latent and picture, or with --check every output
+  --etdump FOLDER     trace every operator, which makes the times too long, and write an ETDump of each graph there
   --version
 
 exit status: 0 done, 1 a graph failed or missed the floor, 2 bad input
@@ -66,6 +67,7 @@ Options read_options(int count, char** words) {
       {"--floor", [&](const auto& word) { options.floor = number("--floor", word, 0, 200); }},
       {"--backend", check_backend},
       {"--inputs", [&](const auto& word) { options.inputs = word; }},
+      {"--etdump", [&](const auto& word) { options.etdump = word; }},
       {"--save", [&](const auto& word) { options.save = word; }},
   };
   for (int index = 1; index < count; ++index) {

@@ -12,7 +12,7 @@ struct Options {
   double sustained = 0;  // seconds; 0: `runs` pictures
   bool check = false;
   std::optional<double> floor;  // dB
-  std::optional<std::filesystem::path> inputs, save;
+  std::optional<std::filesystem::path> inputs, save, etdump;
 };
 
 /// Throws BadInput for what it does not know. Ends the process for --help and --version.
