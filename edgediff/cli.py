@@ -110,7 +110,8 @@ COMMANDS = {
         _option("--warmup", type=int, default=1, metavar="N", help="pictures before them (default 1)"),
         _option("--sustained", type=float, metavar="SECONDS", help="pictures for so long in place of --runs: does it "
                 "slow down when it is warm?"),
-        _option("--per-op", action="store_true", help="also trace the operators of every graph (onnxruntime, host)"),
+        _option("--per-op", action="store_true", help="also trace the operators of every graph, in pictures of "
+                "their own"),
         BACKEND, THREADS,
     )),
     "estimate": Command(cli_commands.estimate, "how long an image takes on a device that is not here", (

@@ -94,6 +94,13 @@ class Thermal(Model):
     charging: bool | None = None
 
 
+    def __str__(self) -> str:
+        """`battery 87 %, 31.2 C`: the battery, or else the hottest sensor."""
+        battery = None if self.battery_percent is None else f"battery {self.battery_percent:.0f} %"
+        hottest = self.celsius.get("battery", max(self.celsius.values(), default=None))
+        return ", ".join(filter(None, [battery, None if hottest is None else f"{hottest:.1f} C"])) or "not readable"
+
+
 class LatencyTable(Model):
     """`profile`'s JSON. `overhead_fraction` is the part of an image's time spent outside the graphs.
     `warmup` counts images thrown away, `first_run_ms` is the first of them. Memory in MB (10^6 bytes):
@@ -148,10 +155,13 @@ class LatencyTable(Model):
             f"memory      peak {_mb(self.peak_rss_mb)}, of which {_mb(self.base_rss_mb)} before the bundle",
             f"            {_mb(self.pss_mb)} in the end, shared pages divided among their users",
             f"threads     {facts.threads or 'the backend chooses'}; cores {_cores(facts)}",
+            *([] if self.thermal_before is None else
+              [f"state       {self.thermal_before} before; {self.thermal_after or 'not readable'} after"]),
             *([] if (slower := throttling(self.samples.end_to_end_ms)) is None else
               [f"sustained   the last fifth takes {slower:.2f} of the first: {_curve(self.samples.end_to_end_ms)}"]),
             *([f"beware      load average {facts.load_average:g} on {facts.cores} cores before the run: upper bounds"]
               if facts.is_busy else []),
+            *(["beware      the run ended early: these are the images made by then"] if self.complete is False else []),
             "",
             f"{'graph':<16}{'p50 ms':>10}{'p90 ms':>10}{'p95 ms':>10}{'n':>7}",
         ]

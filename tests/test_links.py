@@ -146,8 +146,8 @@ def test_profile_on_a_device(bundle, tmp_path):
         assert table.device.cores and table.device.memory_gb
         with pytest.raises(BackendError, match="was not built for it: unknown backend 'executorch'"):
             profile_bundle(bundle, **options)
-        with pytest.raises(ConfigError, match="operators are traced on the host only"):
-            profile_bundle(bundle, **options, per_op=True)
+        with pytest.raises(ConfigError, match="a runner of one's own traces no operators"):
+            profile_bundle(bundle, **options, per_op=True, backend="onnxruntime", runner=runner)
         with pytest.raises(ConfigError, match="one device is named twice"):
             profile_devices(bundle, ["adb", options["device"]], backend="onnxruntime", runner=runner)
 

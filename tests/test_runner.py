@@ -32,6 +32,7 @@ from edgediff.errors import LinkError
 from edgediff.latency import LatencyTable
 from edgediff.links import adb
 from edgediff.links.build_runner import build_runner
+from edgediff.links.imports import import_etdump
 from edgediff.links.runners import read_runner
 from edgediff.manifest import Manifest
 from tests.hostile import make_manifest, valid_parts
@@ -160,6 +161,18 @@ def test_what_is_timed_adds_up(runner, checked):
     assert facts["first_image_ms"] > 0
 
 
+def test_operators_of_every_graph(runner, checked, tmp_path):
+    """The Python reader finds every call of the C++ tracer; what operators take is within what the call takes."""
+    lines_of(runner(checked, "--runs", "4", "--warmup", "0", "--threads", "1", "--etdump", str(tmp_path / "traces")))
+    files = sorted((tmp_path / "traces").iterdir())
+    assert [file.stem for file in files] == ["full", "shallow@1", "shallow@2", "text_encoder", "vae_decoder"]
+    table = import_etdump(files[-1], graph="vae_decoder")
+    assert table.graphs["vae_decoder"].n == 3, "four pictures, the first left out"
+    assert table.placement["Convolution (NHWC, F32) IGEMM"] == "delegate"
+    mean = sum(table.samples.graphs["vae_decoder"]) / 3
+    assert 0 < table.operators_ms["Convolution (NHWC, F32) IGEMM"] < sum(table.operators_ms.values()) <= 1.01 * mean
+
+
 def test_a_sustained_run_takes_its_time(runner, checked):
     images = [line["image_ms"] for line in lines_of(runner(checked, "--sustained", "1", "--warmup", "0"))
               if "image_ms" in line]
@@ -256,7 +269,8 @@ def test_adb_from_end_to_end(arm, bundle, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("EDGEDIFF_CACHE", str(arm.parent.parent))
     (tmp_path / "battery").write_text("  USB powered: true\n  level: 87\n  temperature: 312\n")
     with StandIn(tmp_path) as device:
-        status, table = profile(capsys, str(bundle.folder), "--device", "adb", "--runs", "3", "--threads", "1")
+        status, table = profile(capsys, str(bundle.folder), "--device", "adb", "--runs", "3", "--threads", "1",
+                                "--per-op")  # fmt: skip
         assert status == 0
         remote = tmp_path / "data/local/tmp/edgediff"
         log = (remote / f"{bundle.manifest.name}.jsonl").read_text().splitlines()
@@ -269,6 +283,7 @@ def test_adb_from_end_to_end(arm, bundle, tmp_path, capsys, monkeypatch):
     assert table["load_ms"]["cold"] > 0 < table["load_ms"]["warm"]
     assert table["peak_rss_mb"] > 0 < table["first_run_ms"]
     assert table["thermal_before"]["battery_percent"] == table["thermal_after"]["battery_percent"] == 87
+    assert table["operators_ms"]["vae_decoder/Convolution (NHWC, F32) IGEMM"] > 0
     assert open_bundle(bundle.folder).manifest.profile == table
     here = remote / bundle.manifest.name
     assert (here / "executorch/graphs.pte").read_bytes() == (bundle.folder / "executorch/graphs.pte").read_bytes()

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from edgediff.errors import LinkError, unknown
 from edgediff.latency import DeviceFacts, LatencyTable, Source, Thermal
 from edgediff.links.heard import STATUS, Heard
+from edgediff.links.imports import import_etdump, join_operators
 from edgediff.links.runners import DeviceRunner, find_runner, read_runner
 
 if TYPE_CHECKING:
@@ -106,18 +107,21 @@ def push_runner(runner: DeviceRunner, device: AdbDevice, *, progress: Progress |
 
 def run(
     bundle: Bundle, device: AdbDevice, runner: Path | DeviceRunner | None = None, *, runs: int = 5, warmup: int = 1,
-    threads: int | None = None, sustained: float | None = None, backend: str = "", progress: Progress | None = None,
+    threads: int | None = None, sustained: float | None = None, per_op: bool = False, backend: str = "",
+    progress: Progress | None = None,
 ) -> LatencyTable:
     """Pushes, runs and reads what the runner prints, image by image. `runner` None is the one that was built for the
-    device's ABI. A device that goes away in the middle leaves the images that it had made, with `complete` False; the
-    push of the next attempt finds what is there already. Raises LinkError when not one image was made."""
+    device's ABI. `per_op` runs it again with its tracer on, for `operators_ms` and `placement`.
+
+    A device that goes away in the middle leaves the images that it had made, with `complete` False; the push of the
+    next attempt finds what is there already. Raises LinkError when not one image was made."""
     chosen = runner if isinstance(runner, DeviceRunner) else read_runner(runner) if runner else find_runner(device.abi)
     backend = backend or chosen.facts.backend
     folder = push(bundle, device, backend=backend or None, progress=progress)
     program = push_runner(chosen, device, progress=progress)
     facts, before = _read_facts(device, backend), read_thermal(device)
-    words = [*chosen.facts.command, folder, "--runs", str(runs), "--warmup", str(warmup)]
-    words += ["--threads", str(threads)] if threads else []
+    start = [*chosen.facts.command, folder, *(["--threads", str(threads)] if threads else [])]
+    words = [*start, "--runs", str(runs), "--warmup", str(warmup)]
     words += ["--sustained", f"{sustained:g}"] if sustained else []
     log = f"{FOLDER}/{bundle.manifest.name}.jsonl"
     command = f"cd {shlex.quote(program)} && {{ {shlex.join(words)}; echo {STATUS} $?; }} 2>&1 | tee {shlex.quote(log)}"
@@ -132,7 +136,9 @@ def run(
         raise LinkError(f"nothing was measured on {device.serial}: {heard.why_it_ended()}", code="no_result")
     source: Source = "emulated" if device.emulated else "measured"
     table = heard.table(source, facts, bundle=bundle.manifest.name, warmup=warmup)
-    return table.model_copy(update={"thermal_before": before, "thermal_after": _after(device)})
+    after = _after(device)
+    traced = _trace(device, program, start, tuple(heard.graphs)) if per_op and table.complete else {}
+    return table.model_copy(update={"thermal_before": before, "thermal_after": after, **traced})
 
 
 def run_all(
@@ -177,6 +183,22 @@ def _after(device: AdbDevice) -> Thermal | None:
         return read_thermal(device)
     except LinkError:
         return None
+
+
+def _trace(device: AdbDevice, program: str, start: Sequence[str], graphs: Sequence[str]) -> dict[str, Any]:
+    """`operators_ms` and `placement` of every graph, from pictures that are traced and not timed."""
+    remote = f"{FOLDER}/traces"
+    words = shlex.join([*start, "--runs", "2", "--warmup", "0", "--etdump", remote])
+    heard = Heard()
+    for line in _stream(device.serial, f"rm -rf {remote}; cd {shlex.quote(program)} && {words} 2>&1; echo {STATUS} $?"):
+        heard.take(line)
+    if heard.status != 0:
+        raise LinkError(f"no operators were traced on {device.serial}: {heard.why_it_ended()}", code="no_result")
+    with tempfile.TemporaryDirectory() as folder:
+        files = {graph: pull(device, f"{remote}/{graph}.etdp", Path(folder) / f"{index}.etdp")
+                 for index, graph in enumerate(graphs)}  # fmt: skip
+        tables = {graph: import_etdump(file, graph=graph) for graph, file in files.items()}
+    return join_operators(tables)
 
 
 def _pulled(device: AdbDevice, log: str) -> Heard:

@@ -79,21 +79,21 @@ def profile_devices(
     """`profile_bundle` on several devices at once, by serial: a table, or why there is none. One that fails does not
     stop the others. Raises LinkError when a device is not there to begin with, ConfigError, BackendError."""
     _check(runs, warmup, sustained)
-    if per_op:
-        raise ConfigError("operators are traced on the host only; leave --per-op out", code="usage")
     serials = [_serial(device) for device in devices]
     from edgediff.links import adb
     from edgediff.links.runners import read_runner
 
     chosen = None if runner is None else read_runner(runner)
+    if per_op and chosen is not None and chosen.facts.backend != RUNNER_BACKEND:
+        raise ConfigError("a runner of one's own traces no operators; leave --per-op out", code="usage")
     wanted = backend or (chosen.facts.backend if chosen is not None else RUNNER_BACKEND) or None
     name = choose_backend(bundle.manifest, wanted)
     found = [adb.find_device(serial) for serial in serials]
     if len({one.serial for one in found}) < len(found):
         raise ConfigError("one device is named twice", code="usage")
     return adb.run_all(
-        bundle, found, chosen, runs=runs, warmup=warmup, threads=threads, sustained=sustained, backend=name,
-        progress=progress,
+        bundle, found, chosen, runs=runs, warmup=warmup, threads=threads, sustained=sustained, per_op=per_op,
+        backend=name, progress=progress,
     )  # fmt: skip
 
 

@@ -29,7 +29,7 @@ from edgediff.latency import (
     graph_times,
     image_times,
 )
-from edgediff.links.imports import import_onnxruntime_trace
+from edgediff.links.imports import import_etdump, import_onnxruntime_trace, join_operators
 from edgediff.plugins import load_plugin
 from edgediff.profiling.device import drop_from_cache, peak_rss_mb, pss_mb, read_device, rss_mb
 from edgediff.runtime import Runner, Session, open_session, used_graphs
@@ -184,18 +184,16 @@ def trace_operators(session: Session, folder: str, backend: str, threads: int | 
         message = f"{backend} writes no trace of its operators here; take --per-op with --backend onnxruntime"
         raise BackendError(message, code="trace")
     seen = _last_inputs(session)
-    operators: dict[str, float] = {}
-    placement: dict[str, str] = {}
+    tables: dict[str, LatencyTable] = {}
     for (name, batch), inputs in seen.items():
         graph = session.manifest.graphs[name]
         label = f"{name}@{batch}" if sum(other == name for other, _ in seen) > 1 else name
         with tempfile.TemporaryDirectory() as out:
             file = module.write_trace(Path(folder), graph, graph.artifacts[backend], inputs, batch=batch,
                                       threads=threads, out=Path(out))  # fmt: skip
-            found = import_onnxruntime_trace(file, graph=label)
-        operators.update({f"{label}/{kind}": took for kind, took in (found.operators_ms or {}).items()})
-        placement.update({f"{label}/{node}": unit for node, unit in (found.placement or {}).items()})
-    return {"operators_ms": operators, "placement": placement}
+            read = import_etdump if file.suffix == ".etdp" else import_onnxruntime_trace
+            tables[label] = read(file, graph=label)
+    return join_operators(tables)
 
 
 def _last_inputs(session: Session) -> dict[tuple[str, int], dict[str, Array]]:

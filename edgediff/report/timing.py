@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgediff.latency import SHOWN_OPERATORS, DeviceFacts, LatencyTable, throttling, throttling_curve
+from edgediff.latency import SHOWN_OPERATORS, LatencyTable, throttling, throttling_curve
 from edgediff.report.charts import bars, stacked, ticks
 from edgediff.report.markup import Child, Html, code, facts, figure, join, milliseconds, missing, percent, table, tag
 from edgediff.report.subject import Subject
@@ -22,7 +22,7 @@ def latency_section(subject: Subject) -> Html:
     found = subject.profile
     return join([
         _caveats(found), _whole(found), _sustained(found), _split(subject, found), _graphs(found), _operators(found),
-        _device(found.device),
+        _device(found),
     ])
 
 
@@ -113,7 +113,8 @@ def _graphs(found: LatencyTable) -> Html:
     return join([tag("h4", "Each graph, per call"), table(head, rows, numbers=(1, 2, 3, 4, 5)), note])
 
 
-def _device(facts_: DeviceFacts) -> Html:
+def _device(found: LatencyTable) -> Html:
+    facts_, before = found.device, found.thermal_before
     affinity = facts_.affinity
     shown = [
         facts_.cpu, f"{facts_.cores} cores" if facts_.cores else None,
@@ -121,6 +122,7 @@ def _device(facts_: DeviceFacts) -> Html:
         f"{facts_.threads} threads" if facts_.threads else "threads: the backend's choice",
         f"governor {facts_.governor}" if facts_.governor else None,
         f"{facts_.memory_gb:g} GB memory" if facts_.memory_gb else None, facts_.os, facts_.runtime,
+        f"{before} before, {found.thermal_after or 'not readable'} after" if before else None,
     ]  # fmt: skip
     return tag("p", "; ".join(part for part in shown if part), ".", class_="note")
 

@@ -201,7 +201,8 @@ std::string Engine::label(const std::string& graph, std::int32_t batch) const {
 }
 
 void Engine::write_traces(const std::filesystem::path& out) {
-  std::filesystem::create_directories(out);
+  std::error_code refused;  // then no file can be written either
+  std::filesystem::create_directories(out, refused);
   for (const auto& [called, method] : methods_) {
     const auto data = method.tracer->get_etdump_data();
     const std::unique_ptr<void, decltype(&std::free)> owner(data.buf, &std::free);

@@ -5,13 +5,13 @@
 #include <cmath>
 #include <iostream>
 #include <memory>
-#include <random>
 
 #include <nlohmann/json.hpp>
 
 #include "check.hpp"
 #include "engine.hpp"
 #include "errors.hpp"
+#include "inputs.hpp"
 #include "manifest.hpp"
 #include "options.hpp"
 #include "process.hpp"
@@ -32,82 +32,6 @@ double rounded_ms(double milliseconds) { return std::round(milliseconds * 1e4) /
 void say(const Json& line) { std::cout << line.dump() << std::endl; }
 
 Json or_null(const std::optional<double>& value) { return value ? Json(*value) : Json(nullptr); }
-
-Tensor normal(const Shape& latent, float scale, std::mt19937_64& generator) {
-  Shape shape = latent;
-  shape.insert(shape.begin(), 1);
-  Tensor tensor(std::move(shape));
-  std::normal_distribution<float> distribution;
-  for (float& value : tensor.values) value = scale * distribution(generator);
-  return tensor;
-}
-
-std::vector<Tensor> rows_of(const Tensor& tensor) {
-  std::vector<Tensor> rows;
-  for (std::int32_t index = 0; index < tensor.shape.at(0); ++index) rows.push_back(tensor.part(0, index));
-  return rows;
-}
-
-std::vector<Tensor> golden_ids(const Manifest& manifest, const std::filesystem::path& folder) {
-  const Stage& stage = *manifest.program.encode;
-  const std::filesystem::path file = folder / "golden" / (*stage.graph + ".safetensors");
-  const Tensors golden = read_safetensors(file);
-  const auto found = golden.find("0.in." + stage.input);
-  if (found == golden.end()) throw BadInput(file.string() + ": has no '0.in." + stage.input + "'; give --inputs");
-  return std::vector<Tensor>(manifest.program.is_guided() ? 2 : 1, found->second);
-}
-
-/// What no file gives: latent and noise from a generator of its own (a seed of edgediff draws others), the golden
-/// file's prompt, class 0.
-Inputs drawn(const Manifest& manifest, const std::filesystem::path& folder, unsigned seed) {
-  std::mt19937_64 generator(seed);
-  const Program& program = manifest.program;
-  Inputs inputs;
-  inputs.latent = normal(program.latent, program.init_scale, generator);
-  for (const Row& row : program.rows) {
-    if (row.noise != 0.0F) inputs.noise.push_back(normal(program.latent, 1.0F, generator));
-  }
-  if (program.encode) inputs.ids = golden_ids(manifest, folder);
-  if (program.classes && program.is_guided()) inputs.classes = {static_cast<float>(program.null_class)};
-  if (program.classes) inputs.classes.push_back(0.0F);
-  return inputs;
-}
-
-void check_given(const Manifest& manifest, const Inputs& inputs) {
-  Shape latent = manifest.program.latent;
-  latent.insert(latent.begin(), 1);
-  if (inputs.latent.shape != latent) {
-    throw BadInput("'latent' has shape " + text(inputs.latent.shape) + ", this bundle needs " + text(latent));
-  }
-  const std::size_t sides = manifest.program.is_guided() ? 2 : 1;
-  const std::size_t have = manifest.program.encode ? inputs.ids.size() : inputs.classes.size();
-  if ((manifest.program.encode || manifest.program.classes) && have != sides) {
-    throw BadInput("the conditions have " + std::to_string(have) + " rows, this bundle needs " + std::to_string(sides));
-  }
-}
-
-Inputs given(const Manifest& manifest, const std::filesystem::path& folder, const std::filesystem::path& file) {
-  Inputs inputs = drawn(manifest, folder, 0);
-  for (auto& [name, tensor] : read_safetensors(file)) {
-    if (name == "latent") {
-      inputs.latent = std::move(tensor);
-    } else if (name == "noise") {
-      inputs.noise = rows_of(tensor);
-    } else if (name == "input_ids") {
-      inputs.ids = rows_of(tensor);
-    } else if (name == "class_labels") {
-      inputs.classes = tensor.values;
-    } else {
-      throw BadInput(file.string() + ": unknown tensor '" + name + "' (allowed: latent, noise, input_ids, class_labels)");
-    }
-  }
-  try {
-    check_given(manifest, inputs);
-  } catch (const BadInput& error) {
-    throw BadInput(file.string() + ": " + error.what());
-  }
-  return inputs;
-}
 
 /// The picture as an app shows it: part of what an image takes.
 std::vector<std::uint8_t> pixels(const Tensor& image) {
@@ -142,11 +66,11 @@ void profile(const Options& options, const Manifest& manifest) {
   Loaded loaded = load(manifest, options);
   say({{"load_ms", rounded_ms(loaded.milliseconds)}, {"graphs_load_ms", loaded.graphs},
                {"base_rss_mb", or_null(base)}, {"planned_mb", static_cast<double>(loaded.engine->planned_bytes()) / 1e6}});
+  const Tensors given = options.inputs ? read_inputs(*options.inputs) : Tensors{};
   Session session(manifest, *loaded.engine);
   Made made;
   const auto make = [&](unsigned seed) {
-    const Inputs inputs = options.inputs ? given(manifest, options.bundle, *options.inputs)
-                                         : drawn(manifest, options.bundle, seed);
+    const Inputs inputs = make_inputs(manifest, options.bundle, given, seed);
     const auto start = Clock::now();
     made = session.make(inputs);
     pixels(made.image);

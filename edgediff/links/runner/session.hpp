@@ -7,20 +7,11 @@
 #include <vector>
 
 #include "engine.hpp"
+#include "inputs.hpp"
 #include "manifest.hpp"
 #include "tensor.hpp"
 
 namespace edgediff {
-
-/// What a picture is made from. `latent` [1, *latent] is x_0, scaled already; `noise` the draws of the rows that add
-/// some, in order; `ids` one row of token ids for each prompt, `classes` one class for each: negative first, the
-/// negative left out where no row is guided.
-struct Inputs {
-  Tensor latent;
-  std::vector<Tensor> noise;
-  std::vector<Tensor> ids;
-  std::vector<float> classes;
-};
 
 /// The last latent [1, *latent] and the picture [1, channels, height, width] with samples in [-1, 1].
 struct Made {
