@@ -72,7 +72,8 @@ void check_graph(Engine& engine, const std::string& name, const Graph& graph, co
 
 }  // namespace
 
-Checked check_golden(const Manifest& manifest, const std::filesystem::path& folder, const std::optional<double>& floor) {
+Checked check_golden(const Manifest& manifest, const std::filesystem::path& folder,
+                     const std::optional<double>& floor) {
   Checked checked;
   Engine engine(manifest, folder);
   for (const auto& [name, graph] : manifest.graphs) {
@@ -84,7 +85,8 @@ Checked check_golden(const Manifest& manifest, const std::filesystem::path& fold
       throw BadInput(file.string() + ": " + error.what());
     }
   }
-  if (checked.lines.empty()) throw BadInput((folder / "golden").string() + ": has no golden file; build the bundle again");
+  if (checked.lines.empty())
+    throw BadInput((folder / "golden").string() + ": has no golden file; build the bundle again");
   return checked;
 }
 

@@ -129,7 +129,8 @@ Engine::Module& Engine::open(const Artifact& artifact) {
   auto opened = std::make_unique<Module>(file, data, Module::LoadMode::Mmap);
   const Error error = opened->load(executorch::runtime::Program::Verification::InternalConsistency);
   if (error != Error::Ok) {
-    throw Failed(file + ": ExecuTorch cannot load it (" + to_string(error) + "); push the bundle again, or build it with "
+    throw Failed(file + ": ExecuTorch cannot load it (" + to_string(error) +
+                 "); push the bundle again, or build it with "
                  "the version of executorch that this runner has");
   }
   module = std::move(opened);
@@ -142,7 +143,8 @@ double Engine::load(const std::string& name, std::int32_t batch) {
   const Graph& graph = manifest_.graph(name);
   const auto artifact = graph.artifacts.find(kBackend);
   if (artifact == graph.artifacts.end()) {
-    throw BadInput("graph '" + name + "' was not built for " + kBackend + "; build the bundle with --backend executorch");
+    throw BadInput("graph '" + name + "' was not built for " + kBackend +
+                   "; build the bundle with --backend executorch");
   }
   Module& module = open(artifact->second);
   const std::string& function = artifact->second.function;
@@ -161,8 +163,8 @@ double Engine::load(const std::string& name, std::int32_t batch) {
     methods_.emplace(std::make_pair(name, batch), Method{&module, method, tracer});
     return milliseconds_since(start);
   }
-  throw BadInput(artifact->second.file + ": has no method '" + function + "' with the inputs and outputs of graph '" + name +
-                 "' at batch " + std::to_string(batch) + "; build the bundle again");
+  throw BadInput(artifact->second.file + ": has no method '" + function + "' with the inputs and outputs of graph '" +
+                 name + "' at batch " + std::to_string(batch) + "; build the bundle again");
 }
 
 const Engine::Method& Engine::method(const std::string& graph, std::int32_t batch) const {

@@ -42,7 +42,8 @@ class Engine {
   /// What the graph is called in results.
   std::string label(const std::string& graph, std::int32_t batch) const;
 
-  /// Writes what a traced engine has recorded: an ETDump for each method, `<label>.etdp`, into the folder. Throws BadInput.
+  /// Writes what a traced engine has recorded: an ETDump for each method, `<label>.etdp`, into the folder. Throws
+  /// BadInput.
   void write_traces(const std::filesystem::path& out);
 
   /// Bytes of activations that ExecuTorch planned ahead, over all loaded methods.

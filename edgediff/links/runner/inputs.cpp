@@ -46,7 +46,8 @@ std::vector<float> first_class(const Program& program) {
 void check(const Program& program, const Inputs& inputs, const Shape& latent) {
   const auto check_shape = [&latent](const Tensor& tensor, const char* name) {
     if (tensor.shape == latent) return;
-    throw BadInput(std::string("'") + name + "' has shape " + text(tensor.shape) + ", this bundle needs " + text(latent));
+    throw BadInput(std::string("'") + name + "' has shape " + text(tensor.shape) + ", this bundle needs " +
+                   text(latent));
   };
   check_shape(inputs.latent, "latent");
   for (const Tensor& one : inputs.noise) check_shape(one, "noise");
@@ -63,7 +64,8 @@ Tensors read_inputs(const std::filesystem::path& file) {
   Tensors given = read_safetensors(file);
   for (const auto& [name, tensor] : given) {
     if (std::find(kNames.begin(), kNames.end(), name) == kNames.end() || tensor.shape.empty()) {
-      throw BadInput(file.string() + ": unknown tensor '" + name + "' (allowed: latent, noise, input_ids, class_labels)");
+      throw BadInput(file.string() + ": unknown tensor '" + name +
+                     "' (allowed: latent, noise, input_ids, class_labels)");
     }
   }
   return given;

@@ -9,8 +9,8 @@
 
 namespace edgediff {
 
-/// `latent` [1, *latent] is x_0, scaled already; `noise` the draws of the rows that add some, in order; `ids` one row of
-/// token ids for each prompt, `classes` one class for each: negative first, the negative left out where no row is
+/// `latent` [1, *latent] is x_0, scaled already; `noise` the draws of the rows that add some, in order; `ids` one row
+/// of token ids for each prompt, `classes` one class for each: negative first, the negative left out where no row is
 /// guided.
 struct Inputs {
   Tensor latent;

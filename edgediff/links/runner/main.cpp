@@ -37,7 +37,8 @@ Json or_null(const std::optional<double>& value) { return value ? Json(*value) :
 std::vector<std::uint8_t> pixels(const Tensor& image) {
   std::vector<std::uint8_t> bytes(image.values.size());
   for (std::size_t index = 0; index < bytes.size(); ++index) {
-    bytes[index] = static_cast<std::uint8_t>(std::lrint(std::clamp(image.values[index] * 0.5F + 0.5F, 0.0F, 1.0F) * 255.0F));
+    bytes[index] =
+        static_cast<std::uint8_t>(std::lrint(std::clamp(image.values[index] * 0.5F + 0.5F, 0.0F, 1.0F) * 255.0F));
   }
   return bytes;
 }
@@ -64,27 +65,30 @@ Loaded load(const Manifest& manifest, const Options& options) {
 void profile(const Options& options, const Manifest& manifest) {
   const auto base = rss_mb();
   Loaded loaded = load(manifest, options);
-  say({{"load_ms", rounded_ms(loaded.milliseconds)}, {"graphs_load_ms", loaded.graphs},
-               {"base_rss_mb", or_null(base)}, {"planned_mb", static_cast<double>(loaded.engine->planned_bytes()) / 1e6}});
+  say({{"load_ms", rounded_ms(loaded.milliseconds)},
+       {"graphs_load_ms", loaded.graphs},
+       {"base_rss_mb", or_null(base)},
+       {"planned_mb", static_cast<double>(loaded.engine->planned_bytes()) / 1e6}});
   const Tensors given = options.inputs ? read_inputs(*options.inputs) : Tensors{};
   Session session(manifest, *loaded.engine);
   Made made;
+  std::vector<std::uint8_t> shown;
   const auto make = [&](unsigned seed) {
     const Inputs inputs = make_inputs(manifest, options.bundle, given, seed);
     const auto start = Clock::now();
     made = session.make(inputs);
-    pixels(made.image);
+    shown = pixels(made.image);
     return seconds_since(start) * 1e3;
   };
   for (int index = 0; index < options.warmup; ++index) {
     say({{index == 0 ? "first_image_ms" : "warmup_ms", rounded_ms(make(static_cast<unsigned>(index)))}});
   }
   std::vector<Json> calls;
-  loaded.engine->hear([&calls](const std::string& graph, double ms) {
-    calls.push_back({{"graph", graph}, {"ms", rounded_ms(ms)}});
-  });
+  loaded.engine->hear(
+      [&calls](const std::string& graph, double ms) { calls.push_back({{"graph", graph}, {"ms", rounded_ms(ms)}}); });
   const auto start = Clock::now();
-  for (int index = 0; options.sustained > 0 ? seconds_since(start) < options.sustained : index < options.runs; ++index) {
+  for (int index = 0; options.sustained > 0 ? seconds_since(start) < options.sustained : index < options.runs;
+       ++index) {
     const double took = make(static_cast<unsigned>(index));
     for (const Json& call : calls) say(call);  // outside the time that is told
     calls.clear();

@@ -165,7 +165,8 @@ bool Program::is_guided() const {
 
 const Graph& Manifest::graph(const std::string& wanted) const {
   const auto found = graphs.find(wanted);
-  if (found == graphs.end()) throw BadInput("manifest.json: the program runs graph '" + wanted + "', which does not exist");
+  if (found == graphs.end())
+    throw BadInput("manifest.json: the program runs graph '" + wanted + "', which does not exist");
   return found->second;
 }
 

@@ -16,7 +16,8 @@
 namespace edgediff {
 namespace {
 
-constexpr const char* kHelp = R"(edgediff-runner BUNDLE [options]: makes pictures from a bundle with ExecuTorch and prints JSON lines
+constexpr const char* kHelp =
+    R"(edgediff-runner BUNDLE [options]: makes pictures from a bundle with ExecuTorch and prints JSON lines
 
   --runs N            pictures to time (default 5)
   --warmup N          pictures before them, not timed (default 1)
@@ -38,8 +39,8 @@ double number(const std::string& option, const std::string& word, double least, 
   char* end = nullptr;
   const double value = std::strtod(word.c_str(), &end);
   if (word.empty() || *end != '\0' || !(value >= least && value <= most)) {
-    throw BadInput(option + " " + word + ": it must be a number from " + std::to_string(static_cast<long>(least)) + " to " +
-                   std::to_string(static_cast<long>(most)));
+    throw BadInput(option + " " + word + ": it must be a number from " + std::to_string(static_cast<long>(least)) +
+                   " to " + std::to_string(static_cast<long>(most)));
   }
   return value;
 }

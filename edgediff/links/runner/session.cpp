@@ -43,7 +43,8 @@ void keep(std::deque<Tensor>& past, Tensor newest, std::size_t depth) {
 }
 
 /// x_{i+1} of edgediff/steps.py, with the newest first in both histories.
-Tensor update(const Row& row, const std::deque<Tensor>& latents, const std::deque<Tensor>& outputs, const Tensor* noise) {
+Tensor update(const Row& row, const std::deque<Tensor>& latents, const std::deque<Tensor>& outputs,
+              const Tensor* noise) {
   if (row.x.size() > latents.size() || row.e.size() > outputs.size()) {
     throw BadInput("manifest.json: a row reads further back than the program has run");
   }
@@ -200,8 +201,8 @@ Tensor Session::call(const Row& row, std::int32_t batch, std::size_t side, const
   return std::move(outputs.front());
 }
 
-Tensor Session::carried(
-    const Past& past, const std::string& carry, std::int32_t batch, const std::vector<float>& mix) const {
+Tensor Session::carried(const Past& past, const std::string& carry, std::int32_t batch,
+                        const std::vector<float>& mix) const {
   const auto found = past.find(carry);
   if (found == past.end() || found->second.size() < mix.size()) {
     throw BadInput("manifest.json: a row reads carry '" + carry + "' before any row writes it");

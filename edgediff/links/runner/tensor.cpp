@@ -84,7 +84,8 @@ Tensor Tensor::part(std::size_t axis, std::int32_t index) const {
   const std::size_t inner = count(Shape(shape.begin() + static_cast<std::ptrdiff_t>(axis) + 1, shape.end()));
   const std::size_t stride = inner * static_cast<std::size_t>(shape[axis]);
   for (std::size_t outer = 0; outer < taken.values.size() / inner; ++outer) {
-    const auto from = values.begin() + static_cast<std::ptrdiff_t>(outer * stride + inner * static_cast<std::size_t>(index));
+    const auto from =
+        values.begin() + static_cast<std::ptrdiff_t>(outer * stride + inner * static_cast<std::size_t>(index));
     std::copy_n(from, inner, taken.values.begin() + static_cast<std::ptrdiff_t>(outer * inner));
   }
   return taken;
