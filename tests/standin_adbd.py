@@ -29,8 +29,10 @@ PROPERTIES = {
 
 
 class _Connection:
-    def __init__(self, root: Path, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.root, self.reader, self.writer = root, reader, writer
+    def __init__(
+        self, root: Path, android: bool, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self.root, self.android, self.reader, self.writer = root, android, reader, writer
         self.streams: dict[int, tuple[int, asyncio.Queue[bytes | None], asyncio.Semaphore]] = {}
         self.services: set[asyncio.Task[None]] = set()
         self.next_id = 1
@@ -84,9 +86,10 @@ class _Connection:
             command = re.sub(r"/data/local/tmp", f"{self.root}/data/local/tmp", rest)
             # Its processor is this machine's: what is for Arm runs under emulation.
             command = re.sub(r"(\S*/ld-linux-aarch64\.so\.1)", rf"{EMULATOR} \1", command)
-            get = "".join(f'[ "$1" = {key} ] && echo "{value}";' for key, value in PROPERTIES.items())
+            known = "".join(f'[ "$1" = {key} ] && echo "{value}";' for key, value in PROPERTIES.items())
+            get = f"getprop() {{ {known} :; }};" if self.android else ""
             told = f"{self.root}/battery"
-            tools = f'getprop() {{ {get} :; }}; dumpsys() {{ cat {told} 2>/dev/null; }};'
+            tools = f"{get} dumpsys() {{ cat {told} 2>/dev/null; }};"
             process = await asyncio.create_subprocess_exec(
                 "sh", "-c", f"{tools} {command}", stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT, start_new_session=True,
@@ -177,10 +180,11 @@ class _Connection:
 
 
 class StandIn:
-    """A stand-in that adb is connected to, on a port of its own."""
+    """A stand-in that adb is connected to, on a port of its own. Without `android` it is a board, whose Linux has no
+    properties."""
 
-    def __init__(self, root: Path) -> None:
-        self.root, self.loop = root, asyncio.new_event_loop()
+    def __init__(self, root: Path, *, android: bool = True) -> None:
+        self.root, self.android, self.loop = root, android, asyncio.new_event_loop()
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -216,7 +220,7 @@ class StandIn:
         assert task is not None
         self.connections.add(task)
         task.add_done_callback(self.connections.discard)
-        await _Connection(self.root, reader, writer).serve()
+        await _Connection(self.root, self.android, reader, writer).serve()
 
     def __enter__(self) -> StandIn:
         self.ready = threading.Event()

@@ -3,6 +3,7 @@ runs is marked emulated; nothing here is a phone's time."""
 
 from __future__ import annotations
 
+import platform
 import shutil
 import socket
 import stat
@@ -150,6 +151,32 @@ def test_profile_on_a_device(bundle, tmp_path):
             profile_bundle(bundle, **options, per_op=True, backend="onnxruntime", runner=runner)
         with pytest.raises(ConfigError, match="one device is named twice"):
             profile_devices(bundle, ["adb", options["device"]], backend="onnxruntime", runner=runner)
+
+
+@needs_adb
+def test_a_board_without_properties(tmp_path):
+    with StandIn(tmp_path, android=False) as standin:
+        device = adb.find_device(standin.serial)
+    assert (device.model, device.abi) == (platform.node(), platform.machine())
+    assert (device.os_build, device.emulated) == ("", False)
+
+
+def test_an_emulator_that_does_not_say_so(monkeypatch):
+    """Its programs are for Arm, its kernel's processor is not."""
+    lines = {"x86_64": True, "aarch64": False}
+    for machine, emulated in lines.items():
+        said = f"Phone\nbuild/1\narm64-v8a\n\n\n\nlocalhost\n{machine}\n"
+        monkeypatch.setattr(adb, "_shell", lambda serial, command, said=said: said)
+        assert adb.describe_device("x").emulated is emulated
+
+
+def test_a_device_that_does_not_answer(tmp_path, monkeypatch):
+    program = tmp_path / "adb"
+    program.write_text("#!/bin/sh\nexec sleep 30\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(adb, "_program", lambda: str(program))
+    with pytest.raises(LinkError, match="adb ls: no answer in 0.2 s; unplug the device, plug it in again and retry"):
+        adb._adb("shell", "ls", seconds=0.2)
 
 
 def test_a_runner_that_is_not_there(tmp_path, monkeypatch):

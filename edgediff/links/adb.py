@@ -22,7 +22,7 @@ from edgediff.errors import LinkError, unknown
 from edgediff.latency import DeviceFacts, LatencyTable, Source, Thermal
 from edgediff.links.heard import STATUS, Heard
 from edgediff.links.imports import import_etdump, join_operators
-from edgediff.links.runners import DeviceRunner, find_runner, read_runner
+from edgediff.links.runners import ARCHITECTURES, DeviceRunner, find_runner, read_runner
 
 if TYPE_CHECKING:
     from edgediff.bundle import Bundle
@@ -59,10 +59,13 @@ def list_devices() -> list[AdbDevice]:
 
 
 def describe_device(serial: str) -> AdbDevice:
-    """Its model, build and kind of processor, as its system says."""
+    """Its model, build and kind of processor, as its system says; a board without Android's properties by the names
+    that its kernel has."""
     keys = ("ro.product.model", "ro.build.fingerprint", "ro.product.cpu.abi", *EMULATED)
-    model, build, abi, *emulated = (_shell(serial, f"getprop {key}").strip() for key in keys)
-    return AdbDevice(serial, model or serial, build, abi, "1" in emulated)
+    said = _shell(serial, "; ".join([*(f"echo $(getprop {key} 2>/dev/null)" for key in keys), "uname -n", "uname -m"]))
+    model, build, abi, *emulated, name, machine = [line.strip() for line in said.splitlines()]
+    translated = ARCHITECTURES.get(abi, machine) != machine  # programs for `abi` run there, but not on their processor
+    return AdbDevice(serial, model or name, build, abi or machine, "1" in emulated or translated)
 
 
 def find_device(serial: str | None) -> AdbDevice:
