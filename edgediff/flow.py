@@ -11,8 +11,8 @@ import importlib.metadata
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -438,10 +438,12 @@ def _write(pipeline: Pipeline, plan: Plan, target: Target, writer: Any, told: _S
     from edgediff.plugins import load_plugin
     from edgediff.program import make_manifest, write_parts
     from edgediff.variants import build_variants
-    from edgediff.verify import eager_recordings, write_golden
+    from edgediff.verify import eager_recordings, record_calls, write_golden
 
     told("cutting and splitting the network")
     variants = build_variants(pipeline, plan)
+    unlowered = make_manifest(pipeline, plan, variants, (), name=writer.out.stem)
+    variants = replace(variants, calibration=cache(partial(record_calls, pipeline, variants, unlowered)))
     lowered = []
     for name in plan.backends:
         told(f"lowering to {name}")

@@ -36,12 +36,19 @@ class TensorSpec(Model):
 
 
 class Artifact(Model):
-    """Where a graph is on one backend: file, function or method inside it, precision, further files it needs."""
+    """Where a graph is on one backend: file, function or method inside it, precision, further files it needs.
+
+    `delegates`: what the backend hands the graph to, and in how many pieces; `outside`: operators that nothing took,
+    by name and place in the network. `memory_bytes`: what the graph needs while it runs, weights left out.
+    """
 
     file: str
     function: str | None = None
     precision: Precision
     data: tuple[str, ...] = ()
+    delegates: dict[str, int] = {}
+    outside: dict[str, int] = {}
+    memory_bytes: int | None = Field(default=None, ge=0)
 
     @field_validator("file")
     @classmethod

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from edgediff.compression import parse_format
 from edgediff.config import Model, read_toml
@@ -23,19 +23,21 @@ class SamplerTable(Model):
     steps: int = Field(default=50, ge=1, le=1000)
 
 
+def _ordered(value: tuple[float, float]) -> tuple[float, float]:
+    if not 0.0 <= value[0] < value[1] <= 1.0:
+        raise ValueError("the interval needs 0 <= start < end <= 1")
+    return value
+
+
+Interval = Annotated[tuple[float, float], AfterValidator(_ordered)]
+
+
 class GuidanceTable(Model):
     """Classifier-free guidance: `scale` 1.0 or less turns it off; it acts on calls whose relative
     position in the trajectory (0 first, 1 last) lies in `interval`."""
 
     scale: float = Field(default=7.5, ge=0.0, le=100.0)
-    interval: tuple[float, float] = (0.0, 1.0)
-
-    @field_validator("interval")
-    @classmethod
-    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not 0.0 <= value[0] < value[1] <= 1.0:
-            raise ValueError("the interval needs 0 <= start < end <= 1")
-        return value
+    interval: Interval = (0.0, 1.0)
 
 
 class CalibrationTable(Model):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -58,6 +59,10 @@ class Rollout:
         self.prompts, self.seeds = tuple(prompts), tuple(seeds)
         self.given, self.null = pipeline.conditions(list(prompts))
 
+    @cached_property
+    def _whole(self) -> dict[str, Wiring]:
+        return wire_schedule(full_schedule(1), self.graph)
+
     @property
     def device(self) -> torch.device:
         return self.pipeline.device
@@ -94,8 +99,7 @@ class Rollout:
             guidance=1.0 if guided else None,
         )
         seen: list[Call] = []
-        wirings = wire_schedule(full_schedule(1), self.graph)
-        calls = _Calls(self, [whole], wirings, part, seen.append)
+        calls = _Calls(self, [whole], self._whole, part, seen.append)
         with torch.inference_mode():
             calls.latent = latent
             calls.predict(0, row, latent * row.input_scale)

@@ -47,7 +47,7 @@ class BackendTable(Model):
 
     weights: Weights = "fp32"
     guidance: Literal["batched", "sequential"] = "batched"
-    format: Literal["onnx", "ort", "mlpackage"] = "onnx"
+    format: Literal["onnx", "ort", "mlpackage", "pte", "ptd"] = "onnx"
     delegate: str | None = None
     threads: int | None = Field(default=None, ge=1)
     unit: UnitName = "cpu"
@@ -65,11 +65,26 @@ class CoreMLTable(BackendTable):
 
     weights: Weights = "fp16"
     unit: UnitName = "npu"
-    format: Literal["onnx", "ort", "mlpackage"] = "mlpackage"
+    format: Literal["onnx", "ort", "mlpackage", "pte", "ptd"] = "mlpackage"
     deployment: Literal["iOS16", "iOS17", "iOS18"] = "iOS18"
     attention: Literal["sdpa", "split_einsum", "original"] = "sdpa"
     query_chunk: int = Field(default=0, ge=0)
     islands: Literal["auto"] | tuple[Literal["time", "norm", "softmax"], ...] = "auto"
+
+
+class ExecuTorchTable(BackendTable):
+    """`delegate` is `xnnpack` (the default), `coreml`, `vulkan`, `ethos-u` or `qnn`; with `fallback`, operators that
+    it cannot take may run elsewhere (XNNPACK, then the CPU's own kernels), else they are an error. `format`: `ptd` keeps
+    XNNPACK's weights in a file of their own. `query_chunk` queries of attention at a time (0: all) bound its memory.
+    `activations` of int8 layers have scales from calibration (`static`) or from each input (`dynamic`). `chip` is the
+    delegate's word for the hardware (`ethos-u85-256`, `SM8650`), where it wants one.
+    """
+
+    format: Literal["onnx", "ort", "mlpackage", "pte", "ptd"] = "pte"
+    fallback: bool = False
+    query_chunk: int = Field(default=0, ge=0)
+    activations: Literal["static", "dynamic"] = "static"
+    chip: str = ""
 
 
 class LinkTable(Model):
@@ -105,7 +120,7 @@ class Target(Model):
     eager: BackendTable = BackendTable()
     cuda: BackendTable = BackendTable(unit="gpu")
     coreml: CoreMLTable = CoreMLTable()
-    executorch: BackendTable = BackendTable()
+    executorch: ExecuTorchTable = ExecuTorchTable()
     link: LinkTable = LinkTable()
 
     @model_validator(mode="after")

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -104,14 +104,23 @@ class Variant:
     parameters: int = 0
 
 
+class GraphCall(Protocol):
+    """One call of a graph on a calibration trajectory: its inputs by name, numpy."""
+
+    graph: str
+    inputs: dict[str, Any]
+
+
 @dataclass(frozen=True)
 class Variants:
-    """All graphs of a plan. The denoiser's share `network`, the cut copy."""
+    """All graphs of a plan. The denoiser's share `network`, the cut copy. `calibration` makes pictures of calibration
+    prompts and gives calls of every graph, for backends that need the range of activations."""
 
     plan: Plan
     network: nn.Module
     graph: UnitGraph
     graphs: dict[str, Variant]
+    calibration: Callable[[], Sequence[GraphCall]] | None = None
 
     def denoisers(self) -> dict[str, Variant]:
         return {name: self.graphs[name] for name in self.plan.graphs}

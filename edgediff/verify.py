@@ -99,18 +99,10 @@ def eager_recordings(
     saved on a large network. The picture then is empty for latents above `GOLDEN_LATENT`: decoding 512 x 512 takes
     0.8 GB beside the loaded model, and the decoder has no golden file. Memory: the kept calls only.
     """
-    from edgediff.backends.eager import eager_runners
-    from edgediff.tokenizer import Tokenizer
     from edgediff.trace import calibration_prompts
 
     prompt = calibration_prompts(pipeline, CalibrationTable(prompts=1))[0]
-    counts = _count_calls(manifest)
-    runners = {
-        name: _Recorder(name, runner, _spread(counts.get(name, 1)) if whole else {0})
-        for name, runner in eager_runners(variants).items()
-    }
-    folder = pipeline.tokenizer_folder
-    session = Session(manifest, None if folder is None else Tokenizer.load(folder), runners)
+    session, runners, counts = _recording_session(pipeline, variants, manifest, KEPT if whole else 1)
     latents: list[Array] = []
     for step in session.steps(prompt, seed=SEED):
         latents.append(step.latent)
@@ -122,6 +114,38 @@ def eager_recordings(
     image = session.decode(latents[-1]) if whole or small else np.zeros((0, 0, 3), np.uint8)
     calls = tuple(call for runner in runners.values() for call in runner.kept)
     return Recordings(prompt, calls, tuple(latents), image)
+
+
+def record_calls(
+    pipeline: Pipeline, variants: Variants, manifest: Manifest, *, prompts: int = 2, kept: int = 12,
+) -> tuple[Recording, ...]:
+    """Makes pictures of calibration prompts with PyTorch; `kept` calls of every graph and picture, spread over its
+    trajectory. What a quantizer of activations learns from."""
+    from edgediff.trace import calibration_prompts
+
+    found: list[Recording] = []
+    for index, prompt in enumerate(calibration_prompts(pipeline, CalibrationTable(prompts=prompts))):
+        session, runners, _ = _recording_session(pipeline, variants, manifest, kept)
+        latent = list(session.steps(prompt, seed=SEED + index))[-1].latent
+        session.decode(latent)
+        found += [call for runner in runners.values() for call in runner.kept]
+    return tuple(found)
+
+
+def _recording_session(
+    pipeline: Pipeline, variants: Variants, manifest: Manifest, kept: int
+) -> tuple[Session, dict[str, _Recorder], dict[str, int]]:
+    """A session over PyTorch whose runners keep that many calls, and how often each graph is called."""
+    from edgediff.backends.eager import eager_runners
+    from edgediff.tokenizer import Tokenizer
+
+    counts = _count_calls(manifest)
+    runners = {
+        name: _Recorder(name, runner, _spread(counts.get(name, 1), kept))
+        for name, runner in eager_runners(variants).items()
+    }
+    folder = pipeline.tokenizer_folder
+    return Session(manifest, None if folder is None else Tokenizer.load(folder), runners), runners, counts
 
 
 def write_golden(folder: Path, recordings: Recordings) -> None:
@@ -305,9 +329,9 @@ def _count_calls(manifest: Manifest) -> dict[str, int]:
     return counts
 
 
-def _spread(count: int) -> set[int]:
-    """Indices of `KEPT` of `count` calls, the first and the last among them."""
-    return {round(index) for index in np.linspace(0, count - 1, min(KEPT, count))}
+def _spread(count: int, kept: int) -> set[int]:
+    """Indices of `kept` of `count` calls, the first among them, and the last where there are several."""
+    return {round(index) for index in np.linspace(0, count - 1, min(kept, count))}
 
 
 def _bytes(arrays: Iterable[Array]) -> int:

@@ -40,18 +40,32 @@ def build_page(subjects: Sequence[Subject], graphs: Sequence[UnitGraph | None], 
     """The whole document."""
     single = len(subjects) == 1
     title = subjects[0].title if single else f"{len(subjects)} bundles compared"
-    head = tag(
-        "head", tag("meta", charset="utf-8"), tag("title", f"{title} - edgediff report"),
-        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        Html(f"<style>{STYLE.read_text(encoding='utf-8')}</style>"),
-    )  # fmt: skip
     articles = [
         _article(index, subject, subjects, graph, single)
         for index, (subject, graph) in enumerate(zip(subjects, graphs, strict=True))
     ]
     body = tag("body", tag("main", _masthead(subjects, when), None if single else _overview(subjects), *articles))
+    return _document(f"{title} - edgediff report", body)
+
+
+def plain_page(title: str, lede: str, sections: Sequence[tuple[str, Child]]) -> Html:
+    """A whole document that is about no bundle: a title, a sentence, and the sections that have content."""
+    made = [tag("section", tag("h3", what), tag("div", body, class_="content")) for what, body in sections if body]
+    header = tag(
+        "header", tag("p", f"edgediff {__version__}", class_="kicker"), tag("h1", title), tag("p", lede, class_="lede"),
+        class_="masthead",
+    )  # fmt: skip
+    return _document(f"{title} - edgediff", tag("body", tag("main", header, tag("article", *made))))
+
+
+def _document(title: str, body: Html) -> Html:
+    head = tag(
+        "head", tag("meta", charset="utf-8"), tag("title", title),
+        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        Html(f"<style>{STYLE.read_text(encoding='utf-8')}</style>"),
+    )  # fmt: skip
     return Html(f"<!doctype html>\n{tag('html', head, body, lang='en')}\n")
 
 

@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgediff import __version__
 from edgediff.config import write_text_atomic
 from edgediff.report.markup import NOT_MEASURED, Child, Html, figure, join, percent, table, tag
-from edgediff.report.page import POLICY, STYLE
+from edgediff.report.page import plain_page
 
 Run = Mapping[str, Any]
 MAIN, BASELINE = "laptop", "bk_sdm"
@@ -38,24 +37,11 @@ def render_pruning(found: Mapping[str, Any], out: Path, *, sheet: bytes | None =
         ("Verdicts", verdicts(found)), ("Before and after", _tables(found)), ("Losses", _curves(found)),
         ("Switching", _switching(found)), ("Pictures", _picture(sheet)), ("How", _how(found)),
     ]  # fmt: skip
-    made = [tag("section", tag("h3", what), tag("div", body, class_="content")) for what, body in sections if body]
     lede = (
         "Layers removed from the U-Net for good, chosen in several ways, at the sizes of BK-SDM's presets; then the "
         "same short distillation for all."
     )
-    header = tag(
-        "header", tag("p", f"edgediff {__version__}", class_="kicker"), tag("h1", "Cuts and recovery"),
-        tag("p", lede, class_="lede"), class_="masthead",
-    )  # fmt: skip
-    head = tag(
-        "head", tag("meta", charset="utf-8"), tag("title", "Cuts and recovery - edgediff"),
-        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        Html(f"<style>{STYLE.read_text(encoding='utf-8')}</style>"),
-    )  # fmt: skip
-    page = tag("html", head, tag("body", tag("main", header, tag("article", *made))), lang="en")
-    write_text_atomic(out, f"<!doctype html>\n{page}\n")
+    write_text_atomic(out, plain_page("Cuts and recovery", lede, sections))
     return out
 
 

@@ -11,12 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgediff import __version__
 from edgediff.config import write_text_atomic
 from edgediff.report.charts import key
 from edgediff.report.frontier import LEGEND, Spot, scatter
 from edgediff.report.markup import Child, Html, code, figure, join, percent, table, tag
-from edgediff.report.page import POLICY, STYLE
+from edgediff.report.page import plain_page
 
 Row = Mapping[str, Any]
 
@@ -34,21 +33,8 @@ def render_reuse(found: Mapping[str, Any], out: Path, *, sheet: bytes | None = N
         ("Verdicts", verdicts(rows)), ("Quality against compute", join([key(LEGEND), plot, _table(found)])),
         ("Pictures at equal compute", _picture(sheet)), ("Schedules", _schedules(rows)), ("How", _how(found)),
     ]  # fmt: skip
-    made = [tag("section", tag("h3", what), tag("div", body, class_="content")) for what, body in sections if body]
     lede = "Schedules that skip work, and the untouched network with fewer steps, at the same compute."
-    header = tag(
-        "header", tag("p", f"edgediff {__version__}", class_="kicker"), tag("h1", "Reuse beside fewer steps"),
-        tag("p", lede, class_="lede"), class_="masthead",
-    )  # fmt: skip
-    head = tag(
-        "head", tag("meta", charset="utf-8"), tag("title", "Reuse beside fewer steps - edgediff"),
-        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        Html(f"<style>{STYLE.read_text(encoding='utf-8')}</style>"),
-    )  # fmt: skip
-    page = tag("html", head, tag("body", tag("main", header, tag("article", *made))), lang="en")
-    write_text_atomic(out, f"<!doctype html>\n{page}\n")
+    write_text_atomic(out, plain_page("Reuse beside fewer steps", lede, sections))
     return out
 
 

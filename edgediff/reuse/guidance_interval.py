@@ -7,9 +7,8 @@ The paper's interval is of noise levels; ours, as a recipe's `[guidance] interva
 
 from __future__ import annotations
 
-from pydantic import field_validator
-
 from edgediff.config import Model
+from edgediff.recipe import Interval
 from edgediff.reuse import Setting
 from edgediff.schedule import Schedule, full_schedule
 
@@ -17,14 +16,7 @@ from edgediff.schedule import Schedule, full_schedule
 class Spec(Model):
     """Guided are the calls whose position lies in `interval`."""
 
-    interval: tuple[float, float] = (0.1, 0.7)
-
-    @field_validator("interval")
-    @classmethod
-    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not 0.0 <= value[0] < value[1] <= 1.0:
-            raise ValueError("the interval needs 0 <= start < end <= 1")
-        return value
+    interval: Interval = (0.1, 0.7)
 
 
 def propose(spec: Spec, setting: Setting) -> Schedule:

@@ -1,0 +1,315 @@
+"""ExecuTorch: one `.pte` program per component, a method per graph, each handed whole to the target's delegate.
+
+    executorch/unet.pte             methods `full`, `shallow`, ...; each weight once
+    executorch/unet.ptd             with format `ptd`: the delegate's weights, beside a program of a few hundred KB
+    executorch/text_encoder.pte     method `text_encoder`
+    executorch/vae_decoder.pte      method `vae_decoder`
+
+Sizes are fixed. A graph that the program runs with and without guidance has a second method `<graph>_batch1`.
+Inputs and outputs are those of the manifest, in its order. The graphs are rewritten (`_executorch_rewrite`) so that
+XNNPACK takes all of each; what stays outside is counted in the manifest. `int8` is said in `_executorch_quantize`;
+`fp16` computes in halves but for the time embedding, and text encoder and decoder stay fp32.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
+
+import numpy as np
+
+from edgediff.backends import Array, Artifacts, Runner
+from edgediff.errors import BackendError, unknown
+from edgediff.manifest import Artifact, Graph
+from edgediff.plugins import import_or_explain
+
+if TYPE_CHECKING:
+    from edgediff.backends._executorch_delegates import Delegate
+    from edgediff.backends._executorch_lower import Lowered, Method
+    from edgediff.target import Target
+    from edgediff.variants import Variant, Variants
+
+NAME = "executorch"
+TOOLS = ("executorch", "torchao")
+DTYPES = {3: "int32", 4: "int64", 5: "float16", 6: "float32"}  # ExecuTorch's numbers of types
+
+
+def lower(variants: Variants, target: Target, out: Path) -> Artifacts:
+    """Writes every component below `out/executorch`.
+
+    Raises BackendError: an operator without a form (`export`) or outside a delegate that must take all (`delegate`),
+    int8 without calibration (`calibration`), more memory than the target lets an app hold (`too_large`);
+    MissingLibrary.
+    """
+    import_or_explain("executorch.exir", needed_by=NAME)
+    from edgediff.backends._executorch_delegates import find_delegate
+
+    precision = variants.plan.backends[NAME].precision
+    delegate = find_delegate(target.executorch, precision)
+    components: dict[str, list[Variant]] = {}
+    for variant in variants.graphs.values():
+        components.setdefault(variant.component, []).append(variant)
+    graphs: dict[str, Artifact] = {}
+    for component, members in components.items():
+        graphs.update(_lower_component(component, members, variants, target, delegate, out))
+    _check_memory(graphs, target, out)
+    return Artifacts(NAME, graphs, {tool: importlib.metadata.version(tool) for tool in TOOLS})
+
+
+def _lower_component(
+    component: str, members: list[Variant], variants: Variants, target: Target, delegate: Delegate, out: Path
+) -> dict[str, Artifact]:
+    from edgediff.backends._executorch_lower import peak_bytes, write_program
+    from edgediff.backends.coreml import function_name, graph_batches
+
+    plan = variants.plan
+    batches, wanted = graph_batches(plan), plan.backends[NAME]
+    denoiser = component == next(iter(variants.denoisers().values())).component
+    precision = wanted.precision if denoiser else "fp32"
+    methods: dict[str, list[Method]] = {}
+    for variant in members:
+        sizes = batches.get(variant.name, (1,))
+        methods[variant.name] = [
+            _make_method(function_name(variant.name, batch, sizes), variant, batch, precision, variants, target, delegate)
+            for batch in sizes
+        ]
+    file, apart = f"{NAME}/{component}.pte", wanted.format == "ptd" and delegate.name == "xnnpack"
+    peaks = {one.name: peak_bytes(one.program.graph) for several in methods.values() for one in several}
+    found = write_program(
+        [one for several in methods.values() for one in several], delegate, out / file, weights_apart=apart
+    )
+    data = _weights_file(out / NAME, component) if apart else ()
+    return {
+        graph: _artifact(file, data, precision, [(one.name, found[one.name], peaks[one.name]) for one in several])
+        for graph, several in methods.items()
+    }
+
+
+def _artifact(
+    file: str, data: tuple[str, ...], precision: Any, methods: Sequence[tuple[str, Lowered, int]]
+) -> Artifact:
+    """Of the graph's first method; the others are the same but for the batch."""
+    name, lowered, _ = methods[0]
+    return Artifact(
+        file=file, function=name, precision=precision, data=data, delegates=dict(sorted(lowered.delegates.items())),
+        outside=dict(sorted(lowered.outside.items())),
+        memory_bytes=max(peak + one.planned_bytes for _, one, peak in methods),
+    )
+
+
+def _weights_file(folder: Path, component: str) -> tuple[str, ...]:
+    """The weights that were written apart, under the component's name."""
+    made = folder / "weights.ptd"
+    if not made.exists():
+        return ()
+    made.rename(folder / f"{component}.ptd")
+    return (f"{NAME}/{component}.ptd",)
+
+
+def _make_method(
+    name: str, variant: Variant, batch: int, precision: str, variants: Variants, target: Target, delegate: Delegate
+) -> Method:
+    import torch
+
+    from edgediff.backends._coreml_capture import capture_program
+    from edgediff.backends._executorch_lower import Method
+    from edgediff.backends._executorch_rewrite import rewrite_program
+
+    program = rewrite_program(
+        capture_program(variant, batch), delegate.forms, query_chunk=target.executorch.query_chunk,
+        dtype=torch.float16 if precision == "fp16" else torch.float32,
+    )
+    if precision == "int8":
+        from edgediff.backends._executorch_quantize import quantize_program
+
+        dynamic = target.executorch.activations == "dynamic"
+        calls = () if dynamic else calibration_calls(variants, variant, batch)
+        program = quantize_program(program, calls, dynamic=dynamic, name=name)
+    return Method(name, program)
+
+
+def calibration_calls(variants: Variants, variant: Variant, batch: int) -> list[tuple[Any, ...]]:
+    """Inputs of a graph along the calibration trajectories, as tensors at one batch size. A doubled batch is taken
+    apart or repeated: scales do not depend on it."""
+    import torch
+
+    found = []
+    for call in variants.calibration() if variants.calibration else ():
+        if call.graph != variant.name:
+            continue
+        tensors = [torch.from_numpy(np.ascontiguousarray(call.inputs[spec.name])) for spec in variant.inputs]
+        have = next((t.shape[0] for t, s in zip(tensors, variant.inputs, strict=True) if "batch" in s.shape), batch)
+        for start in range(0, have, batch):
+            found.append(tuple(
+                _resized(tensor, start, batch) if "batch" in spec.shape else tensor
+                for tensor, spec in zip(tensors, variant.inputs, strict=True)
+            ))
+    return found
+
+
+def _resized(tensor: Any, start: int, batch: int) -> Any:
+    part = tensor[start:start + batch]
+    return part if part.shape[0] == batch else part.repeat(batch, *[1] * (part.dim() - 1))
+
+
+def _check_memory(graphs: dict[str, Artifact], target: Target, out: Path) -> None:
+    """Raises BackendError when weights and the hungriest graph do not fit what the target lets an app hold."""
+    if target.memory_ceiling_gb is None:
+        return
+    files = {file for one in graphs.values() for file in (one.file, *one.data)}
+    weights = sum((out / file).stat().st_size for file in files)
+    name, most = max(((name, one.memory_bytes or 0) for name, one in graphs.items()), key=lambda pair: pair[1])
+    if weights + most > target.memory_ceiling_gb * 1e9:
+        message = (
+            f"the programs have {weights / 1e9:.2f} GB and graph '{name}' needs {most / 1e9:.2f} GB beside them; an app "
+            f"on {target.name} may hold {target.memory_ceiling_gb:g} GB. Choose fewer bits, a smaller [executorch] "
+            "query_chunk, or cut more"
+        )
+        raise BackendError(message, where=NAME, code="too_large")
+
+
+# Running
+
+
+def open_runner(
+    folder: Path, graph: Graph, artifact: Artifact, *, batch: int, threads: int | None = None
+) -> Runner:
+    """Loads one method. The methods of a program share it.
+
+    `threads` is for the whole process, as the runtime has one pool (None: its own number). Raises BackendError for a
+    program that cannot be read, lacks the method or needs a delegate that the runtime here has not; MissingLibrary.
+    """
+    import_or_explain("executorch.runtime", needed_by=NAME)
+    path = folder / artifact.file
+    with runtime_log() as log:
+        from executorch.runtime import Runtime
+
+        missing = [one for one in artifact.delegates if not Runtime.get().backend_registry.is_available(one)]
+        if missing:
+            message = (
+                f"needs {', '.join(missing)}, which ExecuTorch's runtime for Python has not: run it on the device, or "
+                "build for a target whose delegate is 'xnnpack'"
+            )
+            raise BackendError(message, where=artifact.file, code="delegate")
+        if threads is not None:
+            from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
+
+            _unsafe_reset_threadpool(threads)
+        program = _open_program(path, folder / artifact.data[0] if artifact.data else None, log)
+        name = _method_name(program, artifact.function or graph.component, batch, path)
+        _check_ends(program.metadata(name), graph, batch, path)
+        try:
+            method = program.load_method(name)
+        except RuntimeError as error:
+            raise BackendError(f"ExecuTorch cannot load '{name}': {log.last(error)}", where=str(path), code="load") from error
+    return ExecuTorchRunner(method, program, graph, batch, path)
+
+
+class ExecuTorchRunner:
+    """One method of a program."""
+
+    def __init__(self, method: Any, program: Any, graph: Graph, batch: int, path: Path) -> None:
+        self._method, self._program, self._path = method, program, path
+        self._inputs = [(spec.name, spec.dtype, spec.sized(batch)) for spec in graph.inputs]
+        self._outputs = [spec.name for spec in graph.outputs]
+
+    def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        """Outputs by name. Raises BackendError for inputs that are missing or of another type or size: the runtime
+        itself would read them as they are."""
+        import torch
+
+        tensors = []
+        for name, dtype, shape in self._inputs:
+            if name not in inputs:
+                raise BackendError(f"input '{name}' is missing; given were {sorted(inputs)}", code="run")
+            value = inputs[name]
+            if (str(value.dtype), value.shape) != (dtype, shape):
+                message = f"input '{name}' is {value.dtype} {list(value.shape)}, the method takes {dtype} {list(shape)}"
+                raise BackendError(message, where=str(self._path), code="run")
+            tensors.append(torch.from_numpy(np.ascontiguousarray(value)))
+        try:
+            values = self._method.execute(tensors)
+        except RuntimeError as error:
+            raise BackendError(f"ExecuTorch failed: {_said(error)}", where=str(self._path), code="run") from error
+        return {name: value.numpy() for name, value in zip(self._outputs, values, strict=True)}
+
+
+_OPEN: WeakValueDictionary[tuple[str, int], Any] = WeakValueDictionary()  # alive while a runner is
+
+
+def _open_program(path: Path, data: Path | None, log: Log) -> Any:
+    """The program of a file, which the runners of its methods share; checked by the runtime as it is read."""
+    from executorch.runtime import Runtime, Verification
+
+    key = (str(path.resolve()), path.stat().st_mtime_ns if path.exists() else 0)
+    program = _OPEN.get(key)
+    if program is None:
+        try:
+            program = Runtime.get().load_program(
+                path, verification=Verification.InternalConsistency, data_path=data
+            )
+        except (RuntimeError, OSError) as error:
+            message = f"is no program that ExecuTorch can read: {log.last(error)}; build the bundle again"
+            raise BackendError(message, where=str(path), code="load") from error
+        _OPEN[key] = program
+    return program
+
+
+def _method_name(program: Any, function: str, batch: int, path: Path) -> str:
+    """The method of a graph at a batch size."""
+    known = program.method_names
+    if (named := f"{function}_batch{batch}") in known:
+        return named
+    if function not in known:
+        raise BackendError(f"{unknown('method', function, known)}; build the bundle again", where=str(path), code="signature")
+    return function
+
+
+def _check_ends(method: Any, graph: Graph, batch: int, path: Path) -> None:
+    """Raises BackendError unless the method's inputs and outputs have the manifest's types and sizes."""
+    def word(info: Any) -> tuple[str, tuple[int, ...]]:
+        return str(DTYPES.get(info.dtype(), info.dtype())), tuple(info.sizes())
+
+    have = [word(method.input_tensor_meta(index)) for index in range(method.num_inputs())]
+    have += [word(method.output_tensor_meta(index)) for index in range(method.num_outputs())]
+    want = [(spec.dtype, spec.sized(batch)) for spec in (*graph.inputs, *graph.outputs)]
+    if have != want:
+        message = f"a method takes and makes {have} where the manifest says {want}; build the bundle again"
+        raise BackendError(message, where=str(path), code="signature")
+
+
+class Log:
+    """What the runtime wrote to the standard error stream."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def last(self, error: Exception) -> str:
+        """Its last complaint; the exception's own words where there is none."""
+        self._file.seek(0)
+        lines = [line for line in self._file.read().decode(errors="replace").splitlines() if "cpuinfo" not in line]
+        return lines[-1].rpartition("] ")[2].strip() if lines else _said(error)
+
+
+@contextlib.contextmanager
+def runtime_log() -> Iterator[Log]:
+    """Within it the runtime's own lines go into a log: it says what is wrong there, not in its exceptions, and says
+    much else on its first load."""
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield Log(file)
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def _said(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
