@@ -35,8 +35,13 @@ from edgediff.links.build_runner import build_runner
 from edgediff.links.imports import import_etdump
 from edgediff.links.runners import read_runner
 from edgediff.manifest import Manifest
+from edgediff.metrics import psnr
+from edgediff.plan import BackendPlan
+from edgediff.rng import Rng
+from edgediff.runtime import open_session
 from tests.hostile import make_manifest, valid_parts
 from tests.standin_adbd import EMULATOR, StandIn, own_server
+from tests.tiny import tiny_bundle, tiny_pipeline
 
 pytestmark = pytest.mark.aarch64
 CASES = {case.name: case for case in program_cases.make_cases()}
@@ -129,6 +134,40 @@ def test_outputs_are_those_of_the_python_bindings(runner, checked, tmp_path):
     error = np.abs(load_file(saved)["vae_decoder.0.image"] - reference).max()
     told = next(line for line in found if line["graph"] == "vae_decoder")
     assert told["max_abs"] == pytest.approx(error, abs=1e-12)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Bundle:
+    """A whole text-to-image model, lowered by the backend."""
+    folder = tmp_path_factory.mktemp("tiny")
+    return tiny_bundle(folder / "tiny.edgediff", tiny_pipeline(folder / "model"),
+                       {"executorch": BackendPlan(precision="fp32")})  # fmt: skip
+
+
+def test_a_bundles_golden_files(runner, tiny):
+    """PyTorch's answers, on both kinds of processor: the floor that issue and plan ask of fp32."""
+    _, *found = lines_of(runner(tiny.folder, "--check", "--floor", "100"))
+    assert {line["graph"] for line in found} == {"full", "shallow", "text_encoder", "vae_decoder"}
+
+
+def test_a_bundles_picture(runner, tiny, tmp_path):
+    """The same program, noise and prompt in Python on the same .pte: the same latent and the same picture."""
+    session = open_session(tiny, "executorch", 1)
+    program, tokenizer = tiny.manifest.program, tiny.tokenizer()
+    start = np.asarray(Rng(0, tiny.manifest.rng.kind).normal((1, *program.latent)), np.float32)
+    ids = np.array([tokenizer.encode(text, program.tokenize.length) for text in ("", "red heart")])
+    tensors = {"latent": start * np.float32(program.init_scale), "input_ids": ids}
+    standin_pte.save_file(tensors, tmp_path / "in.safetensors")
+    *_, last = (step.latent for step in session.steps("red heart", seed=0))
+    out = tmp_path / "out.safetensors"
+    lines_of(runner(tiny.folder, *QUICK, "--inputs", str(tmp_path / "in.safetensors"), "--save", str(out)))
+    made = load_file(out)
+    assert psnr(last, made["latent"], float(np.abs(last).max()), cap=200.0) > 100
+    picture = made["image"][0].transpose(1, 2, 0)
+    pixels = np.rint((picture * 0.5 + 0.5).clip(0.0, 1.0) * 255.0).astype(int)
+    assert np.abs(pixels - session.decode(last)).max() <= 1
+    if not runner.start:
+        assert np.array_equal(last, made["latent"]), "the same library and the same arithmetic"
 
 
 def test_a_floor_that_is_missed_fails(runner, checked, tmp_path):

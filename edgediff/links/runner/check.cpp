@@ -78,7 +78,7 @@ Checked check_golden(const Manifest& manifest, const std::filesystem::path& fold
   Engine engine(manifest, folder);
   for (const auto& [name, graph] : manifest.graphs) {
     const std::filesystem::path file = folder / "golden" / (name + ".safetensors");
-    if (!std::filesystem::exists(file)) continue;  // the decoder has none, nor has a graph that no row runs
+    if (!std::filesystem::exists(file)) continue;  // a large decoder has none, nor has a graph that no row runs
     try {
       check_graph(engine, name, graph, read_safetensors(file), floor, checked);
     } catch (const BadInput& error) {
