@@ -9,10 +9,11 @@ HOURS ?= 3
 BIN := .venv/bin
 READY := .venv/.installed
 EDGEDIFF := $(BIN)/edgediff
+AARCH64_PACKAGES := g++ g++-aarch64-linux-gnu nlohmann-json3-dev qemu-user-static adb
 DEMO := demo
 BUNDLE := $(DEMO)/glyph-balanced.edgediff
 
-.PHONY: help demo test kotlin-runner test-slow test-full-size test-optimum train clean
+.PHONY: help demo test kotlin-runner runner test-slow test-full-size test-aarch64 test-optimum train clean
 .DEFAULT_GOAL := help
 
 help:
@@ -21,6 +22,9 @@ help:
 	@echo "make test-slow       the tests that take minutes"
 	@echo "make test-full-size  the tests at Stable Diffusion 1.5 sizes (over 8 GB of memory)"
 	@echo "make test-optimum    that optimum draws our pictures (in .venv-optimum, a few GB more)"
+	@echo "make test-aarch64    the C++ runner here and for aarch64 under qemu, adb from end to end; on Debian first"
+	@echo "                     apt install $(AARCH64_PACKAGES)"
+	@echo "make runner          the C++ runner for phones and boards, for edgediff profile --device adb"
 	@echo "make kotlin-runner   the command-line runner of android_demo (JDK 17, Maven)"
 	@echo "make train HOURS=3   train the embedded model again, in build/training"
 	@echo "make clean           remove what the commands above made, .venv included"
@@ -42,6 +46,17 @@ test: $(READY)
 # The bundle runner for any JDK 17: java -jar android_demo/runner/target/edgediff-run.jar BUNDLE "prompt" out.png
 kotlin-runner:
 	mvn -B -ntp -q -f android_demo/pom.xml -pl runner -am package -DskipTests
+
+# For aarch64, from ExecuTorch's wheel, into ~/.cache/edgediff/runners: needs a compiler, no executorch here.
+runner: $(READY)
+	$(BIN)/python -m edgediff.links.build_runner
+
+test-aarch64: $(READY)
+	@for tool in g++ aarch64-linux-gnu-g++ qemu-aarch64-static adb; do command -v $$tool >/dev/null || \
+		{ echo "there is no $$tool: apt install $(AARCH64_PACKAGES)" >&2; exit 1; }; done
+	@$(BIN)/python -c "import executorch.runtime" 2>/dev/null || \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$(EXTRAS),executorch]"
+	$(BIN)/python -m pytest -m aarch64
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

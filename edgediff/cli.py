@@ -102,8 +102,16 @@ COMMANDS = {
     )),
     "profile": Command(cli_commands.profile, "measure load, every graph and whole pictures", (
         BUNDLE,
-        _option("--device", default="host", metavar="NAME", help="where to measure (default host)"),
+        _option("--device", action="append", metavar="NAME", help="host (default), adb, or adb:SERIAL; may be repeated "
+                "for several devices at once"),
+        _option("--runner", metavar="PATH", help="what makes the pictures on a device (default: the one of python -m "
+                "edgediff.links.build_runner)"),
         _option("--runs", type=int, default=5, metavar="N", help="pictures to time (default 5)"),
+        _option("--warmup", type=int, default=1, metavar="N", help="pictures before them (default 1)"),
+        _option("--sustained", type=float, metavar="SECONDS", help="pictures for so long in place of --runs: does it "
+                "slow down when it is warm?"),
+        _option("--per-op", action="store_true", help="also trace the operators of every graph, in pictures of "
+                "their own"),
         BACKEND, THREADS,
     )),
     "estimate": Command(cli_commands.estimate, "how long an image takes on a device that is not here", (

@@ -8,7 +8,7 @@ import textwrap
 from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgediff.cli_describe import (
     describe_bundle,
@@ -20,7 +20,11 @@ from edgediff.cli_describe import (
     target_text,
 )
 from edgediff.cli_text import format_bytes, format_table, show_progress
-from edgediff.errors import ConfigError, OutputError, unknown
+from edgediff.errors import ConfigError, LinkError, OutputError, unknown
+
+if TYPE_CHECKING:
+    from edgediff.bundle import Bundle
+    from edgediff.latency import LatencyTable
 
 
 @dataclass(frozen=True)
@@ -136,18 +140,36 @@ def run(args: Namespace) -> Answer:
 
 
 def profile(args: Namespace) -> Answer:
-    """`profiling.profile_bundle`; the table is kept in the manifest."""
+    """`profiling.profile_bundle`; the table is kept in the manifest. With several devices `profiling.profile_devices`,
+    of which the first table is kept; exit status 1 when a device has none."""
     from edgediff.bundle import open_bundle, update_manifest
-    from edgediff.profiling import profile_bundle
+    from edgediff.profiling import profile_bundle, profile_devices
 
     bundle = open_bundle(args.bundle)
+    options = {"backend": args.backend, "runs": args.runs, "warmup": args.warmup, "threads": args.threads,
+               "sustained": args.sustained, "per_op": args.per_op, "runner": args.runner and Path(args.runner)}
+    devices = args.device or ["host"]
     with show_progress(quiet=args.json) as progress:
-        table = profile_bundle(
-            bundle, device=args.device, backend=args.backend, runs=args.runs, threads=args.threads, progress=progress
-        )
-    data = table.model_dump(mode="json", exclude_none=True)
-    update_manifest(bundle, profile=data)
-    return Answer(data, str(table))
+        if len(devices) == 1:
+            table = profile_bundle(bundle, device=devices[0], **options, progress=progress)
+            update_manifest(bundle, profile=table.model_dump(mode="json", exclude_none=True))
+            return Answer(table.model_dump(mode="json", exclude_none=True), str(table))
+        found = profile_devices(bundle, devices, **options, progress=progress)
+    return _device_profiles(bundle, found)
+
+
+def _device_profiles(bundle: Bundle, found: dict[str, LatencyTable | LinkError]) -> Answer:
+    """A table of every device, and what went wrong with the others."""
+    from edgediff.bundle import update_manifest
+
+    tables = {serial: one for serial, one in found.items() if not isinstance(one, LinkError)}
+    errors = {serial: one for serial, one in found.items() if isinstance(one, LinkError)}
+    plain = {serial: table.model_dump(mode="json", exclude_none=True) for serial, table in tables.items()}
+    if plain:
+        update_manifest(bundle, profile=next(iter(plain.values())))
+    data = {"profiles": plain, "errors": {serial: {"code": e.code, "message": str(e)} for serial, e in errors.items()}}
+    texts = [f"{serial}\n{table}" for serial, table in tables.items()] + [f"{s}\n{e}" for s, e in errors.items()]
+    return Answer(data, "\n\n".join(texts), 1 if errors else 0)
 
 
 def estimate(args: Namespace) -> Answer:

@@ -18,6 +18,7 @@ Verdict = Literal["faster", "slower", "inconclusive"]
 
 MIN_PAIRS = 6  # all on one side by luck alone: 2 x 0.5^6 = 3 %, so that 95 % can be claimed at all
 BOOTSTRAP_DRAWS = 4000
+SHOWN_OPERATORS = 12
 
 
 class DeviceFacts(Model):
@@ -93,13 +94,21 @@ class Thermal(Model):
     charging: bool | None = None
 
 
+    def __str__(self) -> str:
+        """`battery 87 %, 31.2 C`: the battery, or else the hottest sensor."""
+        battery = None if self.battery_percent is None else f"battery {self.battery_percent:.0f} %"
+        hottest = self.celsius.get("battery", max(self.celsius.values(), default=None))
+        return ", ".join(filter(None, [battery, None if hottest is None else f"{hottest:.1f} C"])) or "not readable"
+
+
 class LatencyTable(Model):
     """`profile`'s JSON. `overhead_fraction` is the part of an image's time spent outside the graphs.
     `warmup` counts images thrown away, `first_run_ms` is the first of them. Memory in MB (10^6 bytes):
     `peak_rss_mb` is the high-water mark of the process, libraries included; `base_rss_mb` what it held before
     the bundle was opened; `pss_mb` its proportional share after the last image; `weights_in_memory` says whether
-    weights count in them (a mapped context binary does not). `placement` is the compute unit of each operator,
-    `operators_ms` its share of a call, where a trace says so. `complete` is False when the run ended early: what
+    weights count in them (a mapped context binary does not). `operators_ms` is what each kind of operator takes of one
+    call (`<graph>/<kind>` where there are several graphs) and `placement` the compute unit of each operator, where a
+    trace says so. `complete` is False when the run ended early: what
     had been measured is here."""
 
     source: Source
@@ -144,10 +153,15 @@ class LatencyTable(Model):
             f"first run   {_ms(self.first_run_ms)}",
             f"overhead    {_share(self.overhead_fraction)} of the time outside the graphs",
             f"memory      peak {_mb(self.peak_rss_mb)}, of which {_mb(self.base_rss_mb)} before the bundle",
+            f"            {_mb(self.pss_mb)} in the end, shared pages divided among their users",
+            f"threads     {facts.threads or 'the backend chooses'}; cores {_cores(facts)}",
+            *([] if self.thermal_before is None else
+              [f"state       {self.thermal_before} before; {self.thermal_after or 'not readable'} after"]),
             *([] if (slower := throttling(self.samples.end_to_end_ms)) is None else
-              [f"sustained   the last fifth takes {slower:.2f} of the first"]),
+              [f"sustained   the last fifth takes {slower:.2f} of the first: {_curve(self.samples.end_to_end_ms)}"]),
             *([f"beware      load average {facts.load_average:g} on {facts.cores} cores before the run: upper bounds"]
               if facts.is_busy else []),
+            *(["beware      the run ended early: these are the images made by then"] if self.complete is False else []),
             "",
             f"{'graph':<16}{'p50 ms':>10}{'p90 ms':>10}{'p95 ms':>10}{'n':>7}",
         ]
@@ -155,6 +169,10 @@ class LatencyTable(Model):
             lines.append(
                 f"{name:<16}{times.p50_ms:>10.3f}{times.p90_ms:>10.3f}{times.p95_ms:>10.3f}{times.n:>7}"
             )
+        if self.operators_ms:
+            largest = sorted(self.operators_ms.items(), key=lambda item: -item[1])[:SHOWN_OPERATORS]
+            lines += ["", f"{'operators, the largest':<40}{'ms a call':>10}"]
+            lines += [f"{kind:<40}{took:>10.3f}" for kind, took in largest]
         return "\n".join(lines)
 
 
@@ -165,6 +183,15 @@ def throttling(samples: Sequence[float]) -> float | None:
         return None
     fifth = len(samples) // 5
     return float(np.median(samples[-fifth:]) / np.median(samples[:fifth]))
+
+
+def throttling_curve(samples: Sequence[float], points: int = 10) -> tuple[tuple[float, float], ...]:
+    """`(seconds, milliseconds)`: the median image of each of `points` equal stretches of a sustained run, at the time
+    since its start when the stretch ends. Fewer points where there are fewer images."""
+    parts = np.array_split(_finite("throttling_curve", samples), min(points, len(samples)))
+    ends = np.cumsum([part.sum() for part in parts]) / 1e3
+    medians = [float(np.median(part)) for part in parts]
+    return tuple((round(float(end), 3), round(took, 3)) for end, took in zip(ends, medians, strict=True))
 
 
 def percentiles(samples: Sequence[float]) -> dict[str, float]:
@@ -226,6 +253,19 @@ def _finite(what: str, samples: Sequence[float]) -> Any:
     if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
         raise EdgeDiffError(f"{what} needs at least one sample, all of them finite numbers", code="samples")
     return values
+
+
+def _cores(facts: DeviceFacts) -> str:
+    """Which of its cores the process may use, where that is known."""
+    if facts.affinity is None:
+        return f"{facts.cores or 'not known'}"
+    allowed = ", ".join(map(str, facts.affinity))
+    return f"{allowed} of {facts.cores}" if facts.cores else allowed
+
+
+def _curve(samples: Sequence[float]) -> str:
+    """Four points: enough to see whether it bends."""
+    return ", ".join(f"{_ms(took)} at {seconds:.0f} s" for seconds, took in throttling_curve(samples, 4))
 
 
 def _ms(value: float | None) -> str:

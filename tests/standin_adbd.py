@@ -9,27 +9,32 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 import socket
 import struct
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 BANNER = b"device::ro.product.name=standin;ro.product.model=StandIn;ro.product.device=standin;features=cmd"
 CNXN, OPEN, OKAY, CLSE, WRTE = (struct.unpack("<I", word)[0] for word in (b"CNXN", b"OPEN", b"OKAY", b"CLSE", b"WRTE"))
 CHUNK = 64 * 1024
+EMULATOR = "qemu-aarch64-static -cpu cortex-a76"
 PROPERTIES = {
     "ro.product.model": "StandIn", "ro.build.fingerprint": "edgediff/standin/1", "ro.product.cpu.abi": "arm64-v8a",
-    "ro.edgediff.standin": "1", "ro.kernel.qemu": "",
+    "ro.edgediff.standin": "1", "ro.kernel.qemu": "", "ro.boot.qemu": "",
 }
 
 
 class _Connection:
-    def __init__(self, root: Path, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.root, self.reader, self.writer = root, reader, writer
+    def __init__(
+        self, root: Path, android: bool, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self.root, self.android, self.reader, self.writer = root, android, reader, writer
         self.streams: dict[int, tuple[int, asyncio.Queue[bytes | None], asyncio.Semaphore]] = {}
+        self.services: set[asyncio.Task[None]] = set()
         self.next_id = 1
 
     def send(self, command: int, first: int, second: int, data: bytes = b"") -> None:
@@ -47,7 +52,9 @@ class _Connection:
                     local, self.next_id = self.next_id, self.next_id + 1
                     self.streams[local] = (first, asyncio.Queue(), asyncio.Semaphore(1))
                     self.send(OKAY, local, first)
-                    self.task = asyncio.create_task(self._service(local, data.rstrip(b"\0").decode()))
+                    service = asyncio.create_task(self._service(local, data.rstrip(b"\0").decode()))
+                    self.services.add(service)
+                    service.add_done_callback(self.services.discard)
                 elif command == WRTE and second in self.streams:
                     self.send(OKAY, second, first)
                     self.streams[second][1].put_nowait(data)
@@ -57,6 +64,10 @@ class _Connection:
                     self.streams.pop(second)[1].put_nowait(None)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
+        finally:
+            for service in self.services:
+                service.cancel()
+            await asyncio.gather(*self.services, return_exceptions=True)
 
     async def _write(self, local: int, data: bytes) -> None:
         for start in range(0, len(data), CHUNK):
@@ -73,17 +84,24 @@ class _Connection:
         if kind in ("shell", "exec"):
             # The device's folders are below `root`: their names are rewritten in what is run.
             command = re.sub(r"/data/local/tmp", f"{self.root}/data/local/tmp", rest)
-            get = "".join(f'[ "$1" = {key} ] && echo "{value}";' for key, value in PROPERTIES.items())
+            # Its processor is this machine's: what is for Arm runs under emulation.
+            command = re.sub(r"(\S*/ld-linux-aarch64\.so\.1)", rf"{EMULATOR} \1", command)
+            known = "".join(f'[ "$1" = {key} ] && echo "{value}";' for key, value in PROPERTIES.items())
+            get = f"getprop() {{ {known} :; }};" if self.android else ""
             told = f"{self.root}/battery"
-            tools = f'getprop() {{ {get} :; }}; dumpsys() {{ cat {told} 2>/dev/null; }};'
+            tools = f"{get} dumpsys() {{ cat {told} 2>/dev/null; }};"
             process = await asyncio.create_subprocess_exec(
                 "sh", "-c", f"{tools} {command}", stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
+                stderr=asyncio.subprocess.STDOUT, start_new_session=True,
             )
             assert process.stdout is not None
-            while data := await process.stdout.read(CHUNK):
-                await self._write(local, data)
-            await process.wait()
+            try:
+                while data := await process.stdout.read(CHUNK):
+                    await self._write(local, data)
+            finally:  # a device whose cable is cut hangs up on what its shell has started
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
         elif service == "sync:":
             await self._sync(local)
         self.send(CLSE, local, remote)
@@ -126,23 +144,31 @@ class _Connection:
 
     async def _receive(self, local: int, path: str, need) -> None:
         name, _, mode = path.rpartition(",")
+        data = bytearray()
+        while True:
+            kind, size = struct.unpack("<4sI", await need(8))
+            if kind != b"DATA":
+                break
+            data += await need(size)
         here = self._here(name)
-        here.parent.mkdir(parents=True, exist_ok=True)
-        with open(here, "wb") as file:
-            while True:
-                kind, size = struct.unpack("<4sI", await need(8))
-                if kind != b"DATA":
-                    break
-                file.write(await need(size))
-        here.chmod(int(mode) & 0o777)
+        try:
+            here.parent.mkdir(parents=True, exist_ok=True)
+            here.write_bytes(data)
+            here.chmod(int(mode) & 0o777)
+        except OSError as error:
+            await self._fail(local, error)
+            return
         await self._write(local, struct.pack("<4sI", b"OKAY", 0))
+
+    async def _fail(self, local: int, error: OSError) -> None:
+        said = str(error).encode()
+        await self._write(local, struct.pack("<4sI", b"FAIL", len(said)) + said)
 
     async def _give(self, local: int, path: str) -> None:
         try:
             data = self._here(path).read_bytes()
         except OSError as error:
-            said = str(error).encode()
-            await self._write(local, struct.pack("<4sI", b"FAIL", len(said)) + said)
+            await self._fail(local, error)
             return
         for start in range(0, len(data), CHUNK):
             part = data[start:start + CHUNK]
@@ -154,15 +180,17 @@ class _Connection:
 
 
 class StandIn:
-    """A stand-in that adb is connected to, on a port of its own."""
+    """A stand-in that adb is connected to, on a port of its own. Without `android` it is a board, whose Linux has no
+    properties."""
 
-    def __init__(self, root: Path) -> None:
-        self.root, self.loop = root, asyncio.new_event_loop()
+    def __init__(self, root: Path, *, android: bool = True) -> None:
+        self.root, self.android, self.loop = root, android, asyncio.new_event_loop()
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.serial = f"127.0.0.1:{self.port}"
         self.writers: list[asyncio.StreamWriter] = []
+        self.connections: set[asyncio.Task[None]] = set()
         self.thread = threading.Thread(target=self._run, daemon=True)
 
     def vanish(self) -> None:
@@ -176,16 +204,23 @@ class StandIn:
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
 
-        async def start() -> None:
+        async def serve() -> None:
+            self.over = asyncio.Event()
             self.server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
+            self.ready.set()
+            await self.over.wait()
+            await asyncio.gather(*self.connections, return_exceptions=True)
 
-        self.loop.run_until_complete(start())
-        self.ready.set()
-        self.loop.run_forever()
+        self.loop.run_until_complete(serve())
+        self.loop.close()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.writers.append(writer)
-        await _Connection(self.root, reader, writer).serve()
+        task = asyncio.current_task()
+        assert task is not None
+        self.connections.add(task)
+        task.add_done_callback(self.connections.discard)
+        await _Connection(self.root, self.android, reader, writer).serve()
 
     def __enter__(self) -> StandIn:
         self.ready = threading.Event()
@@ -198,8 +233,9 @@ class StandIn:
     def __exit__(self, *_: object) -> None:
         subprocess.run(["adb", "disconnect", self.serial], capture_output=True, check=False)
         self.vanish()
-        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.loop.call_soon_threadsafe(self.over.set)
         self.thread.join(5)
+        assert not self.thread.is_alive()
 
 
 @contextmanager

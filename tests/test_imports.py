@@ -16,7 +16,7 @@ TESTS = Path(__file__).parent
 TORCH_FREE = (
     "errors", "config", "plugins", "units", "schedule", "steps", "recipe", "target", "plan", "manifest", "latency",
     "metrics", "schemas", "rng", "tokenizer", "bundle", "runtime", "profiling", "report", "cli", "doctor",
-    "estimate", "links.adb", "links.imports", "links.ai_hub", "profiling.calibrate",
+    "estimate", "links.adb", "links.imports", "links.ai_hub", "links.build_runner", "profiling.calibrate",
 )
 QUICK_COMMANDS = (["recipes"], ["devices"], ["methods"], ["inspect", "nowhere"])
 

@@ -3,6 +3,7 @@ runs is marked emulated; nothing here is a phone's time."""
 
 from __future__ import annotations
 
+import platform
 import shutil
 import socket
 import stat
@@ -12,11 +13,15 @@ from pathlib import Path
 import pytest
 
 from edgediff.bundle import open_bundle
-from edgediff.errors import LinkError
+from edgediff.errors import BackendError, ConfigError, LinkError, OutputError
 from edgediff.links import adb
-from edgediff.plan import BackendPlan
+from edgediff.links import build_runner as build_runner_module
+from edgediff.links.build_runner import build_runner
+from edgediff.links.heard import Heard
+from edgediff.links.runners import find_runner, read_runner
+from edgediff.profiling import profile_bundle, profile_devices
+from tests.small_bundle import write_bundle
 from tests.standin_adbd import StandIn, own_server
-from tests.tiny import cached_exports, tiny_bundle, tiny_pipeline
 
 needs_adb = pytest.mark.skipif(shutil.which("adb") is None, reason="needs adb: apt install adb")
 BATTERY = "  AC powered: false\n  USB powered: true\n  level: 87\n  temperature: 312\n"
@@ -24,10 +29,7 @@ BATTERY = "  AC powered: false\n  USB powered: true\n  level: 87\n  temperature:
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("links")
-    with cached_exports():
-        return tiny_bundle(folder / "tiny.edgediff", tiny_pipeline(folder / "model"),
-                           {"onnxruntime": BackendPlan(precision="fp32")})
+    return write_bundle(tmp_path_factory.mktemp("links") / "small.edgediff", 8)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -132,6 +134,90 @@ def test_several_devices_at_once_and_one_that_fails(bundle, tmp_path):
     assert isinstance(found[one.serial], LinkError)
     assert "ended with status 3" in str(found[one.serial])
     assert found[two.serial].end_to_end_ms.p50 == 7.0
+
+
+@needs_adb
+def test_profile_on_a_device(bundle, tmp_path):
+    """With a runner of one's own, which runs another backend than ours."""
+    runner = runner_file(tmp_path, REAL)
+    with StandIn(tmp_path / "device") as standin:
+        options = {"device": f"adb:{standin.serial}", "runs": 2}
+        table = profile_bundle(bundle, **options, backend="onnxruntime", runner=runner)
+        assert (table.source, table.device.backend, table.end_to_end_ms.n) == ("emulated", "onnxruntime", 2)
+        assert table.device.cores and table.device.memory_gb
+        with pytest.raises(BackendError, match="was not built for it: unknown backend 'executorch'"):
+            profile_bundle(bundle, **options)
+        with pytest.raises(ConfigError, match="a runner of one's own traces no operators"):
+            profile_bundle(bundle, **options, per_op=True, backend="onnxruntime", runner=runner)
+        with pytest.raises(ConfigError, match="one device is named twice"):
+            profile_devices(bundle, ["adb", options["device"]], backend="onnxruntime", runner=runner)
+
+
+@needs_adb
+def test_a_board_without_properties(tmp_path):
+    with StandIn(tmp_path, android=False) as standin:
+        device = adb.find_device(standin.serial)
+    assert (device.model, device.abi) == (platform.node(), platform.machine())
+    assert (device.os_build, device.emulated) == ("", False)
+
+
+def test_an_emulator_that_does_not_say_so(monkeypatch):
+    """Its programs are for Arm, its kernel's processor is not."""
+    lines = {"x86_64": True, "aarch64": False}
+    for machine, emulated in lines.items():
+        said = f"Phone\nbuild/1\narm64-v8a\n\n\n\nlocalhost\n{machine}\n"
+        monkeypatch.setattr(adb, "_shell", lambda serial, command, said=said: said)
+        assert adb.describe_device("x").emulated is emulated
+
+
+def test_a_device_that_does_not_answer(tmp_path, monkeypatch):
+    program = tmp_path / "adb"
+    program.write_text("#!/bin/sh\nexec sleep 30\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(adb, "_program", lambda: str(program))
+    with pytest.raises(LinkError, match="adb ls: no answer in 0.2 s; unplug the device, plug it in again and retry"):
+        adb._adb("shell", "ls", seconds=0.2)
+
+
+def test_a_runner_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEDIFF_CACHE", str(tmp_path))
+    build = "build it: python -m edgediff.links.build_runner --architecture aarch64"
+    with pytest.raises(LinkError, match=f"there is no runner for aarch64 in .*; {build}"):
+        find_runner("arm64-v8a")
+    with pytest.raises(LinkError, match=r"no runner can be built for the ABI 'armeabi-v7a' \(known: arm64-v8a, "):
+        find_runner("armeabi-v7a")
+    with pytest.raises(LinkError, match=f"nothing: is not there; {build}"):
+        read_runner(tmp_path / "nothing")
+    with pytest.raises(LinkError, match=f"has no runner.json; {build}"):
+        read_runner(tmp_path)
+
+
+def test_a_runner_that_cannot_be_built(tmp_path, monkeypatch):
+    with pytest.raises(LinkError, match=r"unknown architecture 'mips' \(allowed: aarch64, x86_64\)"):
+        build_runner("mips")
+    with pytest.raises(LinkError, match="there is no compiler no-such-c: apt install g\\+\\+-aarch64-linux-gnu"):
+        build_runner(compiler="no-such-c", out=tmp_path / "new")
+    monkeypatch.setattr(build_runner_module, "JSON_FOLDERS", (str(tmp_path),))
+    with pytest.raises(LinkError, match="nlohmann/json.hpp is not installed: apt install nlohmann-json3-dev"):
+        build_runner(compiler=sys.executable, out=tmp_path / "new")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "nlohmann").mkdir()
+    (tmp_path / "nlohmann" / "json.hpp").touch()
+    with pytest.raises(OutputError, match="photos: is there and is no runner; choose another folder"):
+        build_runner(compiler=sys.executable, out=tmp_path / "photos")
+    with pytest.raises(LinkError, match="is not ExecuTorch's wheel for aarch64"):
+        build_runner(compiler=sys.executable, out=tmp_path / "new", wheel=tmp_path / "executorch-1.5.1-x86_64.whl")
+
+
+def test_half_a_line_and_a_runtimes_own_words():
+    heard = Heard()
+    for line in ('{"load_ms": 5.0}', "I 00:00 executorch: x", '{"graph": "full", "ms": 2.0}', '{"graph": "full", "m',
+                 '{"ms": 2.0}', '{"image_ms": null}', "edgediff-runner: out of memory", "Aborted", '{"image_ms": 3.5}'):
+        heard.take(line)
+    assert (heard.images, heard.graphs, heard.facts) == ([3.5], {"full": [2.0]}, {"load_ms": 5.0})
+    assert heard.why_it_ended() == "the device went away"
+    heard.take("edgediff-status 1")
+    assert heard.why_it_ended() == "the runner ended with status 1: out of memory"
 
 
 def test_adb_missing(monkeypatch):

@@ -9,88 +9,20 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from edgediff.backends import held_states
-from edgediff.bundle import Bundle, BundleWriter
+from edgediff.bundle import Bundle
 from edgediff.errors import BackendError, BundleError, ConfigError, EdgeDiffError, LinkError
+from edgediff.latency import throttling_curve
 from edgediff.profiling import compare_bundles, profile_bundle
 from edgediff.profiling.device import drop_from_cache, peak_rss_mb, pss_mb, read_device, rss_mb
-from edgediff.profiling.worker import Clock, Timed
-from tests.hostile import CARRY, LATENT, LENGTH, WIDTH, make_manifest, make_plan, valid_parts
+from edgediff.profiling.worker import Clock, Timed, trace_operators
+from tests.small_bundle import write_bundle
 
-FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-
-
-def io(name: str, kind: int, shape: tuple[int | str, ...]) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, kind, shape)
-
-
-def model(nodes: list[Any], inputs: list[Any], outputs: list[Any], **constants: np.ndarray) -> bytes:
-    weights = [numpy_helper.from_array(value, name) for name, value in constants.items()]
-    graph = helper.make_graph(nodes, "g", inputs, outputs, initializer=weights)
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    return made.SerializeToString()
-
-
-def denoiser(work: int, reads: bool) -> bytes:
-    """noise_pred = 0.1 sample + 0 * (`work` products of 256 x 256 matrices); `full` leaves a carry as well."""
-    node = helper.make_node
-    nodes = [node("Mul", ["timestep", "zeros"], ["m0"])]
-    nodes += [node("MatMul", [f"m{i}", "eye"], [f"m{i + 1}"]) for i in range(work)]
-    nodes += [node("ReduceMax", [f"m{work}"], ["top"], keepdims=0), node("ReduceMax", ["text"], ["t"], keepdims=0)]
-    nodes += [node("Mul", ["t", "nought"], ["t0"]), node("Add", ["top", "t0"], ["rest0"])]
-    if reads:
-        nodes += [node("ReduceMax", ["cache_in_mid"], ["c"], keepdims=0), node("Mul", ["c", "nought"], ["c0"])]
-    nodes += [node("Add", ["rest0", "c0"] if reads else ["rest0", "nought"], ["rest"])]
-    nodes += [node("Mul", ["sample", "tenth"], ["s"]), node("Add", ["s", "rest"], ["noise_pred"])]
-    inputs = [io("sample", FLOAT, ("batch", *LATENT)), io("timestep", FLOAT, (1,))]
-    inputs += [io("encoder_hidden_states", FLOAT, ("batch", LENGTH, WIDTH))]
-    outputs = [io("noise_pred", FLOAT, ("batch", *LATENT))]
-    nodes.insert(0, node("Identity", ["encoder_hidden_states"], ["text"]))
-    if reads:
-        inputs += [io("cache_in_mid", FLOAT, ("batch", *CARRY))]
-    else:
-        outputs += [io("cache_out_mid", FLOAT, ("batch", *CARRY))]
-        nodes += [node("Slice", ["sample", "from", "to", "axes"], ["cache_out_mid"])]
-    small = {"from": np.zeros(3, np.int64), "to": np.array(CARRY), "axes": np.array([1, 2, 3])}
-    return model(
-        nodes, inputs, outputs, zeros=np.zeros((256, 256), np.float32), eye=np.eye(256, dtype=np.float32),
-        nought=np.float32(0), tenth=np.float32(0.1), **({} if reads else small),
-    )  # fmt: skip
-
-
-def running_parts(work: int) -> dict[str, bytes]:
-    """The files of the valid bundle, with graphs that ONNX Runtime can run."""
-    table = np.arange(WIDTH * 4, dtype=np.float32).reshape(4, WIDTH)
-    text = model(
-        [helper.make_node("Gather", ["table", "input_ids"], ["last_hidden_state"])],
-        [io("input_ids", INT64, (1, LENGTH))], [io("last_hidden_state", FLOAT, (1, LENGTH, WIDTH))], table=table,
-    )  # fmt: skip
-    scales = np.array([1, 1, 2, 2], np.float32)
-    image = model(
-        [helper.make_node("Slice", ["z", "from", "to", "axes"], ["rgb"]),
-         helper.make_node("Resize", ["rgb", "", "scales"], ["image"], mode="nearest")],
-        [io("z", FLOAT, (1, *LATENT))], [io("image", FLOAT, (1, 3, 16, 16))],
-        **{"from": np.zeros(1, np.int64), "to": np.array([3]), "axes": np.array([1])}, scales=scales,
-    )  # fmt: skip
-    graphs = {"unet/full": denoiser(work, False), "unet/shallow": denoiser(max(1, work // 8), True)}
-    graphs |= {"text_encoder": text, "vae_decoder": image}
-    return {**valid_parts(), **{f"onnxruntime/{name}.onnx": data for name, data in graphs.items()}}
-
-
-def write_bundle(folder: Path, work: int, name: str = "red-panda") -> Bundle:
-    with BundleWriter(folder) as writer:
-        for path, data in running_parts(work).items():
-            writer.path(path).write_bytes(data)
-        writer.path("plan.json").write_text(make_plan().to_json(), encoding="utf-8")
-        return writer.commit(make_manifest().model_copy(update={"name": name}))
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +84,35 @@ def test_the_measuring_process_has_no_torch(bundle: Bundle, tmp_path: Path) -> N
     assert "result" in json.loads(done.stdout.splitlines()[-1])
 
 
+def test_a_sustained_run_counts_seconds(bundle: Bundle) -> None:
+    table = profile_bundle(bundle, sustained=1.0, warmup=1, threads=1)
+    images = table.samples.end_to_end_ms
+    assert sum(images[:-1]) <= 1000, "the last picture begins within the time"
+    assert table.end_to_end_ms.n == len(images) > 15
+    assert "sustained   the last fifth takes" in str(table)
+    curve = throttling_curve(images)
+    assert len(curve) == 10
+    assert curve[-1][0] == pytest.approx(sum(images) / 1e3, rel=1e-3)
+
+
+def test_operators_come_from_a_trace(bundle: Bundle) -> None:
+    table = profile_bundle(bundle, runs=2, warmup=0, threads=1, per_op=True)
+    assert table.operators_ms is not None and table.placement is not None
+    ours = {key: took for key, took in table.operators_ms.items() if key.startswith("full/")}
+    assert max(ours, key=lambda key: ours[key]) == "full/MatMul", "eight products of 256 x 256 matrices"
+    assert {key.partition("/")[0] for key in table.operators_ms} == {
+        "text_encoder", "full", "shallow@2", "shallow@1", "vae_decoder",
+    }  # fmt: skip
+    assert set(table.placement.values()) == {"cpu"}
+    assert "full/MatMul" in str(table)
+    assert table.end_to_end_ms.n == 2, "the traced picture is not timed"
+
+
+def test_a_backend_without_a_trace_says_so(bundle: Bundle) -> None:
+    with pytest.raises(BackendError, match="eager writes no trace of its operators here; take --per-op with --backend"):
+        trace_operators(None, "", "eager", 1)  # type: ignore[arg-type]
+
+
 def test_compare_finds_the_faster_bundle(bundle: Bundle, tmp_path: Path) -> None:
     slow = write_bundle(tmp_path / "b.edgediff", 64, "slow-panda")
     found = compare_bundles(slow, bundle, runs=8, threads=1)
@@ -163,7 +124,7 @@ def test_compare_finds_the_faster_bundle(bundle: Bundle, tmp_path: Path) -> None
 
 
 def test_errors_name_what_is_allowed(bundle: Bundle) -> None:
-    with pytest.raises(LinkError, match="device 'pixel_9' cannot be profiled from here: this edgediff measures 'host'"):
+    with pytest.raises(LinkError, match="device 'pixel_9' cannot be profiled from here: give host, adb"):
         profile_bundle(bundle, device="pixel_9")
     with pytest.raises(ConfigError, match="runs = 0: it must be a whole number from 1 to 10000"):
         profile_bundle(bundle, runs=0)
@@ -171,6 +132,12 @@ def test_errors_name_what_is_allowed(bundle: Bundle) -> None:
         compare_bundles(bundle, bundle, warmup=-1)
     with pytest.raises(BackendError, match="unknown backend 'coreml'"):
         profile_bundle(bundle, backend="coreml")
+    with pytest.raises(ConfigError, match="sustained = 0.5: it must be from 1 to 86400 seconds"):
+        profile_bundle(bundle, sustained=0.5)
+    with pytest.raises(ConfigError, match="a runner is for a device; give --device adb:SERIAL as well"):
+        profile_bundle(bundle, runner=Path("x"))
+    with pytest.raises(LinkError, match="device 'adb:' cannot be profiled"):
+        profile_bundle(bundle, device="adb:")
 
 
 def test_an_error_in_the_process_arrives_as_it_was(tmp_path: Path) -> None:

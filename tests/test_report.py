@@ -326,6 +326,23 @@ def test_a_busy_machine_and_an_estimate_are_announced(bundle: Bundle, tmp_path: 
     assert "Estimated, not measured" in tree.text
 
 
+def test_a_long_run_on_a_device_shows_how_it_slows_down(bundle: Bundle, tmp_path: Path) -> None:
+    images = [100.0 + 2 * index for index in range(50)]
+    device = {
+        **PROFILE, "source": "emulated", "samples": {"end_to_end_ms": images}, "complete": False,
+        "end_to_end_ms": {"p50": 149.0, "p90": 188.2, "p95": 193.1, "n": 50},
+        "operators_ms": {"full/Conv": 3.5, "full/Softmax": 0.25},
+        "thermal_before": {"celsius": {"battery": 31.2, "cpu": 44.0}, "battery_percent": 87.0},
+    }  # fmt: skip
+    _, tree = render(tmp_path, bundle, profiles=[device])
+    assert "the last fifth takes 1.73 of the first" in tree.text
+    assert "until 7 s 194 ms" in tree.text
+    assert "full/Conv 3.50 ms full/Softmax 0.250 ms" in tree.text
+    assert "battery 87 %, 31.2 C before, not readable after" in tree.text
+    assert "These are not the device's times." in tree.text
+    assert "The run ended early" in tree.text
+
+
 def test_rendering_imports_no_torch(bundle: Bundle, tmp_path: Path) -> None:
     program = (
         "import sys; from edgediff.bundle import open_bundle; from edgediff.report import render_report; "

@@ -40,6 +40,7 @@ ORT_LIMIT = 2**31 - 2**20  # bytes of weights; a flatbuffer's offsets are signed
 # that alternate on two cores took 1.7 times as long.
 SPINNING = "session.intra_op.allow_spinning"
 QUIET = 3  # log errors only
+TRACED_CALLS = 4  # the first pays what is done late, and is left out when the trace is read
 DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64", "tensor(int32)": "int32"}
 
 
@@ -72,6 +73,25 @@ def open_runner(
     `threads` None leaves the number to ONNX Runtime (one per core). Raises BackendError for a file that cannot
     be loaded or whose inputs and outputs are not those of the manifest; MissingLibrary.
     """
+    path = folder / artifact.file
+    return OnnxRunner(_open(path, graph, batch, threads), graph, path)
+
+
+def write_trace(
+    folder: Path, graph: Graph, artifact: Artifact, inputs: dict[str, Array], *, batch: int, threads: int | None,
+    out: Path,
+) -> Path:
+    """ONNX Runtime's own trace of a few calls with these inputs, operator by operator: a file in the folder `out`.
+    Raises what `open_runner` raises."""
+    path = folder / artifact.file
+    session = _open(path, graph, batch, threads, trace=out / graph.component)
+    runner = OnnxRunner(session, graph, path)
+    for _ in range(TRACED_CALLS):
+        runner.run(inputs)
+    return Path(session.end_profiling())
+
+
+def _open(path: Path, graph: Graph, batch: int, threads: int | None, trace: Path | None = None) -> Any:
     runtime: Any = import_or_explain("onnxruntime", needed_by=NAME)
     if PROVIDER not in (have := runtime.get_available_providers()):
         message = f"this build of ONNX Runtime lacks {PROVIDER} (it has {', '.join(have)}); install onnxruntime again"
@@ -81,7 +101,8 @@ def open_runner(
     options.intra_op_num_threads = threads or 0
     options.add_free_dimension_override_by_name(BATCH, batch)
     options.add_session_config_entry(SPINNING, "0")
-    path = folder / artifact.file
+    if trace is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(trace)
     try:
         session = runtime.InferenceSession(str(path), options, providers=[PROVIDER])
     except Exception as error:  # its classes have no public base
@@ -89,7 +110,7 @@ def open_runner(
         raise BackendError(message, where=str(path), code="load") from error
     _check_ends(session.get_inputs(), graph.inputs, batch, path)
     _check_ends(session.get_outputs(), graph.outputs, batch, path)
-    return OnnxRunner(session, graph, path)
+    return session
 
 
 class OnnxRunner:

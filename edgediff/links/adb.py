@@ -1,31 +1,35 @@
 """Android and boards through adb: push a bundle, check its hashes there, run it, and keep whatever was measured.
 
-The runner is a program for the device that is given a bundle's folder, `--runs N --warmup N`, and prints JSON lines:
-`{"load_ms": x}`, `{"graph": name, "ms": x}`, `{"image_ms": x}`, `{"peak_rss_mb": x}`; warm-up is not printed.
+The runner (`links/runner`, or any program that does the same) is given a bundle's folder, `--runs N --warmup N`,
+perhaps `--threads N` and `--sustained SECONDS`, and prints the lines of `links/heard.py`. They are read as they come,
+and lie on the device besides, from where they are pulled in the end.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from edgediff.errors import LinkError, unknown
-from edgediff.latency import DeviceFacts, LatencyTable, LoadTimes, Samples, Thermal, graph_times, image_times
+from edgediff.latency import DeviceFacts, LatencyTable, Source, Thermal
+from edgediff.links.heard import STATUS, Heard
+from edgediff.links.imports import import_etdump, join_operators
+from edgediff.links.runners import ARCHITECTURES, DeviceRunner, find_runner, read_runner
 
 if TYPE_CHECKING:
     from edgediff.bundle import Bundle
 
 FOLDER = "/data/local/tmp/edgediff"
-STATUS = "edgediff-status"
+EMULATED = ("ro.kernel.qemu", "ro.boot.qemu", "ro.edgediff.standin")  # "1" in one of them
+ANSWER_SECONDS, HASH_SECONDS = 60.0, 1800.0  # a slow board hashes 3 GB in minutes
 Progress = Callable[[str, int, int], None]
 
 
@@ -38,31 +42,6 @@ class AdbDevice:
     os_build: str
     abi: str
     emulated: bool
-
-
-@dataclass
-class Heard:
-    """What a runner has printed so far."""
-
-    load_ms: float | None = None
-    peak_rss_mb: float | None = None
-    images: list[float] = field(default_factory=list)
-    graphs: dict[str, list[float]] = field(default_factory=dict)
-
-    def take(self, line: str) -> None:
-        """Adds one line; lines that are not the runner's JSON are passed over."""
-        try:
-            said = json.loads(line)
-        except ValueError:
-            return
-        if not isinstance(said, dict):
-            return
-        if "image_ms" in said:
-            self.images.append(float(said["image_ms"]))
-        elif "graph" in said:
-            self.graphs.setdefault(str(said["graph"]), []).append(float(said["ms"]))
-        self.load_ms = said.get("load_ms", self.load_ms)
-        self.peak_rss_mb = said.get("peak_rss_mb", self.peak_rss_mb)
 
 
 def list_devices() -> list[AdbDevice]:
@@ -80,10 +59,13 @@ def list_devices() -> list[AdbDevice]:
 
 
 def describe_device(serial: str) -> AdbDevice:
-    """Its model, build and kind of processor, as its system says."""
-    keys = ("ro.product.model", "ro.build.fingerprint", "ro.product.cpu.abi", "ro.kernel.qemu", "ro.edgediff.standin")
-    model, build, abi, qemu, standin = (_shell(serial, f"getprop {key}").strip() for key in keys)
-    return AdbDevice(serial, model or serial, build, abi, "1" in (qemu, standin))
+    """Its model, build and kind of processor, as its system says; a board without Android's properties by the names
+    that its kernel has."""
+    keys = ("ro.product.model", "ro.build.fingerprint", "ro.product.cpu.abi", *EMULATED)
+    said = _shell(serial, "; ".join([*(f"echo $(getprop {key} 2>/dev/null)" for key in keys), "uname -n", "uname -m"]))
+    model, build, abi, *emulated, name, machine = [line.strip() for line in said.splitlines()]
+    translated = ARCHITECTURES.get(abi, machine) != machine  # programs for `abi` run there, but not on their processor
+    return AdbDevice(serial, model or name, build, abi or machine, "1" in emulated or translated)
 
 
 def find_device(serial: str | None) -> AdbDevice:
@@ -100,66 +82,70 @@ def find_device(serial: str | None) -> AdbDevice:
     return found[serial]
 
 
-def push(bundle: Bundle, device: AdbDevice, *, progress: Progress | None = None) -> str:
+def push(
+    bundle: Bundle, device: AdbDevice, *, backend: str | None = None, progress: Progress | None = None
+) -> str:
     """Copies the bundle's files that are not there yet, and checks every hash there; returns the folder on the
-    device. A push that was broken off goes on where it stopped. Raises LinkError when a hash is not what the
-    manifest says."""
+    device. `backend` leaves out what only other backends need. A push that was broken off goes on where it stopped.
+    Raises LinkError when a hash is not what the manifest says."""
     remote = f"{FOLDER}/{bundle.manifest.name}"
-    wanted = {entry.path: entry.sha256 for entry in bundle.manifest.files}
-    there = _hashes(device.serial, remote)
-    missing = ["manifest.json", *(path for path, digest in wanted.items() if there.get(path) != digest)]
-    folders = sorted({str(Path(remote, path).parent) for path in missing})
-    _shell(device.serial, "mkdir -p " + " ".join(map(shlex.quote, folders)))
-    for index, path in enumerate(missing):
-        if progress is not None:
-            progress(f"pushing {path}", index, len(missing))
-        _adb("-s", device.serial, "push", str(Path(bundle.folder) / path), f"{remote}/{path}")
-    there = _hashes(device.serial, remote)
-    for path, digest in wanted.items():
-        if there.get(path) != digest:
-            raise LinkError(
-                f"'{path}' arrived on {device.serial} with another hash than the manifest's; push again, and if that "
-                "does not help, free space there", code="hash",
-            )  # fmt: skip
+    others = _files_of(bundle, lambda name: name != backend) - _files_of(bundle, lambda name: name == backend)
+    wanted = {
+        entry.path: entry.sha256 for entry in bundle.manifest.files
+        if backend is None or not any(f"{entry.path}/".startswith(f"{other}/") for other in others)
+    }  # fmt: skip
+    # The manifest lists no hash of its own, and is small: it is always copied.
+    _push_files(device, Path(bundle.folder), remote, wanted, ("manifest.json",), progress)
     return remote
 
 
-def push_runner(runner: Path, device: AdbDevice) -> str:
-    """Copies the runner and makes it executable; returns its path on the device."""
-    remote = f"{FOLDER}/{runner.name}"
-    _shell(device.serial, f"mkdir -p {FOLDER}")
-    _adb("-s", device.serial, "push", str(runner), remote)
-    _shell(device.serial, f"chmod 755 {shlex.quote(remote)}")
+def push_runner(runner: DeviceRunner, device: AdbDevice, *, progress: Progress | None = None) -> str:
+    """Copies the runner's files that are not there yet and makes them executable; returns their folder there.
+    Raises LinkError as `push` does."""
+    remote = f"{FOLDER}/{runner.facts.name}.d"
+    _push_files(device, runner.folder, remote, runner.facts.files, (), progress)
+    _shell(device.serial, "chmod 755 " + " ".join(shlex.quote(f"{remote}/{path}") for path in runner.facts.files))
     return remote
 
 
 def run(
-    bundle: Bundle, device: AdbDevice, runner: Path, *, runs: int = 5, warmup: int = 1, backend: str = "",
+    bundle: Bundle, device: AdbDevice, runner: Path | DeviceRunner | None = None, *, runs: int = 5, warmup: int = 1,
+    threads: int | None = None, sustained: float | None = None, per_op: bool = False, backend: str = "",
     progress: Progress | None = None,
 ) -> LatencyTable:
-    """Pushes, runs and reads what the runner prints, image by image. A device that goes away in the middle leaves
-    the images that it had made, with `complete` False. Raises LinkError when not one was made."""
-    folder = push(bundle, device, progress=progress)
-    program = push_runner(runner, device)
-    before = read_thermal(device)
-    command = f"{shlex.quote(program)} {shlex.quote(folder)} --runs {runs} --warmup {warmup}"
-    heard, status, last = Heard(), None, ""
-    for line in _stream(device.serial, f"{command}; echo {STATUS} $?"):
-        if line.startswith(STATUS):
-            status = int(line.split()[1])
-        else:
-            heard.take(line)
-            last = line.strip() or last
+    """Pushes, runs and reads what the runner prints, image by image. `runner` None is the one that was built for the
+    device's ABI. `per_op` runs it again with its tracer on, for `operators_ms` and `placement`.
+
+    A device that goes away in the middle leaves the images that it had made, with `complete` False; the push of the
+    next attempt finds what is there already. Raises LinkError when not one image was made."""
+    chosen = runner if isinstance(runner, DeviceRunner) else read_runner(runner) if runner else find_runner(device.abi)
+    backend = backend or chosen.facts.backend
+    folder = push(bundle, device, backend=backend or None, progress=progress)
+    program = push_runner(chosen, device, progress=progress)
+    facts, before = _read_facts(device, backend), read_thermal(device)
+    start = [*chosen.facts.command, folder, *(["--threads", str(threads)] if threads else [])]
+    words = [*start, "--runs", str(runs), "--warmup", str(warmup)]
+    words += ["--sustained", f"{sustained:g}"] if sustained else []
+    log = f"{FOLDER}/{bundle.manifest.name}.jsonl"
+    command = f"cd {shlex.quote(program)} && {{ {shlex.join(words)}; echo {STATUS} $?; }} 2>&1 | tee {shlex.quote(log)}"
+    heard = Heard()
+    for line in _stream(device.serial, command):
+        heard.take(line)
         if progress is not None:
             progress(f"measuring on {device.serial}", len(heard.images), runs)
+    if heard.status is not None:
+        heard = _pulled(device, log)
     if not heard.images:
-        why = "the device went away" if status is None else f"the runner ended with status {status}: {last}"
-        raise LinkError(f"nothing was measured on {device.serial}: {why}", code="no_result")
-    return _table(bundle, device, heard, before, _after(device), backend, warmup, status == 0)
+        raise LinkError(f"nothing was measured on {device.serial}: {heard.why_it_ended()}", code="no_result")
+    source: Source = "emulated" if device.emulated else "measured"
+    table = heard.table(source, facts, bundle=bundle.manifest.name, warmup=warmup)
+    after = _after(device)
+    traced = _trace(device, program, start, tuple(heard.graphs)) if per_op and table.complete else {}
+    return table.model_copy(update={"thermal_before": before, "thermal_after": after, **traced})
 
 
 def run_all(
-    bundle: Bundle, devices: Sequence[AdbDevice], runner: Path, **options: Any
+    bundle: Bundle, devices: Sequence[AdbDevice], runner: Path | DeviceRunner | None = None, **options: Any
 ) -> dict[str, LatencyTable | LinkError]:
     """`run` on several devices at once, by serial; one that fails does not stop the others."""
 
@@ -202,28 +188,83 @@ def _after(device: AdbDevice) -> Thermal | None:
         return None
 
 
-def _table(
-    bundle: Bundle, device: AdbDevice, heard: Heard, before: Thermal, after: Thermal | None, backend: str,
-    warmup: int, complete: bool,
-) -> LatencyTable:
-    backend = backend or next(iter({name for graph in bundle.manifest.graphs.values() for name in graph.artifacts}), "")
-    inside = sum(map(sum, heard.graphs.values()))
-    return LatencyTable(
-        source="emulated" if device.emulated else "measured",
-        device=DeviceFacts(name=device.model, backend=backend, cpu=device.abi or None, serial=device.serial,
-                           os_build=device.os_build or None),
-        load_ms=LoadTimes(cold=heard.load_ms), graphs={n: graph_times(times) for n, times in heard.graphs.items()},
-        end_to_end_ms=image_times(heard.images), warmup=warmup, peak_rss_mb=heard.peak_rss_mb,
-        overhead_fraction=round(max(0.0, 1 - inside / sum(heard.images)), 5) if complete and heard.graphs else None,
-        measured_at=datetime.now(UTC).isoformat(timespec="seconds"), bundle=bundle.manifest.name,
-        samples=Samples(end_to_end_ms=tuple(heard.images), graphs={n: tuple(t) for n, t in heard.graphs.items()}),
-        thermal_before=before, thermal_after=after, complete=complete,
+def _trace(device: AdbDevice, program: str, start: Sequence[str], graphs: Sequence[str]) -> dict[str, Any]:
+    """`operators_ms` and `placement` of every graph, from pictures that are traced and not timed."""
+    remote = f"{FOLDER}/traces"
+    words = shlex.join([*start, "--runs", "2", "--warmup", "0", "--etdump", remote])
+    heard = Heard()
+    for line in _stream(device.serial, f"rm -rf {remote}; cd {shlex.quote(program)} && {words} 2>&1; echo {STATUS} $?"):
+        heard.take(line)
+    if heard.status != 0:
+        raise LinkError(f"no operators were traced on {device.serial}: {heard.why_it_ended()}", code="no_result")
+    with tempfile.TemporaryDirectory() as folder:
+        files = {graph: pull(device, f"{remote}/{graph}.etdp", Path(folder) / f"{index}.etdp")
+                 for index, graph in enumerate(graphs)}  # fmt: skip
+        tables = {graph: import_etdump(file, graph=graph) for graph, file in files.items()}
+    return join_operators(tables)
+
+
+def _pulled(device: AdbDevice, log: str) -> Heard:
+    """What the runner has said, from the file on the device."""
+    with tempfile.TemporaryDirectory() as folder:
+        text = pull(device, log, Path(folder) / "log").read_text(encoding="utf-8", errors="replace")
+    heard = Heard()
+    for line in text.splitlines():
+        heard.take(line)
+    return heard
+
+
+def _read_facts(device: AdbDevice, backend: str) -> DeviceFacts:
+    """The device before the run, as far as its shell tells."""
+    said = dict(re.findall(
+        r"^(\w+)=(\S.*?)\s*$",
+        _shell(device.serial, "echo cores=$(nproc); echo os=$(uname -sr); echo load=$(cat /proc/loadavg); "
+               "echo kb=$(grep MemTotal /proc/meminfo); "
+               "echo governor=$(cat /sys/devices/system/cpu/cpu0/cpufreq/scaling_governor 2>/dev/null)"),
+        re.MULTILINE,
+    ))  # fmt: skip
+    kilobytes = re.search(r"\d+", said.get("kb", ""))
+    return DeviceFacts(
+        name=device.model, backend=backend, cpu=device.abi or None, serial=device.serial,
+        os_build=device.os_build or None, os=said.get("os"), governor=said.get("governor"),
+        cores=int(said["cores"]) if said.get("cores", "").isdigit() else None,
+        load_average=float(said["load"].split()[0]) if "load" in said else None,
+        memory_gb=round(int(kilobytes[0]) * 1024 / 1e9, 1) if kilobytes else None,
     )  # fmt: skip
+
+
+def _files_of(bundle: Bundle, wanted: Callable[[str], bool]) -> set[str]:
+    """Files and folders of the artifacts of some backends."""
+    artifacts = [(name, one) for graph in bundle.manifest.graphs.values() for name, one in graph.artifacts.items()]
+    return {path for name, one in artifacts if wanted(name) for path in (one.file, *one.data)}
+
+
+def _push_files(
+    device: AdbDevice, local: Path, remote: str, wanted: Mapping[str, str], always: Sequence[str],
+    progress: Progress | None,
+) -> None:
+    """Copies those of `wanted` (SHA-256 by path) that are not there with that hash, and `always`; then checks."""
+    there = _hashes(device.serial, remote)
+    missing = [*always, *(path for path, digest in wanted.items() if there.get(path) != digest)]
+    folders = sorted({remote, *(str(PurePosixPath(remote, path).parent) for path in missing)})
+    _shell(device.serial, "mkdir -p " + " ".join(map(shlex.quote, folders)))
+    for index, path in enumerate(missing):
+        if progress is not None:
+            progress(f"pushing {path}", index, len(missing))
+        _adb("-s", device.serial, "push", str(local / path), f"{remote}/{path}")
+    there = _hashes(device.serial, remote)
+    for path, digest in wanted.items():
+        if there.get(path) != digest:
+            raise LinkError(
+                f"'{path}' arrived on {device.serial} with another hash than it has here; push again, and if that "
+                "does not help, free space there", code="hash",
+            )  # fmt: skip
 
 
 def _hashes(serial: str, remote: str) -> dict[str, str]:
     """SHA-256 of every file below `remote`, by path; {} when there is nothing."""
-    said = _shell(serial, f"cd {shlex.quote(remote)} 2>/dev/null && find . -type f -exec sha256sum {{}} +")
+    said = _shell(serial, f"cd {shlex.quote(remote)} 2>/dev/null && find . -type f -exec sha256sum {{}} +",
+                  HASH_SECONDS)  # fmt: skip
     return {path: digest for digest, path in re.findall(r"^([0-9a-f]{64})\s+\./(.+?)\r?$", said, re.MULTILINE)}
 
 
@@ -237,16 +278,21 @@ def _program() -> str:
     return found
 
 
-def _adb(*arguments: str) -> str:
-    done = subprocess.run([_program(), *arguments], capture_output=True, text=True, errors="replace", check=False)
+def _adb(*arguments: str, seconds: float | None = None) -> str:
+    try:
+        done = subprocess.run([_program(), *arguments], capture_output=True, text=True, errors="replace", check=False,
+                              timeout=seconds)  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        message = f"adb {arguments[-1]}: no answer in {seconds:g} s; unplug the device, plug it in again and retry"
+        raise LinkError(message, code="adb") from error
     if done.returncode != 0:
         said = (done.stderr or done.stdout).strip().splitlines()
         raise LinkError(f"adb {arguments[-1]}: {said[-1] if said else 'failed'}", code="adb")
     return done.stdout
 
 
-def _shell(serial: str, command: str) -> str:
-    return _adb("-s", serial, "shell", command)
+def _shell(serial: str, command: str, seconds: float = ANSWER_SECONDS) -> str:
+    return _adb("-s", serial, "shell", command, seconds=seconds)
 
 
 def _stream(serial: str, command: str) -> Iterator[str]:

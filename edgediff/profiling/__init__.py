@@ -1,6 +1,6 @@
-"""What a bundle takes on this machine, measured; and which of two bundles is faster.
+"""What a bundle takes on this machine or on a device, measured; and which of two bundles is faster.
 
-Everything is measured in a fresh Python process, so that the first load and the memory are the bundle's own
+What is measured here is measured in a fresh Python process, so that the first load and the memory are the bundle's own
 and not what the caller has imported. No torch, unless the backend is torch.
 """
 
@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,9 @@ from edgediff.runtime import choose_backend
 if TYPE_CHECKING:
     from edgediff.bundle import Bundle
 
-__all__ = ["compare_bundles", "profile_bundle"]
+__all__ = ["compare_bundles", "profile_bundle", "profile_devices"]
 
+RUNNER_BACKEND = "executorch"  # of the runner that edgediff builds
 Progress = Callable[[str, int, int], None]
 
 
@@ -37,6 +38,9 @@ def profile_bundle(
     runs: int = 5,
     warmup: int = 1,
     threads: int | None = None,
+    sustained: float | None = None,
+    per_op: bool = False,
+    runner: Path | None = None,
     progress: Progress | None = None,
 ) -> LatencyTable:
     """Loads the bundle cold, makes `warmup` + `runs` pictures, loads it again warm.
@@ -44,22 +48,59 @@ def profile_bundle(
     Cold: the bundle's files are dropped from the system's page cache where it lets us (`load_ms.cache_dropped`
     says whether that came true), and the process is new; libraries are imported before the clock starts.
     A load opens the bundle, checks every hash, and readies every graph. A graph's times are those of its
-    runner's calls alone. Raises LinkError for a device that cannot be reached, ConfigError for counts,
-    BackendError, BundleError, and EdgeDiffError `profiling` when the process dies.
+    runner's calls alone. `sustained` seconds of pictures, one after the other, in place of `runs` show how much the
+    machine slows down when it is warm. `per_op` adds `operators_ms` and `placement` from one more picture that is
+    traced, and not timed.
+
+    `device` is `host`, `adb` (the only device that adb sees) or `adb:SERIAL`; there `runner` makes the pictures, by
+    default the one of `edgediff.links.build_runner`. Raises LinkError for a device that cannot be reached,
+    ConfigError for counts, BackendError, BundleError, and EdgeDiffError `profiling` when the process dies.
     """
-    _check(device, runs, warmup)
+    _check(runs, warmup, sustained)
+    if device != "host":
+        return _only(profile_devices(
+            bundle, [device], backend=backend, runs=runs, warmup=warmup, threads=threads, sustained=sustained,
+            per_op=per_op, runner=runner, progress=progress,
+        ))  # fmt: skip
+    if runner is not None:
+        raise ConfigError("a runner is for a device; give --device adb:SERIAL as well", code="usage")
     job = {
         "what": "profile", "bundles": [str(bundle.folder)], "backend": _measurable(bundle, backend),
-        "runs": runs, "warmup": warmup, "threads": threads,
+        "runs": runs, "warmup": warmup, "threads": threads, "sustained": sustained, "per_op": per_op,
     }  # fmt: skip
     return parse(_run_worker(job, progress), LatencyTable, where=f"profile of {bundle.manifest.name}")
+
+
+def profile_devices(
+    bundle: Bundle, devices: Sequence[str], *, backend: str | None = None, runs: int = 5, warmup: int = 1,
+    threads: int | None = None, sustained: float | None = None, per_op: bool = False, runner: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, LatencyTable | LinkError]:
+    """`profile_bundle` on several devices at once, by serial: a table, or why there is none. One that fails does not
+    stop the others. Raises LinkError when a device is not there to begin with, ConfigError, BackendError."""
+    _check(runs, warmup, sustained)
+    serials = [_serial(device) for device in devices]
+    from edgediff.links import adb
+    from edgediff.links.runners import read_runner
+
+    chosen = None if runner is None else read_runner(runner)
+    if per_op and chosen is not None and chosen.facts.backend != RUNNER_BACKEND:
+        raise ConfigError("a runner of one's own traces no operators; leave --per-op out", code="usage")
+    wanted = backend or (chosen.facts.backend if chosen is not None else RUNNER_BACKEND) or None
+    name = choose_backend(bundle.manifest, wanted)
+    found = [adb.find_device(serial) for serial in serials]
+    if len({one.serial for one in found}) < len(found):
+        raise ConfigError("one device is named twice", code="usage")
+    return adb.run_all(
+        bundle, found, chosen, runs=runs, warmup=warmup, threads=threads, sustained=sustained, per_op=per_op,
+        backend=name, progress=progress,
+    )  # fmt: skip
 
 
 def compare_bundles(
     a: Bundle,
     b: Bundle,
     *,
-    device: str = "host",
     backend: str | None = None,
     runs: int = 10,
     warmup: int = 1,
@@ -73,7 +114,7 @@ def compare_bundles(
     `device`. Who goes first changes from pair to pair, so that neither always finds the other's heat and
     caches. Raises what `profile_bundle` raises.
     """
-    _check(device, runs, warmup)
+    _check(runs, warmup)
     job = {
         "what": "compare", "bundles": [str(a.folder), str(b.folder)],
         "backends": [_measurable(one, backend) for one in (a, b)],
@@ -95,16 +136,31 @@ def _measurable(bundle: Bundle, backend: str | None) -> str:
     return name
 
 
-def _check(device: str, runs: int, warmup: int) -> None:
-    if device != "host":
+def _serial(device: str) -> str | None:
+    """None for `adb`, which is whatever device is there."""
+    kind, _, serial = device.partition(":")
+    if kind != "adb" or (":" in device and not serial):
         raise LinkError(
-            f"device '{device}' cannot be profiled from here: this edgediff measures 'host', the machine it runs "
-            "on; for a phone use the demo apps' own profile screen, whose file has the same form",
-            code="unknown_device",
-        )
+            f"device '{device}' cannot be profiled from here: give host, adb (the only device that adb sees) or "
+            "adb:SERIAL, several times for several devices; an iPhone has the demo app's own profile screen, whose "
+            "file has the same form", code="unknown_device",
+        )  # fmt: skip
+    return serial or None
+
+
+def _only(found: dict[str, LatencyTable | LinkError]) -> LatencyTable:
+    (one,) = found.values()
+    if isinstance(one, LinkError):
+        raise one
+    return one
+
+
+def _check(runs: int, warmup: int, sustained: float | None = None) -> None:
     for name, count, least in (("runs", runs, 1), ("warmup", warmup, 0)):
         if isinstance(count, bool) or not isinstance(count, int) or not least <= count <= 10_000:
             raise ConfigError(f"{name} = {count!r}: it must be a whole number from {least} to 10000", code="runs")
+    if sustained is not None and not 1 <= sustained <= 86_400:
+        raise ConfigError(f"sustained = {sustained!r}: it must be from 1 to 86400 seconds", code="runs")
 
 
 def _run_worker(job: dict[str, Any], progress: Progress | None) -> Any:

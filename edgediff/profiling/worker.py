@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import json
 import os
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ import numpy as np
 
 from edgediff.backends import StatefulRunner, held_states
 from edgediff.bundle import Bundle, open_bundle
-from edgediff.errors import EdgeDiffError
+from edgediff.errors import BackendError, EdgeDiffError
 from edgediff.latency import (
     DeviceFacts,
     GraphTimes,
@@ -30,6 +31,8 @@ from edgediff.latency import (
     graph_times,
     image_times,
 )
+from edgediff.links.imports import import_etdump, import_onnxruntime_trace, join_operators
+from edgediff.plugins import load_plugin
 from edgediff.profiling.device import drop_from_cache, peak_rss_mb, pss_mb, read_device, rss_mb
 from edgediff.runtime import Runner, Session, open_session, used_graphs
 
@@ -121,12 +124,10 @@ def profile(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
     clock = Clock()
     clock.wrap(session)
     first = _warm_up(session, warmup, clock, lambda done: tell("warming up", done, warmup + runs))
-    images = []
-    for index in range(runs):
-        images.append(time_image(session, index))
-        tell("measuring", warmup + index + 1, warmup + runs)
+    images = _measure(session, job, tell)
     first = _ms(images[0]) if first is None else first
     peak, pss = peak_rss_mb(), pss_mb()
+    traced = trace_operators(session, folder, backend, job["threads"]) if job.get("per_op") else {}
     del session
     gc.collect()
     _, warm, _ = _load(folder, backend, job["threads"])
@@ -136,7 +137,7 @@ def profile(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
     )  # fmt: skip
     table = make_table(facts, loads, clock, images, warmup)
     memory = {"first_run_ms": first, "peak_rss_mb": peak, "base_rss_mb": base, "pss_mb": pss}
-    return {**table.model_dump(mode="json"), **memory}
+    return {**table.model_dump(mode="json"), **memory, **traced}
 
 
 def compare(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
@@ -169,6 +170,64 @@ def time_image(session: Session, seed: int) -> float:
         latent = step.latent
     session.render(latent)
     return time.perf_counter() - start
+
+
+def _measure(session: Session, job: dict[str, Any], tell: Tell) -> list[float]:
+    """Seconds of each picture: `runs` of them, or as many as begin within `sustained` seconds."""
+    runs, warmup, sustained = job["runs"], job["warmup"], job.get("sustained")
+    images: list[float] = []
+    start = time.perf_counter()
+    while (passed := time.perf_counter() - start) < sustained if sustained else len(images) < runs:
+        images.append(time_image(session, len(images)))
+        if sustained:
+            tell("measuring, seconds", min(round(passed), round(sustained)), round(sustained))
+        else:
+            tell("measuring", warmup + len(images), warmup + runs)
+    return images
+
+
+def trace_operators(session: Session, folder: str, backend: str, threads: int | None) -> dict[str, Any]:
+    """`operators_ms` and `placement` of every graph, from a picture that is made for it and not timed.
+
+    The graphs are opened once more, with their tracer on, and given what they were given last. Raises BackendError
+    for a backend that writes no such trace."""
+    module = load_plugin("backends", backend)
+    if not hasattr(module, "write_trace"):
+        message = f"{backend} writes no trace of its operators here; take --per-op with --backend onnxruntime"
+        raise BackendError(message, code="trace")
+    seen = _last_inputs(session)
+    tables: dict[str, LatencyTable] = {}
+    for (name, batch), inputs in seen.items():
+        graph = session.manifest.graphs[name]
+        label = f"{name}@{batch}" if sum(other == name for other, _ in seen) > 1 else name
+        with tempfile.TemporaryDirectory() as out:
+            file = module.write_trace(Path(folder), graph, graph.artifacts[backend], inputs, batch=batch,
+                                      threads=threads, out=Path(out))  # fmt: skip
+            read = import_etdump if file.suffix == ".etdp" else import_onnxruntime_trace
+            tables[label] = read(file, graph=label)
+    return join_operators(tables)
+
+
+def _last_inputs(session: Session) -> dict[tuple[str, int], dict[str, Array]]:
+    """What each graph is given in its last call of a picture, by graph and batch."""
+    seen: dict[tuple[str, int], dict[str, Array]] = {}
+    batched = {name for name, graph in session.manifest.graphs.items() if graph.inputs[0].name == "sample"}
+
+    @dataclass
+    class Seen:
+        name: str
+        runner: Runner
+
+        def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
+            batch = inputs["sample"].shape[0] if self.name in batched else 1
+            seen[self.name, batch] = {key: np.array(value) for key, value in inputs.items()}
+            return self.runner.run(inputs)
+
+    plain = dict(session.runners)
+    session.runners.update({name: Seen(name, runner) for name, runner in plain.items()})
+    time_image(session, 0)
+    session.runners.update(plain)
+    return seen
 
 
 def make_table(

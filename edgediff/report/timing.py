@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from edgediff.latency import DeviceFacts, LatencyTable
-from edgediff.report.charts import stacked, ticks
+from edgediff.latency import SHOWN_OPERATORS, LatencyTable, throttling, throttling_curve
+from edgediff.report.charts import bars, stacked, ticks
 from edgediff.report.markup import Child, Html, code, facts, figure, join, milliseconds, missing, percent, table, tag
 from edgediff.report.subject import Subject
 
@@ -20,7 +20,10 @@ def latency_section(subject: Subject) -> Html:
     if subject.profile is None:
         return missing("Latency and memory", f"edgediff profile {subject.quoted}")
     found = subject.profile
-    return join([_caveats(found), _whole(found), _split(subject, found), _graphs(found), _device(found.device)])
+    return join([
+        _caveats(found), _whole(found), _sustained(found), _split(subject, found), _graphs(found), _operators(found),
+        _device(found),
+    ])
 
 
 def _caveats(found: LatencyTable) -> Html:
@@ -53,6 +56,27 @@ def _whole(found: LatencyTable) -> Html:
                               f"{figure(found.base_rss_mb, 0, MEGABYTE)} of it libraries before the bundle")),
     ]  # fmt: skip
     return facts(pairs)
+
+
+def _sustained(found: LatencyTable) -> Html:
+    """The throttling curve of a run that is long enough to have one."""
+    slower = throttling(found.samples.end_to_end_ms)
+    if slower is None:
+        return Html("")
+    points = throttling_curve(found.samples.end_to_end_ms)
+    rows = [("p0", f"until {seconds:.0f} s", took, milliseconds(took)) for seconds, took in points]
+    words = f"One image after the other: the last fifth takes {slower:.2f} of the first. Median image of each stretch:"
+    return join([tag("h4", "Sustained"), tag("p", words, class_="note"), bars(rows, "Median image over a long run")])
+
+
+def _operators(found: LatencyTable) -> Html:
+    if not found.operators_ms:
+        return Html("")
+    largest = sorted(found.operators_ms.items(), key=lambda item: -item[1])[:SHOWN_OPERATORS]
+    rows: list[list[Child]] = [[code(kind), milliseconds(took)] for kind, took in largest]
+    words = "From a picture that was traced and not timed: tracing slows small operators down."
+    return join([tag("h4", "Largest operators, per call"), table(("operator", "time"), rows, numbers=(1,)),
+                 tag("p", words, class_="note")])
 
 
 def _split(subject: Subject, found: LatencyTable) -> Html:
@@ -89,7 +113,8 @@ def _graphs(found: LatencyTable) -> Html:
     return join([tag("h4", "Each graph, per call"), table(head, rows, numbers=(1, 2, 3, 4, 5)), note])
 
 
-def _device(facts_: DeviceFacts) -> Html:
+def _device(found: LatencyTable) -> Html:
+    facts_, before = found.device, found.thermal_before
     affinity = facts_.affinity
     shown = [
         facts_.cpu, f"{facts_.cores} cores" if facts_.cores else None,
@@ -97,6 +122,7 @@ def _device(facts_: DeviceFacts) -> Html:
         f"{facts_.threads} threads" if facts_.threads else "threads: the backend's choice",
         f"governor {facts_.governor}" if facts_.governor else None,
         f"{facts_.memory_gb:g} GB memory" if facts_.memory_gb else None, facts_.os, facts_.runtime,
+        f"{before} before, {found.thermal_after or 'not readable'} after" if before else None,
     ]  # fmt: skip
     return tag("p", "; ".join(part for part in shown if part), ".", class_="note")
 

@@ -14,6 +14,8 @@ public data class TensorSpec(val name: String, val dtype: DType, val shape: List
 /**
  * Where a graph is on one backend: file, function or method inside it, precision, further files it needs. [chunks] go
  * on where [file] ends, in order. [states] maps inputs and outputs that do not cross to states that the backend keeps.
+ * [delegates] counts the pieces handed to each delegate, [outside] the operators that none took; [memoryBytes] is what
+ * the graph needs while it runs, weights left out.
  */
 public data class Artifact(
     val file: String,
@@ -22,6 +24,9 @@ public data class Artifact(
     val data: List<String>,
     val chunks: List<String> = emptyList(),
     val states: Map<String, String> = emptyMap(),
+    val delegates: Map<String, Long> = emptyMap(),
+    val outside: Map<String, Long> = emptyMap(),
+    val memoryBytes: Long? = null,
 ) {
     /** Every file that running the graph needs. */
     public val files: List<String> get() = listOf(file) + chunks + data

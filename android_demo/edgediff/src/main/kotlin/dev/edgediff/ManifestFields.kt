@@ -63,6 +63,8 @@ internal class Fields(value: Any?, private val where: String, private val path: 
     fun stringTable(key: String): Map<String, String> =
         table(key, emptyMap()) { value, _ -> value as? String ?: wrong(key, "texts by name") }
 
+    fun longsTable(key: String): Map<String, Long> = table(key, emptyMap()) { value, _ -> whole(key, value) }
+
     fun doublesTable(key: String): Map<String, List<Double>> = table(key, emptyMap()) { value, _ ->
         (value as? List<*> ?: wrong(key, "lists of numbers by name")).map { real(key, it) }
     }

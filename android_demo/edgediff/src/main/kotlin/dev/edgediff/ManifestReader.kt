@@ -97,6 +97,9 @@ private fun readArtifact(fields: Fields) = Artifact(
     data = fields.paths("data"),
     chunks = fields.paths("chunks"),
     states = fields.stringTable("states"),
+    delegates = fields.longsTable("delegates"),
+    outside = fields.longsTable("outside"),
+    memoryBytes = fields.optionalLong("memory_bytes", least = 0),
 )
 
 private fun readProgram(fields: Fields) = Program(

@@ -1,0 +1,21 @@
+// The command line.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+
+namespace edgediff {
+
+struct Options {
+  std::filesystem::path bundle;
+  int runs = 5, warmup = 1, threads = 0;
+  double sustained = 0;  // seconds; 0: `runs` pictures
+  bool check = false;
+  std::optional<double> floor;  // dB
+  std::optional<std::filesystem::path> inputs, save, etdump;
+};
+
+/// Throws BadInput for what it does not know. Ends the process for --help and --version.
+Options read_options(int count, char** words);
+
+}  // namespace edgediff
