@@ -7,6 +7,7 @@ needs it, so that `edgediff recipes` and `edgediff --help` answer at once.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import shutil
 import sys
@@ -170,11 +171,18 @@ COMMANDS = {
 }
 
 
+# What these say while they are imported is about torchao, which comes with the extra `executorch`, and nothing that a
+# user can mend.
+NOISY = ("torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line; returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in words
     _prepare_output(as_json)
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         args = make_parser().parse_args(words)
         answer = COMMANDS[args.command].run(args)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from edgediff.cli_text import format_table
+from edgediff.plan import shorten
 
 if TYPE_CHECKING:
     from edgediff.bundle import Bundle
@@ -50,6 +51,10 @@ def _describe_graph(manifest: Manifest, name: str, used: tuple[tuple[str, int], 
         "macs": graph.macs, "parameters": graph.parameters,
         "reads": sorted(graph.carries_in), "writes": sorted(graph.carries_out),
         "backends": {backend: artifact.precision for backend, artifact in sorted(graph.artifacts.items())},
+        "placement": {
+            backend: artifact.model_dump(mode="json", include={"delegates", "outside", "memory_bytes"})
+            for backend, artifact in sorted(graph.artifacts.items()) if artifact.delegates or artifact.outside
+        },
     }
 
 
@@ -60,11 +65,30 @@ def summary_text(bundle: Bundle) -> str:
     end = (manifest.profile or {}).get("end_to_end_ms")
     profiled = f"p50 {end['p50']:.0f} ms an image" if end else "not measured yet: edgediff profile"
     return "\n".join([
+        *_placement_lines(manifest),
         f"image      {facts['macs_per_image'] / 1e9:.2f} GMACs, {facts['parameters'] / 1e6:.2f} M parameters",
         f"backends   {', '.join(facts['backends'])}",
         f"parity     {parity[facts['parity_ok']]}",
         f"profile    {profiled}",
     ])
+
+
+def _placement_lines(manifest: Manifest) -> list[str]:
+    """For backends that hand graphs on: to whom, in how many pieces, what nobody took, memory beside the weights."""
+    lines: list[str] = []
+    for backend in sorted({name for graph in manifest.graphs.values() for name in graph.artifacts}):
+        rows = []
+        for name, graph in manifest.graphs.items():
+            one = graph.artifacts.get(backend)
+            if one is None or not (one.delegates or one.outside):
+                continue
+            pieces = ", ".join(f"{delegate} x {count}" for delegate, count in one.delegates.items()) or "none"
+            memory = f"{one.memory_bytes / 1e6:.1f}" if one.memory_bytes is not None else ""
+            rows.append((name, pieces, str(sum(one.outside.values())), memory))
+            rows += [("", f"  {count} x {shorten(what, 44)}", "", "") for what, count in one.outside.items()]
+        if rows:
+            lines += [format_table((backend, "delegate", "outside", "MB at work"), rows), ""]
+    return lines
 
 
 def parity_text(found: dict[str, Any]) -> str:
