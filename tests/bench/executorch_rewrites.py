@@ -68,7 +68,8 @@ def main() -> None:
                 runner.run(inputs)
                 times[turn, index] = time.perf_counter() - start
     ratios = times / times[:, :1]
-    print(f"{'rewrite':<14}{'delegate calls':>15}{'outside':>9}{'PSNR dB':>9}{'ms':>8}{'to untouched':>14}  (10 to 90 %)")
+    head = f"{'rewrite':<14}{'delegate calls':>15}{'outside':>9}{'PSNR dB':>9}{'ms':>8}{'to untouched':>14}"
+    print(f"{head}  (10 to 90 %)")
     for (name, calls, outside, error), each, ratio in zip(rows, times.T, ratios.T, strict=True):
         low, high = np.percentile(ratio, (10, 90))
         line = f"{name:<14}{calls:>15}{outside:>9}{error:>9.1f}{np.median(each) * 1e3:>8.2f}{np.median(ratio):>14.2f}"
