@@ -4,7 +4,7 @@
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 	if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; \
 	then echo $$python; break; fi; done)
-EXTRAS ?= onnxruntime,coreml,executorch,dev
+EXTRAS ?= onnxruntime,coreml,executorch,ethosu,dev
 HOURS ?= 3
 BIN := .venv/bin
 READY := .venv/.installed

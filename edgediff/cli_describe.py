@@ -64,6 +64,8 @@ def summary_text(bundle: Bundle) -> str:
     parity = {None: "not verified yet: edgediff verify", True: "verified", False: "a floor was missed"}
     end = (manifest.profile or {}).get("end_to_end_ms")
     profiled = f"p50 {end['p50']:.0f} ms an image" if end else "not measured yet: edgediff profile"
+    if end and (source := (manifest.profile or {}).get("source")) != "measured":
+        profiled += f" ({source}, not measured)"
     return "\n".join([
         *_placement_lines(manifest),
         f"image      {facts['macs_per_image'] / 1e9:.2f} GMACs, {facts['parameters'] / 1e6:.2f} M parameters",

@@ -93,12 +93,22 @@ class Thermal(Model):
     battery_percent: float | None = None
     charging: bool | None = None
 
-
     def __str__(self) -> str:
         """`battery 87 %, 31.2 C`: the battery, or else the hottest sensor."""
         battery = None if self.battery_percent is None else f"battery {self.battery_percent:.0f} %"
         hottest = self.celsius.get("battery", max(self.celsius.values(), default=None))
         return ", ".join(filter(None, [battery, None if hottest is None else f"{hottest:.1f} C"])) or "not readable"
+
+
+class NpuEstimate(Model):
+    """What the vendor's compiler says of one call of a graph: cycles at its clock, multiply-accumulates, into how many
+    pieces the graph fell, and KiB (1024 bytes) used in each memory. A model's figures, measured on no chip."""
+
+    cycles: int = Field(ge=0)
+    clock_mhz: float = Field(gt=0)
+    macs: int = Field(ge=0)
+    pieces: int = Field(ge=1)
+    memory_kib: dict[str, float] = {}
 
 
 class LatencyTable(Model):
@@ -108,8 +118,8 @@ class LatencyTable(Model):
     the bundle was opened; `pss_mb` its proportional share after the last image; `weights_in_memory` says whether
     weights count in them (a mapped context binary does not). `operators_ms` is what each kind of operator takes of one
     call (`<graph>/<kind>` where there are several graphs) and `placement` the compute unit of each operator, where a
-    trace says so. `complete` is False when the run ended early: what
-    had been measured is here."""
+    trace says so. `complete` is False when the run ended early: what had been measured is here. `npu` is what a
+    vendor's compiler says of its part of each graph."""
 
     source: Source
     device: DeviceFacts
@@ -132,6 +142,7 @@ class LatencyTable(Model):
     thermal_before: Thermal | None = None
     thermal_after: Thermal | None = None
     complete: bool | None = None
+    npu: dict[str, NpuEstimate] | None = None
 
     @model_validator(mode="after")
     def _measured_has_samples(self) -> LatencyTable:
@@ -169,6 +180,11 @@ class LatencyTable(Model):
             lines.append(
                 f"{name:<16}{times.p50_ms:>10.3f}{times.p90_ms:>10.3f}{times.p95_ms:>10.3f}{times.n:>7}"
             )
+        if self.npu:
+            lines += ["", "the NPU's part alone: what the CPU does beside it is in nobody's estimate"]
+        for name, one in (self.npu or {}).items():
+            used = ", ".join(f"{memory} {kib:.0f} KiB" for memory, kib in one.memory_kib.items())
+            lines.append(f"{name:<16}{one.cycles} cycles at {one.clock_mhz:g} MHz, {one.pieces} pieces; {used}")
         if self.operators_ms:
             largest = sorted(self.operators_ms.items(), key=lambda item: -item[1])[:SHOWN_OPERATORS]
             lines += ["", f"{'operators, the largest':<40}{'ms a call':>10}"]

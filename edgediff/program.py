@@ -53,8 +53,10 @@ def make_manifest(
     tools.update({tool: importlib.metadata.version(tool) for tool in TOOLS})
     for one in lowered:
         tools.update(one.tools)
+    tables = [one.profile.model_dump(mode="json", exclude_none=True) for one in lowered if one.profile is not None]
     return Manifest(
-        kind=pipeline.kind, name=name, carries=_carries(plan, variants), graphs=graphs,
+        kind=pipeline.kind, name=name, profile=tables[0] if tables else None,
+        carries=_carries(plan, variants), graphs=graphs,
         program=_program(pipeline, plan, step_table(pipeline, plan.sampler.kind, plan.sampler.steps)),
         files=files, tools=tools,
         source=Source(

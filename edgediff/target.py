@@ -80,13 +80,16 @@ class ExecuTorchTable(BackendTable):
     """`delegate` is `xnnpack` (the default), `coreml`, `vulkan`, `ethos-u` or `qnn`; with `fallback`, operators that
     it cannot take may run elsewhere (XNNPACK, then the CPU's own kernels), else they are an error. `format`: `ptd`
     keeps XNNPACK's weights in a file of their own. `query_chunk` queries of attention at a time (0: all) bound its
-    memory. `chip` is the delegate's word for the hardware (`ethos-u85-256`, `SM8650`), where it wants one.
+    memory. `chip` is the delegate's word for the hardware (`ethos-u85-256`, `SM8650`), where it wants one; `system`
+    and `memory` are Vela's words for what is around an Ethos-U (empty: what ExecuTorch takes for the chip).
     """
 
     format: Literal["onnx", "ort", "mlpackage", "pte", "ptd"] = "pte"
     fallback: bool = False
     query_chunk: int = Field(default=0, ge=0)
     chip: str = ""
+    system: str = ""
+    memory: str = ""
 
 
 class LinkTable(Model):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from edgediff.latency import LatencyTable
 from edgediff.manifest import Artifact
 from edgediff.plugins import load_plugin
 
@@ -53,12 +54,13 @@ def held_states(runner: Runner) -> Mapping[str, str]:
 
 @dataclass(frozen=True)
 class Artifacts:
-    """What a backend wrote: the artifact of each graph, paths relative to the bundle, and the versions of the
-    tools that made it."""
+    """What a backend wrote: the artifact of each graph, paths relative to the bundle, the versions of the tools that
+    made it, and the latency table of a vendor's compiler where it makes one."""
 
     backend: str
     graphs: dict[str, Artifact]
     tools: dict[str, str]
+    profile: LatencyTable | None = None
 
 
 def lower_variants(variants: Variants, target: Target, out: Path) -> tuple[Artifacts, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,16 @@ from edgediff.errors import BackendError, unknown
 from edgediff.plugins import import_or_explain
 
 if TYPE_CHECKING:
+    from edgediff.backends._executorch_ethos import Watch
     from edgediff.target import ExecuTorchTable
 
 
 @dataclass(frozen=True)
 class Delegate:
     """`partitioners` makes them anew for every method. `forms` are the rewrites of `_executorch_rewrite` that it
-    wants. `backend_ids` are its names in a program. `may_leave`: operators may stay outside it."""
+    wants. `backend_ids` are its names in a program. `may_leave`: operators may stay outside it. `quantize` makes int8
+    of every component in the delegate's own way (program, calls, graph's name), `watch` is entered around lowering
+    and keeps what the vendor's compiler says. `tools`: packages whose versions the manifest names."""
 
     name: str
     partitioners: Callable[[], list[Any]]
@@ -25,6 +29,9 @@ class Delegate:
     backend_ids: tuple[str, ...]
     precisions: tuple[str, ...]
     may_leave: bool
+    quantize: Callable[[Any, Sequence[Any], str], Any] | None = None
+    watch: Callable[[], AbstractContextManager[Watch | None]] = nullcontext
+    tools: tuple[str, ...] = ()
 
 
 def find_delegate(table: ExecuTorchTable, precision: str) -> Delegate:
@@ -87,17 +94,25 @@ def _vulkan(table: ExecuTorchTable, precision: str) -> Delegate:
 
 
 def _ethos_u(table: ExecuTorchTable, precision: str) -> Delegate:
+    """With `fallback` the rest runs on the CPU's own kernels: beside an Ethos-U there need be no XNNPACK."""
     import_or_explain("tosa_serializer", needed_by="ethos-u")
     import_or_explain("ethosu.vela", needed_by="ethos-u")
+    from edgediff.backends._executorch_ethos import compile_spec, quantize_for_npu, watch_vela
+
+    compile_spec(table)  # an unknown chip is said now, not after calibration
 
     def make() -> list[Any]:
         from executorch.backends.arm.ethosu import EthosUPartitioner
 
-        from edgediff.backends._executorch_ethos import compile_spec
+        return [EthosUPartitioner(compile_spec(table))]
 
-        return [EthosUPartitioner(compile_spec(table)), *_fallback(table)]
+    def quantize(program: Any, calls: Sequence[Any], name: str) -> Any:
+        return quantize_for_npu(program, calls, table, name)
 
-    return Delegate("ethos-u", make, REWRITES, ("EthosUBackend",), ("int8",), table.fallback)
+    return Delegate(
+        "ethos-u", make, REWRITES, ("EthosUBackend",), ("int8",), table.fallback, quantize, watch_vela,
+        ("tosa-tools", "ethos-u-vela"),
+    )
 
 
 def _qnn(table: ExecuTorchTable, precision: str) -> Delegate:

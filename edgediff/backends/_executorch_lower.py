@@ -16,6 +16,7 @@ from edgediff.errors import BackendError
 
 if TYPE_CHECKING:
     from edgediff.backends._executorch_delegates import Delegate
+    from edgediff.backends._executorch_ethos import Watch
 
 # Operators that no delegate has to take: they hand on what a delegate made.
 PASSED_ON = ("executorch_call_delegate", "getitem")
@@ -40,13 +41,14 @@ class Lowered:
 
 
 def write_program(
-    methods: Sequence[Method], delegate: Delegate, path: Path, *, weights_apart: bool = False
+    methods: Sequence[Method], delegate: Delegate, path: Path, *, weights_apart: bool = False,
+    seen: Watch | None = None,
 ) -> dict[str, Lowered]:
     """Lowers the methods together and writes `path`; each weight is in the file once.
 
-    `weights_apart` puts the delegate's weights into a `.ptd` file of the same name beside it. Raises BackendError
-    (code `export`) for what ExecuTorch cannot express; for operators left outside a delegate that must take all of
-    them; MissingLibrary.
+    `weights_apart` puts the delegate's weights into a `.ptd` file of the same name beside it. `seen` is told which of
+    the vendor compiler's reports are whose. Raises BackendError (code `export`) for what ExecuTorch cannot express;
+    for operators left outside a delegate that must take all of them; MissingLibrary.
     """
     from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
     from executorch.exir.passes import MemoryPlanningPass
@@ -60,7 +62,10 @@ def write_program(
             )
             programs.clear()
             found = {one.name: _count(edge.exported_program(one.name).graph) for one in methods}
-            _check_whole(found, delegate)
+            _check_whole(found, delegate, seen)
+            if seen is not None:
+                for name in found:
+                    seen.keep(name, edge.exported_program(name).graph_module)
             program = edge.to_executorch(ExecutorchBackendConfig(memory_planning_pass=MemoryPlanningPass()))
         except BackendError:
             raise
@@ -137,14 +142,18 @@ def _backend_of(graph: Any, node: Any) -> str:
     return str(lowered.backend_id)
 
 
-def _check_whole(found: dict[str, Lowered], delegate: Delegate) -> None:
+def _check_whole(found: dict[str, Lowered], delegate: Delegate, seen: Watch | None) -> None:
     """Raises BackendError for operators outside, where the target says that the delegate must take them all."""
     if delegate.may_leave:
         return
     for name, one in found.items():
         others = {word: count for word, count in one.delegates.items() if word not in delegate.backend_ids}
         if one.outside or others:
-            left = "; ".join(f"{count} x {what}" for what, count in one.outside.most_common(4)) or str(others)
+            reasons = {} if seen is None else seen.reasons
+            left = "; ".join(
+                f"{count} x {what}" + (f" ({reasons[what]})" if what in reasons else "")
+                for what, count in one.outside.most_common(4)
+            ) or str(others)
             message = (
                 f"graph '{name}': delegate '{delegate.name}' leaves {sum(one.outside.values())} operators to the CPU: "
                 f"{left}. Set [executorch] fallback = true in the target to let them run there, or choose another "

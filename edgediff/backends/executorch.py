@@ -33,6 +33,7 @@ from edgediff.plugins import import_or_explain
 
 if TYPE_CHECKING:
     from edgediff.backends._executorch_delegates import Delegate
+    from edgediff.backends._executorch_ethos import Watch
     from edgediff.backends._executorch_lower import Lowered, Method
     from edgediff.target import Target
     from edgediff.variants import Variant, Variants
@@ -58,14 +59,21 @@ def lower(variants: Variants, target: Target, out: Path) -> Artifacts:
     for variant in variants.graphs.values():
         components.setdefault(variant.component, []).append(variant)
     graphs: dict[str, Artifact] = {}
-    for component, members in components.items():
-        graphs.update(_lower_component(component, members, variants, target, delegate, out))
+    profile = None
+    with delegate.watch() as seen:
+        for component, members in components.items():
+            graphs.update(_lower_component(component, members, variants, target, delegate, out, seen))
+        if seen is not None:
+            pieces = {name: seen.pieces.get(one.function or name, ()) for name, one in graphs.items()}
+            profile = seen.table(pieces, variants.plan, target)
     _check_memory(graphs, target, out)
-    return Artifacts(NAME, graphs, {tool: importlib.metadata.version(tool) for tool in TOOLS})
+    tools = {tool: importlib.metadata.version(tool) for tool in (*TOOLS, *delegate.tools)}
+    return Artifacts(NAME, graphs, tools, profile)
 
 
 def _lower_component(
-    component: str, members: list[Variant], variants: Variants, target: Target, delegate: Delegate, out: Path
+    component: str, members: list[Variant], variants: Variants, target: Target, delegate: Delegate, out: Path,
+    seen: Watch | None,
 ) -> dict[str, Artifact]:
     from edgediff.backends._executorch_lower import Method, peak_bytes, write_program
     from edgediff.backends.coreml import function_name, graph_batches
@@ -73,7 +81,7 @@ def _lower_component(
     plan = variants.plan
     batches, wanted = graph_batches(plan), plan.backends[NAME]
     denoiser = component == next(iter(variants.denoisers().values())).component
-    precision = wanted.precision if denoiser else "fp32"
+    precision = wanted.precision if denoiser or delegate.quantize is not None else "fp32"
     methods: dict[str, list[Method]] = {}
     for variant in members:
         sizes = batches.get(variant.name, (1,))
@@ -87,7 +95,7 @@ def _lower_component(
     file, apart = f"{NAME}/{component}.pte", wanted.format == "ptd" and delegate.name == "xnnpack"
     peaks = {one.name: peak_bytes(one.program.graph) for several in methods.values() for one in several}
     found = write_program(
-        [one for several in methods.values() for one in several], delegate, out / file, weights_apart=apart
+        [one for several in methods.values() for one in several], delegate, out / file, weights_apart=apart, seen=seen
     )
     data = _weights_file(out / NAME, component) if apart else ()
     return {
@@ -130,7 +138,9 @@ def _program(
         capture_program(variant, batch), delegate.forms, query_chunk=target.executorch.query_chunk,
         dtype=torch.float16 if precision == "fp16" else torch.float32,
     )
-    if precision == "int8":
+    if delegate.quantize is not None:
+        program = delegate.quantize(program, calibration_calls(variants, variant, batch), variant.name)
+    elif precision == "int8":
         from edgediff.backends._executorch_quantize import quantize_program
 
         program = quantize_program(program, calibration_calls(variants, variant, batch), name=variant.name)

@@ -30,6 +30,8 @@ def _caveats(found: LatencyTable) -> Html:
     lines: list[str] = []
     if found.source in BEWARE:
         lines.append(BEWARE[found.source])
+    if found.npu:
+        lines.append("The NPU's part alone: what the CPU does beside it is in nobody's estimate.")
     if found.complete is False:
         lines.append("The run ended early: these are the images that had been made by then.")
     if found.device.is_busy:

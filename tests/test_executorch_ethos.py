@@ -1,0 +1,240 @@
+"""Arm Ethos-U: what stays on the CPU, what 8 bits cost, what Vela says, and the words for what cannot be."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from edgediff.errors import BackendError, MissingLibrary
+from edgediff.latency import LatencyTable
+from edgediff.manifest import BATCH, Graph, TensorSpec
+from edgediff.metrics import psnr
+from edgediff.plan import BackendPlan
+from edgediff.schedule import HOLD
+from edgediff.target import load_target
+from edgediff.variants import Variant, Variants
+from edgediff.verify import Recording
+from tests.tiny import tiny_pipeline, tiny_plan
+
+pytest.importorskip("executorch")
+pytest.importorskip("ethosu.vela")
+
+from edgediff.backends import executorch
+from edgediff.backends._executorch_delegates import find_delegate
+from edgediff.backends._executorch_ethos import (
+    VelaReport,
+    _quiet_output,
+    calls_per_image,
+    compile_spec,
+    host_nodes,
+    read_summary,
+    vendor_table,
+    watch_vela,
+)
+from edgediff.backends._executorch_lower import Method, write_program
+from edgediff.backends._executorch_rewrite import rewrite_program
+
+TARGETS = ("ethos_u55_256", "ethos_u65_512", "ethos_u85_2048")
+
+
+class Block(nn.Module):
+    """A denoiser's parts, once each: the timestep's sinusoid, a convolution, a norm, attention over the places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.time = nn.Conv2d(4, 16, 3, padding=1), nn.GroupNorm(4, 16), nn.Linear(8, 16)
+        self.out = nn.Conv2d(16, 4, 3, padding=1)
+
+    def forward(self, sample: torch.Tensor, timestep: torch.Tensor) -> tuple[torch.Tensor]:
+        angle = timestep[:, None] * torch.exp(torch.arange(4) * (-math.log(10_000.0) / 4))[None]
+        time = self.time(torch.cat([angle.sin(), angle.cos()], -1))
+        hidden = nn.functional.silu(self.norm(self.conv(sample) + time[:, :, None, None]))
+        places = hidden.flatten(2).transpose(1, 2)[:, None]
+        mixed = nn.functional.scaled_dot_product_attention(places, places, places)
+        return (self.out(hidden + mixed[:, 0].transpose(1, 2).reshape(hidden.shape)),)
+
+
+def make_calls(count=6):
+    generator = torch.Generator().manual_seed(1)
+    return [(torch.randn(1, 4, 8, 8, generator=generator), torch.tensor([900.0 - 150 * i])) for i in range(count)]
+
+
+@pytest.fixture(scope="module")
+def program():
+    torch.manual_seed(0)
+    return rewrite_program(torch.export.export(Block().eval(), make_calls(1)[0]).run_decompositions({}))
+
+
+def table_of(name="ethos_u85_2048", **changes):
+    return load_target(name).executorch.model_copy(update=changes)
+
+
+@pytest.fixture(scope="module")
+def quantized(program):
+    return find_delegate(table_of(), "int8").quantize(program, make_calls(), "block")
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    pipeline = tiny_pipeline(tmp_path_factory.mktemp("tiny"))
+    return tiny_plan(pipeline, {"executorch": BackendPlan(precision="int8")}, calls=("full",), mode="sequential")
+
+
+@pytest.fixture(scope="module")
+def lowered(plan, tmp_path_factory):
+    """A bundle's graphs by the backend itself, the block in place of the denoiser."""
+    names = (("sample", (BATCH, 4, 8, 8)), ("timestep", (1,)))
+    inputs = tuple(TensorSpec(name=name, dtype="float32", shape=shape) for name, shape in names)
+    output = TensorSpec(name="noise_pred", dtype="float32", shape=(BATCH, 4, 8, 8))
+    torch.manual_seed(0)
+    variant = Variant("full", "unet", Block().eval(), make_calls(1)[0], inputs, (output,), {}, {})
+    calls = [Recording("full", i, {"sample": a.numpy(), "timestep": b.numpy()}, {})
+             for i, (a, b) in enumerate(make_calls())]
+    variants = Variants(plan, variant.module, None, {"full": variant}, lambda: calls)
+    out = tmp_path_factory.mktemp("ethos")
+    graph = Graph(component="unet", inputs=inputs, outputs=(output,))
+    return executorch.lower(variants, load_target("ethos_u85_2048"), out), graph, out
+
+
+def test_the_sinusoid_of_the_timestep_stays_outside_and_nothing_else_does(program):
+    names = [str(node.target) for node in host_nodes(program.module(check_guards=False).graph)]
+    assert names == [
+        "aten.reshape.default", "aten.mul.Tensor", "aten.sin.default", "aten.cos.default", "aten.cat.default",
+    ]
+
+
+def test_eight_bits_are_near_the_network(program, quantized):
+    exact, coarse = program.module(check_guards=False), quantized.module(check_guards=False)
+    for call in make_calls():
+        wanted, found = exact(*call)[0].detach().numpy(), coarse(*call)[0].detach().numpy()
+        assert 25 < psnr(wanted, found, abs(wanted).max()) < 90
+
+
+def test_one_piece_goes_to_the_npu_and_the_rest_is_named(lowered):
+    artifacts, _, out = lowered
+    artifact = artifacts.graphs["full"]
+    assert artifact.delegates == {"EthosUBackend": 1} and artifact.precision == "int8"
+    assert {word.partition(" ")[0] for word in artifact.outside} <= {
+        "view_copy", "mul", "sin", "cos", "cat", "quantize_per_tensor", "dequantize_per_tensor",
+    }
+    assert any(word.startswith("sin") for word in artifact.outside)
+    assert (out / artifact.file).stat().st_size > 5_000
+    assert set(artifacts.tools) == {"executorch", "torchao", "tosa-tools", "ethos-u-vela"}
+
+
+def test_what_vela_says_becomes_a_table_that_is_no_measurement(lowered):
+    found = lowered[0].profile
+    said = found.npu["full"]
+    assert said.macs > 2 * 4 * 16 * 9 * 64 and said.cycles > 1_000 and said.memory_kib["sram"] > 1
+    assert said.clock_mhz == 1000 and "Ethos_U85_SYS_DRAM_Mid" in found.device.runtime
+    assert found.source == "vendor-estimate"
+    assert found.graphs["full"].p50_ms == pytest.approx(said.cycles / 1e6, abs=1e-4)
+    assert found.end_to_end_ms.p50 == pytest.approx(2 * said.cycles / 1e6, abs=1e-3)
+
+
+def test_the_runtime_here_says_that_it_cannot_run_it(lowered):
+    artifacts, graph, out = lowered
+    with pytest.raises(BackendError, match="needs EthosUBackend, which ExecuTorch's runtime for Python has not"):
+        executorch.open_runner(out, graph, artifacts.graphs["full"], batch=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TARGETS[:2])
+def test_the_smaller_chips_take_it_in_one_piece_too(quantized, tmp_path, name):
+    delegate = find_delegate(table_of(name), "int8")
+    with delegate.watch() as seen:
+        found = write_program([Method("block", quantized)], delegate, tmp_path / "block.pte", seen=seen)
+    assert found["block"].delegates == {"EthosUBackend": 1} and len(seen.pieces["block"]) == 1
+
+
+def test_without_fallback_what_stays_outside_is_an_error_with_operator_module_and_reason(
+    quantized, tmp_path, capfd
+):
+    delegate = find_delegate(table_of(fallback=False), "int8")
+    with pytest.raises(BackendError) as caught, delegate.watch() as seen:
+        write_program([Method("block", quantized)], delegate, tmp_path / "block.pte", seen=seen)
+    message = str(caught.value)
+    assert caught.value.code == "delegate" and "graph 'block': delegate 'ethos-u' leaves" in message
+    assert "in module" in message and "(Node was not marked as quantized in the Arm backend.)" in message
+    assert "fallback = true" in message and not (tmp_path / "block.pte").exists()
+    assert seen.reports and capfd.readouterr().out == ""  # Vela has run, and printed nothing
+
+
+def test_int8_needs_calibration(program):
+    with pytest.raises(BackendError, match="graph 'block' for Ethos-U needs calibration data and has none"):
+        find_delegate(table_of(), "int8").quantize(program, [], "block")
+
+
+@pytest.mark.parametrize(("changes", "precision", "text"), [
+    ({"chip": "ethos-u85-4096"}, "int8", r"unknown chip of delegate 'ethos-u' 'ethos-u85-4096'.*ethos-u85-2048"),
+    ({}, "fp16", "delegate 'ethos-u' has no precision 'fp16'; it has int8"),
+])
+def test_what_the_npu_has_not_is_said_before_any_work(changes, precision, text):
+    with pytest.raises(BackendError, match=text):
+        find_delegate(table_of(**changes), precision)
+
+
+@pytest.mark.parametrize(("memory", "text"), [
+    ("Nowhere", "Vela cannot compile a piece of the graph: .*Nowhere"),
+    ("", "Vela cannot compile a piece of the graph: .+"),
+])
+def test_what_vela_refuses_is_one_sentence(memory, text, capfd):
+    from executorch.backends.arm.ethosu import backend
+
+    untouched = backend.vela_compile
+    with pytest.raises(BackendError, match=text), watch_vela():
+        backend.vela_compile(b"no graph", list(compile_spec(table_of(memory=memory)).compiler_flags))
+    assert backend.vela_compile is untouched and capfd.readouterr().out == ""
+
+
+def test_a_missing_compiler_names_the_extra(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "ethosu.vela", None)
+    with pytest.raises(MissingLibrary, match=r'ethos-u needs the library \'ethosu\': pip install "edgediff\[ethosu\]"'):
+        find_delegate(table_of(), "int8")
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_targets_name_a_chip_and_a_system_that_vela_knows(name):
+    delegate = find_delegate(table_of(name), "int8")
+    assert delegate.may_leave and delegate.partitioners()
+
+
+PIECE = VelaReport(2_000_000, 500.0, 10, 3, {"sram": 100.0}, "System", "Mode")
+
+
+def test_an_image_is_the_sum_of_its_calls(plan):
+    graphs = ("full", "shallow", "text_encoder", "vae_decoder")
+    plan = plan.model_copy(update={"schedule": plan.schedule.model_copy(update={"calls": ("full", HOLD, "shallow")})})
+    plan = plan.model_copy(update={
+        "guidance": plan.guidance.model_copy(update={"calls": (4.0, 4.0, None)}),
+        "graphs": {**plan.graphs, "shallow": plan.graphs["full"]},
+    })
+    assert calls_per_image(plan, graphs) == {"full": 2, "shallow": 1, "text_encoder": 2, "vae_decoder": 1}
+    small = dataclasses.replace(PIECE, cycles=500_000, memory_kib={"sram": 300.0, "dram": 8.0})
+    pieces = {"full": [PIECE, small], "shallow": [small], "text_encoder": [], "vae_decoder": [small]}
+    table = vendor_table(pieces, plan, load_target("ethos_u55_256"))
+    assert table.source == "vendor-estimate" and table.end_to_end_ms.p50 == 2 * 5 + 1 * 1 + 1
+    assert table.graphs["full"].p50_ms == 5 and "text_encoder" not in table.graphs
+    assert table.npu["full"].pieces == 2 and table.npu["full"].memory_kib == {"sram": 300.0, "dram": 8.0}
+    assert "2500000 cycles at 500 MHz, 2 pieces; sram 300 KiB, dram 8 KiB" in str(table)
+    assert LatencyTable.model_validate_json(table.model_dump_json()) == table
+
+
+def test_without_a_piece_on_the_npu_there_is_no_table(plan):
+    assert vendor_table({"full": []}, plan, load_target("ethos_u55_256")) is None
+
+
+def test_a_summary_of_another_form_is_an_error(tmp_path):
+    path = tmp_path / "out_summary_x.csv"
+    path.write_text("experiment,cycles\ndefault,3\n")
+    with pytest.raises(BackendError, match="is no summary of Vela that edgediff can read .*cycles_total"):
+        read_summary(path)
+
+
+def test_what_was_printed_is_told_in_its_last_complaint():
+    with _quiet_output() as said:
+        print("Error: first")
+        print("ERROR: the last\nbye")
+        assert said.last(ValueError("own words")) == "ERROR: the last"
