@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgediff.backends._coreml_capture import operator_name, place_of
+from edgediff.backends._executorch_rewrite import MASKED
 from edgediff.errors import BackendError, unknown
 from edgediff.latency import DeviceFacts, LatencyTable, NpuEstimate, graph_times, image_times
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from edgediff.plan import Plan
     from edgediff.target import ExecuTorchTable, Target
 
+MASK = -16.0  # e^-16 is far below what 8 bits of a softmax can tell from 0
 MEMORIES = ("sram", "dram", "on_chip_flash", "off_chip_flash")
 Call = tuple["torch.Tensor", ...]
 
@@ -112,12 +114,17 @@ def int8_config() -> Any:
 
 
 def _decomposable(module: Any) -> Any:
-    """Softmax by the name under which Arm's passes take it apart."""
+    """Softmax by the name under which Arm's passes take it apart; masks no deeper than `MASK`, as 8 bits between 0 and
+    -10000 would leave nothing of the logits."""
     import torch
 
     for node in module.graph.nodes:
         if node.target is torch.ops.aten._softmax.default:
             node.target, node.args = torch.ops.aten.softmax.int, node.args[:2]
+    for name, value in module.named_buffers():
+        if value.is_floating_point() and value.numel() and float(value.min()) <= MASKED:
+            owner, _, leaf = name.rpartition(".")
+            module.get_submodule(owner).register_buffer(leaf, value.clamp(min=MASK))
     module.recompile()
     return module
 
