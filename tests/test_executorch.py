@@ -335,6 +335,18 @@ def test_more_memory_than_the_target_has(lab):
     assert caught.value.code == "too_large"
 
 
+def test_the_runtime_traces_its_operators(lab, tmp_path):
+    from edgediff.links.imports import import_etdump
+
+    out, variants, artifacts = lab.lower()
+    variant = variants.graphs["shallow"]
+    file = executorch.write_trace(
+        out, typed(variant), artifacts.graphs["shallow"], example(variant, 0), batch=1, threads=1, out=tmp_path
+    )
+    operators = import_etdump(file, graph="shallow").operators_ms
+    assert any("Convolution" in name for name in operators) and all(time >= 0 for time in operators.values())
+
+
 def open_tiny(lab, **change):
     out, variants, artifacts = lab.lower()
     artifact = artifacts.graphs["shallow"].model_copy(update=change)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Delegate:
     """`partitioners` makes them anew for every method. `forms` are the rewrites of `_executorch_rewrite` that it
-    wants. `backend_ids` are its names in a program. `may_leave`: operators may stay outside it."""
+    wants. `backend_ids` are its names in a program. `may_leave`: operators may stay outside it. `halves`: for fp16 it
+    wants a graph in halves; others turn a fp32 graph themselves."""
 
     name: str
     partitioners: Callable[[], list[Any]]
@@ -25,6 +26,7 @@ class Delegate:
     backend_ids: tuple[str, ...]
     precisions: tuple[str, ...]
     may_leave: bool
+    halves: bool = False
 
 
 def find_delegate(table: ExecuTorchTable, precision: str) -> Delegate:
@@ -45,7 +47,8 @@ def find_delegate(table: ExecuTorchTable, precision: str) -> Delegate:
 
 def _xnnpack(table: ExecuTorchTable, precision: str) -> Delegate:
     return Delegate(
-        "xnnpack", _xnnpack_partitioners, REWRITES, ("XnnpackBackend",), ("fp32", "fp16", "int8"), may_leave=True
+        "xnnpack", _xnnpack_partitioners, REWRITES, ("XnnpackBackend",), ("fp32", "fp16", "int8"), may_leave=True,
+        halves=True,
     )
 
 
@@ -57,7 +60,9 @@ def _xnnpack_partitioners() -> list[Any]:
 
 def _coreml(table: ExecuTorchTable, precision: str) -> Delegate:
     """Core ML takes networks as they are; precision is its own affair (fp16 computes in halves)."""
-    import_or_explain("coremltools", needed_by="executorch")
+    from edgediff.mil.package import import_coremltools
+
+    import_coremltools("executorch")
 
     def make() -> list[Any]:
         import coremltools as ct

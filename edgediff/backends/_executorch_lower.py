@@ -81,15 +81,18 @@ def write_program(
 
 @contextlib.contextmanager
 def quiet_executorch() -> Iterator[None]:
-    """Within it the exporters' warnings and log lines below an error reach nobody's terminal."""
-    logger = logging.getLogger("executorch")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+    """Within it the exporters' warnings and log lines below an error reach nobody's terminal. Some delegates log to
+    the root of all loggers, and set it up."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    logging.disable(logging.WARNING)
     try:
         with quiet_exporter():
             yield
     finally:
-        logger.setLevel(before)
+        logging.disable(logging.NOTSET)
+        root.setLevel(level)
+        root.handlers[:] = handlers
 
 
 @contextlib.contextmanager
