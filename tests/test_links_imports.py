@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from edgediff.errors import ConfigError
-from edgediff.links.imports import import_ai_hub, import_onnxruntime_trace
+from edgediff.latency import DeviceFacts, LatencyTable, Samples, image_times
+from edgediff.links.imports import import_ai_hub, import_etdump, import_onnxruntime_trace, join_operators
 
 PERF = """
 precisions:
@@ -48,6 +49,24 @@ def test_a_real_trace_of_onnxruntime(tmp_path):
     assert set(table.operators_ms) == {"Sigmoid", "Softmax"}
     assert set(table.placement.values()) == {"cpu"}
     assert sum(table.operators_ms.values()) <= sum(table.samples.graphs["net"]) / 3
+
+
+def test_what_is_no_etdump(tmp_path):
+    pytest.importorskip("executorch")
+    (tmp_path / "full.etdp").write_bytes(b"not a dump")
+    with pytest.raises(ConfigError, match="full.etdp: is not an ETDump, or not one of this version of ExecuTorch"):
+        import_etdump(tmp_path / "full.etdp")
+
+
+def test_operators_of_several_graphs_bear_their_graph(tmp_path):
+    one = LatencyTable(
+        source="measured", device=DeviceFacts(name="x", backend="y"), graphs={}, operators_ms={"Mul": 2.0},
+        end_to_end_ms=image_times([1.0]), samples=Samples(end_to_end_ms=(1.0,)), placement={"m": "cpu"},
+    )  # fmt: skip
+    other = one.model_copy(update={"placement": None})
+    assert join_operators({"full": one, "shallow": other}) == {
+        "operators_ms": {"full/Mul": 2.0, "shallow/Mul": 2.0}, "placement": {"full/m": "cpu"},
+    }  # fmt: skip
 
 
 def test_a_perf_file_of_ai_hub(tmp_path):

@@ -1,8 +1,14 @@
-"""Latencies that other tools measured, as latency tables: ONNX Runtime's trace, Qualcomm AI Hub's perf.yaml."""
+"""Latencies that other tools measured, as latency tables: ONNX Runtime's trace, ExecuTorch's ETDump, Qualcomm AI Hub's
+perf.yaml."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import re
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +55,60 @@ def import_onnxruntime_trace(file: Path, *, graph: str = "graph") -> LatencyTabl
         operators_ms={kind: round(value, 5) for kind, value in sorted(shares.items(), key=lambda item: -item[1])},
         placement=placed or None,
     )  # fmt: skip
+
+
+def import_etdump(file: Path, *, graph: str = "graph") -> LatencyTable:
+    """An ETDump of one method: every call, and per operator kind its share of a call and where it ran. `cpu` is a
+    kernel of ExecuTorch's own, `delegate` an operator inside a delegate, as the delegate names it; what a delegate
+    takes beyond its operators is `delegate, the rest`. The first call is left out where there are more.
+
+    Raises ConfigError for a file that is not such a dump or has no call in it; MissingLibrary.
+    """
+    devtools = import_or_explain("executorch.devtools", needed_by="reading an ETDump")
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            blocks = devtools.Inspector(etdump_path=str(file)).event_blocks
+        events = [event for block in blocks if block.name == "Execute" for event in block.events if event.perf_data]
+    except Exception as error:  # what the reader raises depends on where the bytes are wrong
+        raise ConfigError("is not an ETDump, or not one of this version of ExecuTorch", where=str(file),
+                          code="trace") from error  # fmt: skip
+    runs = [taken for event in events if event.name == "Method::execute" for taken in event.perf_data.raw]
+    if not runs:
+        raise ConfigError("holds no 'Method::execute': the method was never run", where=str(file), code="trace")
+    kept = runs[1:] or runs
+    shares: dict[str, float] = {}
+    placed: dict[str, str] = {}
+    delegates = 0.0
+    for event in events:
+        took = sum(event.perf_data.raw[-len(kept):]) / len(kept)
+        if event.is_delegated_op:
+            kind, unit, delegates = re.sub(r" #\d+$", "", event.name), "delegate", delegates - took
+        elif event.name.startswith("native_call_"):
+            kind, unit = event.name.removeprefix("native_call_").strip("_"), "cpu"
+        else:
+            delegates += took if event.name == "DELEGATE_CALL" else 0.0
+            continue
+        shares[kind], placed[kind] = shares.get(kind, 0.0) + took, unit
+    if delegates > 0:
+        shares["delegate, the rest"] = delegates
+    times = tuple(round(value, 4) for value in kept)
+    return LatencyTable(
+        source="measured", device=DeviceFacts(name="where the dump was made", backend="executorch"),
+        graphs={graph: graph_times(times)}, end_to_end_ms=image_times(times), first_run_ms=round(runs[0], 4),
+        samples=Samples(end_to_end_ms=times, graphs={graph: times}), placement=placed or None,
+        operators_ms={kind: round(value, 5) for kind, value in sorted(shares.items(), key=lambda item: -item[1])},
+    )  # fmt: skip
+
+
+def join_operators(tables: Mapping[str, LatencyTable]) -> dict[str, dict[str, Any]]:
+    """`operators_ms` and `placement` of several graphs' tables, the graph's name before each operator's."""
+    return {
+        "operators_ms": {f"{graph}/{kind}": took for graph, one in tables.items()
+                         for kind, took in (one.operators_ms or {}).items()},
+        "placement": {f"{graph}/{node}": unit for graph, one in tables.items()
+                      for node, unit in (one.placement or {}).items()},
+    }  # fmt: skip
 
 
 def import_ai_hub(file: Path, *, device: str, runtime: str, precision: str = "float") -> dict[str, LatencyTable]:
