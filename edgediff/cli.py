@@ -116,6 +116,15 @@ COMMANDS = {
         _option("--threads", type=int, metavar="N", help="threads to calibrate for (default 1)"),
         _option("--plot", metavar="FILE.svg", help="also draw the devices with their intervals"),
     )),
+    "import": Command(cli_commands.import_measurements, "read times that another tool measured", (
+        _option("file", metavar="FILE", help="ONNX Runtime trace, ExecuTorch ETDump, AI Hub perf.yaml, or the JSON of "
+                "`edgediff profile`"),
+        _option("--graph", metavar="NAME", help="name of the traced graph (default: the file's)"),
+        _option("--device", metavar="NAME", help="device of a perf.yaml to read; or where a trace was made"),
+        _option("--runtime", metavar="NAME", help="runtime of a perf.yaml to read"),
+        _option("--precision", default="float", metavar="P", help="precision of a perf.yaml (default float)"),
+        _option("--into", metavar="BUNDLE", help="keep the one table in this bundle's manifest, where report finds it"),
+    )),
     "evaluate": Command(cli_commands.evaluate, "measure quality beside the untouched model", (
         BUNDLE,
         _option("--prompts", default="256", metavar="N|FILE", help="how many of the embedded model's captions, or a "

@@ -144,6 +144,23 @@ def profile(args: Namespace) -> Answer:
     return Answer(data, str(table))
 
 
+def import_measurements(args: Namespace) -> Answer:
+    """`links.reading.read_measurements`; with --into the table is kept in a manifest, as `profile`'s is."""
+    from edgediff.bundle import open_bundle, update_manifest
+    from edgediff.links.reading import read_measurements
+
+    tables = read_measurements(
+        Path(args.file), graph=args.graph, device=args.device, runtime=args.runtime, precision=args.precision
+    )
+    data = {name: table.model_dump(mode="json", exclude_none=True) for name, table in tables.items()}
+    if args.into:
+        if len(data) != 1:
+            raise ConfigError(f"a manifest keeps one table, and '{args.file}' has {len(data)}: "
+                              f"{', '.join(data)}", code="several_tables")  # fmt: skip
+        update_manifest(open_bundle(args.into), profile=next(iter(data.values())))
+    return Answer({"tables": data}, "\n\n".join(f"{name}\n{table}" for name, table in tables.items()))
+
+
 def estimate(args: Namespace) -> Answer:
     """`flow.estimate_model` on each target."""
     from edgediff import flow
