@@ -139,6 +139,8 @@ COMMANDS = {
         _option("--out", required=True, metavar="FILE", help="HTML file, replaced if it is there"),
         _option("--evaluation", action="append", default=[], metavar="FILE",
                 help="JSON of `edgediff evaluate --out`; once for each bundle in their order, - for none"),
+        _option("--estimates", action="append", default=[], metavar="RECIPE.json",
+                help="what `edgediff estimate --json` printed for a recipe; may be repeated; one drawing for all"),
     )),
     "inspect": Command(cli_commands.inspect, "what a bundle holds", (BUNDLE,)),
     "compare": Command(cli_commands.compare, "is bundle B faster than bundle A here?", (

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect as python_inspect
 import io
+import json
 import os
 import tempfile
 import textwrap
 from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgediff.cli_describe import (
     describe_bundle,
@@ -23,6 +24,9 @@ from edgediff.cli_describe import (
 )
 from edgediff.cli_text import format_bytes, format_table, show_progress
 from edgediff.errors import ConfigError, OutputError, unknown
+
+if TYPE_CHECKING:
+    from edgediff.estimate import PlanEstimate
 
 
 @dataclass(frozen=True)
@@ -205,8 +209,23 @@ def report(args: Namespace) -> Answer:
     from edgediff.report import render_report
 
     bundles = [open_bundle(folder) for folder in args.bundles]
-    render_report(bundles, args.out, evaluations=[None if file == "-" else Path(file) for file in args.evaluation])
+    evaluations = [None if file == "-" else Path(file) for file in args.evaluation]
+    estimates = {Path(file).stem: _read_estimates(Path(file)) for file in args.estimates}
+    render_report(bundles, args.out, evaluations=evaluations, estimates=estimates)
     return Answer({"report": args.out, "bundles": args.bundles}, f"wrote {args.out}")
+
+
+def _read_estimates(file: Path) -> list[PlanEstimate]:
+    """What `edgediff estimate --json` printed, for one target or several."""
+    from edgediff.config import parse, read_text
+    from edgediff.estimate import PlanEstimate
+
+    try:
+        data = json.loads(read_text(file))
+    except ValueError as error:
+        raise ConfigError(f"is not JSON: {error}", where=str(file), code="syntax") from error
+    found = data.get("estimates", [data]) if isinstance(data, dict) else [data]
+    return [parse(one, PlanEstimate, where=str(file)) for one in found]
 
 
 def inspect(args: Namespace) -> Answer:
