@@ -145,15 +145,19 @@ def _type_text(annotation: Any) -> str:
     return str(annotation).replace("typing.", "")
 
 
+SHOWN_NAME = 20  # characters of a device, so that the table has 80 columns
+
+
 def estimates_text(found: Sequence[PlanEstimate]) -> str:
     """A line per target; below it, what the figures stand on."""
     rows = []
     for one in found:
-        time, fits = one.latency_ms, {True: "yes", False: "NO", None: "?"}[one.fits]
-        room = f"{one.memory_mb:.0f} MB" + (f" of {one.ceiling_mb:.0f}" if one.ceiling_mb else "")
+        time, fits = one.latency_ms, {True: "fits", False: "NO", None: "?"}[one.fits]
+        room = f"{one.memory_mb / 1e3:.1f}" + (f"/{one.ceiling_mb / 1e3:.2g}" if one.ceiling_mb else "")
         spread = f"{_span(time.low)} to {_span(time.high)}"
-        rows.append((one.target, f"{one.backend} {one.precision}", _span(time.p50), spread, fits, room))
-    head = ("device", "runs on", "image", "4 times of 5", "fits", "memory")
+        rows.append((one.target[:SHOWN_NAME], f"{one.backend} {one.precision}", _span(time.p50), spread,
+                     f"{room} {fits}"))  # fmt: skip
+    head = ("device", "runs on", "image", "4 times of 5", "memory, GB")
     notes = ["estimated, not measured"]
     for one in found:
         unsure = f"; unverified: {', '.join(one.unverified)}" if one.unverified else ""
