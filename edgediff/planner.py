@@ -22,7 +22,7 @@ from edgediff.plugins import load_plugin, plugin_names
 from edgediff.recipe import Recipe, StageTable
 from edgediff.reuse import Setting
 from edgediff.rows import plan_guidance
-from edgediff.schedule import HOLD, Schedule, full_schedule, merge_rows, wire_schedule
+from edgediff.schedule import HOLD, Schedule, full_schedule, graph_for, merge_rows, wire_schedule
 from edgediff.scores import Scores, read_spec
 from edgediff.target import Target
 from edgediff.trace import asked_guidance, step_table
@@ -57,7 +57,8 @@ def make_plan(
     wirings = wire_schedule(schedule, graph)
     graphs = {
         name: GraphPlan(
-            row=name, reads=w.reads, writes=w.writes, macs=graph.macs(w.live), parameters=graph.parameters(w.live)
+            row=name, reads=w.reads, writes=w.writes, macs=graph_for(w.network, graph).macs(w.live),
+            parameters=graph_for(w.network, graph).parameters(w.live),
         )
         for name, w in wirings.items()
     }

@@ -25,7 +25,7 @@ from edgediff.networks import evaluate, family_of
 from edgediff.networks._operators import copy_without_operators
 from edgediff.plan import Plan
 from edgediff.plugins import load_plugin, plugin_names
-from edgediff.schedule import Wiring, carry_name, wire_schedule
+from edgediff.schedule import OWN, UNTOUCHED, Wiring, carry_name, wire_schedule
 from edgediff.units import UnitGraph
 
 if TYPE_CHECKING:
@@ -90,7 +90,8 @@ class DecoderGraph(nn.Module):
 @dataclass(frozen=True)
 class Variant:
     """One graph ready to be lowered: its module, one example of each input (batch 1), typed inputs and
-    outputs (a symbolic batch where the graph has one), the carries it wires, and its cost."""
+    outputs (a symbolic batch where the graph has one), the carries it wires, its cost, and which of the plan's
+    networks it is of."""
 
     name: str
     component: str
@@ -102,16 +103,25 @@ class Variant:
     carries_out: dict[str, str]
     macs: int = 0
     parameters: int = 0
+    network: str = OWN
 
 
 @dataclass(frozen=True)
 class Variants:
-    """All graphs of a plan. The denoiser's share `network`, the cut copy."""
+    """All graphs of a plan. The denoiser's share the network that their rows run: of `networks`, `own` is the cut
+    copy (whose units are `graph`), which until it is distilled shares its tensors with the `untouched` one."""
 
     plan: Plan
-    network: nn.Module
-    graph: UnitGraph
+    networks: dict[str, tuple[nn.Module, UnitGraph]]
     graphs: dict[str, Variant]
+
+    @property
+    def network(self) -> nn.Module:
+        return self.networks[OWN][0]
+
+    @property
+    def graph(self) -> UnitGraph:
+        return self.networks[OWN][1]
 
     def denoisers(self) -> dict[str, Variant]:
         return {name: self.graphs[name] for name in self.plan.graphs}
@@ -127,19 +137,25 @@ def build_variants(pipeline: Pipeline, plan: Plan) -> Variants:
             where="plan.json", code="other_model",
         )
     plan.check(pipeline.graph)
-    network, graph = _planned_network(pipeline, plan)
-    wirings = wire_schedule(plan.schedule, graph)
+    own = _planned_network(pipeline, plan)
+    networks = {OWN: own, UNTOUCHED: (pipeline.denoiser, pipeline.graph)}
+    wirings = wire_schedule(plan.schedule, own[1])
     graphs = {
-        name: _denoiser_variant(pipeline, network, graph, name, wirings[spec.row])
+        name: _denoiser_variant(pipeline, *networks[wirings[spec.row].network], name, wirings[spec.row])
         for name, spec in plan.graphs.items()
     }
+    networks = {name: found for name, found in networks.items() if name == OWN or name in _run_by(graphs.values())}
     if pipeline.text_encoder is not None:
         ids = torch.zeros(1, pipeline.tokens, dtype=torch.int64)
         graphs["text_encoder"] = _plain_variant("text_encoder", TextEncoderGraph(pipeline.text_encoder), ids)
     if pipeline.vae is not None:
         latent = torch.zeros(1, *pipeline.latent)
         graphs["vae_decoder"] = _plain_variant("vae_decoder", DecoderGraph(pipeline.vae), latent)
-    return Variants(plan, network, graph, graphs)
+    return Variants(plan, networks, graphs)
+
+
+def _run_by(variants: Iterable[Variant]) -> set[str]:
+    return {variant.network for variant in variants}
 
 
 def _planned_network(pipeline: Pipeline, plan: Plan) -> tuple[nn.Module, UnitGraph]:
@@ -284,7 +300,7 @@ def _denoiser_variant(
         name, pipeline.denoiser_name, module, example, tuple(inputs), tuple(outputs),
         {carry_name(c): CACHE_IN + carry_name(c) for c in wiring.reads},
         {carry_name(c): CACHE_OUT + carry_name(c) for c in wiring.writes},
-        graph.macs(wiring.live), graph.parameters(wiring.live),
+        graph.macs(wiring.live), graph.parameters(wiring.live), wiring.network,
     )
 
 

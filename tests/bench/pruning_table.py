@@ -74,15 +74,15 @@ def list_runs(seeds: int) -> list[Run]:
     The losses are compared on BK-SDM's cut, which needs recovery; LAPTOP's of that size hardly does.
     """
     every = range(seeds)
-    main = [Run("small", m, "normalised", s) for s in every for m in ("bk_sdm", "laptop")]
+    pair, lots = ("bk_sdm", "laptop"), ("random", "magnitude")
+    main = [Run(size, m, "normalised", s) for size in ("small", "base") for s in every for m in pair]
+    others = [Run("small", m, "normalised", s) for s in every for m in lots]
     curves = [Run("small", "bk_sdm", "plain", s) for s in every]
-    others = [Run("small", m, "normalised", s) for s in every for m in ("random", "magnitude")]
-    harder = [Run("tiny", m, "normalised", s) for s in every for m in ("laptop", "bk_sdm")]
-    lighter = [Run("base", m, "normalised", s) for s in every for m in ("laptop", "bk_sdm", "random", "magnitude")]
+    lighter = [Run("base", m, "normalised", s) for s in every for m in lots]
     ablations = [Run("small", "bk_sdm", "none", 0), Run("small", "bk_sdm", "plain", 0, 0.05)]
     assembled = [Run(size, "assembly", "normalised", 0) for size in ("base", "small")]
-    return [*main, *curves, *others[:2], *harder[:2], *lighter[:4], *ablations, *assembled, *harder[2:], *others[2:],
-            *lighter[4:]]  # fmt: skip
+    harder = [Run("tiny", m, "normalised", s) for s in every for m in pair]
+    return [*main, *others, *curves, *lighter, *ablations, *assembled, *harder]
 
 
 # -- cuts -----------------------------------------------------------------------------------------
