@@ -20,7 +20,7 @@ from edgediff.networks._operators import copy_without_operators
 from edgediff.plan import GuidancePlan
 from edgediff.rng import Rng
 from edgediff.rows import plan_guidance, program_rows
-from edgediff.schedule import UNTOUCHED, Schedule, Wiring, carry_name, full_schedule, graph_for, wire_schedule
+from edgediff.schedule import OWN, UNTOUCHED, Schedule, Wiring, carry_name, full_schedule, graph_for, wire_schedule
 from edgediff.steps import StepRow, StepTable, run_steps
 from edgediff.units import UnitGraph
 
@@ -48,14 +48,16 @@ class Rollout:
 
     def __init__(
         self, pipeline: Pipeline, prompts: Sequence[str], seeds: Sequence[int], *, graph: UnitGraph | None = None,
-        network: nn.Module | None = None, batch: int = 32,
+        network: nn.Module | None = None, phases: Mapping[str, nn.Module] | None = None, batch: int = 32,
     ) -> None:
         """`batch` pictures run at a time. Each draws its noise from a stream of its own seed. `network` None is the
-        pipeline's denoiser, without the operators that `graph` cuts."""
+        pipeline's denoiser, without the operators that `graph` cuts. `phases` are the networks of rows that name
+        one."""
         if len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds")
         self.pipeline, self.graph, self.batch = pipeline, graph or pipeline.graph, batch
         self.network: nn.Module = network if network is not None else _without_operators(pipeline, self.graph)
+        self.networks = {OWN: self.network, UNTOUCHED: pipeline.denoiser, **(phases or {})}
         self.prompts, self.seeds = tuple(prompts), tuple(seeds)
         self.given, self.null = pipeline.conditions(list(prompts))
 
@@ -178,9 +180,8 @@ class _Calls:
         time = torch.full((1,), row.timestep, device=sample.device)
         inputs = {"sample": sample, "timestep": time, **conditions}
         carries = {carry: self._mixed(carry, row, len(sample)) for carry in wiring.reads}
-        network = rollout.pipeline.denoiser if wiring.network == UNTOUCHED else rollout.network
         graph = graph_for(wiring.network, rollout.graph)
-        value, written = evaluate(network, graph, wiring.live, inputs, carries, wiring.writes)
+        value, written = evaluate(rollout.networks[wiring.network], graph, wiring.live, inputs, carries, wiring.writes)
         for carry, tensor in written.items():
             past = self.past.setdefault(carry, [])
             past.insert(0, tensor)

@@ -5,12 +5,13 @@ name per network call. The reserved name `hold` means that no graph runs: the ne
 after guidance, stands in. A forecast replaces the last value by a fixed linear combination of the last
 few; it changes no graph, because whoever runs the graphs forms it.
 
-Rows may run different networks: the plan's own, cut and perhaps distilled, or the untouched one.
+Rows may run different networks: the plan's own, cut and perhaps distilled (with other kernels in later phases), or the
+untouched one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,11 +29,12 @@ OWN, UNTOUCHED = "own", "untouched"
 
 class Row(Model):
     """What differs from a full run: names of units, layers or blocks; and which `network` the row runs: `own`, cut
-    and distilled as the plan says, or the `untouched` one."""
+    and distilled as the plan says, or the `untouched` one, or `phase1` and so on: a distilled one's kernels of a later
+    phase of the timesteps."""
 
     hold: tuple[str, ...] = ()
     delta: tuple[str, ...] = ()
-    network: Literal["own", "untouched"] = "own"
+    network: Literal["own", "untouched", "phase1", "phase2", "phase3"] = "own"
 
     @property
     def is_full(self) -> bool:
@@ -124,6 +126,23 @@ class Wiring:
 def full_schedule(calls: int) -> Schedule:
     """Every call runs everything."""
     return Schedule(rows={"full": Row()}, calls=("full",) * calls)
+
+
+def split_phases(schedule: Schedule, phases: Sequence[int]) -> Schedule:
+    """The schedule with rows of the plan's own network split by the phase of each call: `full` becomes `full` in phase
+    0 and `full_phase1` in phase 1."""
+    rows: dict[str, Row] = {}
+    calls: list[str] = []
+    for name, phase in zip(schedule.calls, phases, strict=True):
+        if name == HOLD:
+            calls.append(HOLD)
+            continue
+        row, own = schedule.rows[name], name
+        if phase and row.network == OWN:
+            row, own = Row.model_validate({**row.model_dump(), "network": f"phase{phase}"}), f"{name}_phase{phase}"
+        rows[own] = row
+        calls.append(own)
+    return schedule.model_copy(update={"rows": rows, "calls": tuple(calls)})
 
 
 def graph_for(network: str, graph: UnitGraph) -> UnitGraph:

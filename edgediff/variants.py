@@ -6,6 +6,7 @@ No `forward` is replaced and no state hides in a module.
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Iterable
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from edgediff.config import dump_json
-from edgediff.distilled import NETWORK, WEIGHTS
+from edgediff.distilled import NETWORK, PHASES, WEIGHTS, DistilledFolder
 from edgediff.errors import ModelError, PlanError, unknown
 from edgediff.manifest import BATCH, TensorSpec
 from edgediff.networks import evaluate, family_of
@@ -138,7 +139,7 @@ def build_variants(pipeline: Pipeline, plan: Plan) -> Variants:
         )
     plan.check(pipeline.graph)
     own = _planned_network(pipeline, plan)
-    networks = {OWN: own, UNTOUCHED: (pipeline.denoiser, pipeline.graph)}
+    networks = {OWN: own, UNTOUCHED: (pipeline.denoiser, pipeline.graph), **_phase_networks(pipeline, *own)}
     wirings = wire_schedule(plan.schedule, own[1])
     graphs = {
         name: _denoiser_variant(pipeline, *networks[wirings[spec.row].network], name, wirings[spec.row])
@@ -154,6 +155,38 @@ def build_variants(pipeline: Pipeline, plan: Plan) -> Variants:
     return Variants(plan, networks, graphs)
 
 
+def _phase_networks(
+    pipeline: Pipeline, network: nn.Module, graph: UnitGraph
+) -> dict[str, tuple[nn.Module, UnitGraph]]:
+    if pipeline.distilled is None:
+        return {}
+    return {name: (one, graph) for name, one in load_phases(pipeline.distilled, network).items()}
+
+
+def load_phases(folder: DistilledFolder, network: nn.Module) -> dict[str, nn.Module]:
+    """`phase1` and so on: copies of the distilled network that share all its tensors but those of their phase. Raises
+    ModelError for tensors that are missing or do not fit."""
+    from safetensors.torch import load_file
+
+    found: dict[str, nn.Module] = {}
+    phases = folder.record.phases
+    if phases is None:
+        return found
+    tensors = load_file(folder.path / PHASES)
+    for phase in range(1, phases.count):
+        shared = {id(t): t for t in (*network.parameters(), *network.buffers())}
+        one: nn.Module = copy.deepcopy(network, memo=dict(shared))
+        for name in phases.names:
+            parent, _, last = name.rpartition(".")
+            value, own = tensors.get(f"phase{phase}/{name}"), network.get_parameter(name)
+            if value is None or value.shape != own.shape:
+                message = f"has no '{phase}/{name}' of shape {tuple(own.shape)}; distil again"
+                raise ModelError(message, where=str(folder.path / PHASES), code="missing_part")
+            one.get_submodule(parent)._parameters[last] = nn.Parameter(value.float(), requires_grad=False)
+        found[f"phase{phase}"] = one
+    return found
+
+
 def _run_by(variants: Iterable[Variant]) -> set[str]:
     return {variant.network for variant in variants}
 
@@ -161,7 +194,7 @@ def _run_by(variants: Iterable[Variant]) -> set[str]:
 def _planned_network(pipeline: Pipeline, plan: Plan) -> tuple[nn.Module, UnitGraph]:
     cuts = [cut.unit for cut in plan.cuts]
     found = pipeline.distilled
-    ours = found.record.weights if found else None
+    ours = found.record.fingerprint if found else None
     if plan.model.distilled != ours:
         raise PlanError(
             f"was made for {_denoiser_words(plan.model.distilled)}, but '{pipeline.id}' comes with "

@@ -69,6 +69,30 @@ def test_the_page_is_whole_and_self_contained(found, tmp_path: Path):
     assert "python x &lt;y&gt;" in page
 
 
+def test_selections_and_additivity_are_there(found, tmp_path: Path):
+    def row(loss: float) -> dict[str, float]:
+        return {"output_loss": loss, "parameters": 0.5, "macs": 0.6}
+
+    scores = {
+        "quality": [
+            {"size": "small", "method": "bk_sdm small", "seeds": [row(0.4), row(0.5)]},
+            {"size": "small", "method": "laptop, one shot", "seeds": [row(0.2), row(0.1)]},
+            {"size": "small", "method": "laptop, re-scored", "seeds": [row(0.1), row(0.09)]},
+        ],
+        "additivity": [
+            {"seed": seed, "all": {"r2": r2, "r2_line": 0.8, "spearman": None, "n": 24}}
+            for seed, r2 in enumerate((0.95, 0.4))
+        ],
+    }  # fmt: skip
+    text = words(render_pruning(found, tmp_path / "p.html", scores=scores).read_text(encoding="utf-8"))
+    assert "re-scored selections have 0.7 of the output loss of those scored once" in text
+    assert "(median; less in 2 of 2 seeds)" in text
+    assert "R\N{SUPERSCRIPT TWO} of at least 0.9 everywhere: missed" in text
+    assert "undefined" in text
+    scores["additivity"][1]["all"]["r2"] = 0.9
+    assert "everywhere: met" in words(render_pruning(found, tmp_path / "q.html", scores=scores).read_text("utf-8"))
+
+
 def test_what_was_not_measured_is_said(found, tmp_path: Path):
     found["runs"][2]["after"] = found["runs"][3]["after"] = None
     found["runs"][4] = {**found["runs"][4], "after": None, "curve": []}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from edgediff.estimate.operators import OperatorTable
 from edgediff.plan import Plan
-from edgediff.schedule import OWN, UNTOUCHED, used_rows, wire_schedule
+from edgediff.schedule import UNTOUCHED, used_rows, wire_schedule
 from edgediff.units import UnitGraph
 
 BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
@@ -47,9 +47,10 @@ def plan_memory(
 
 
 def _denoiser_weights(plan: Plan, graph: UnitGraph) -> int:
-    """Parameters of the networks that rows run: a cut one shares those of the untouched one until it is distilled."""
+    """Parameters of the networks that rows run: a cut one shares those of the untouched one until it is distilled.
+    Phases of a distilled one count once: what they do not share are a few kernels."""
     networks = {plan.schedule.rows[name].network for name in used_rows(plan.schedule)}
     own, untouched = graph.parameters(), graph.without_cuts().parameters()
-    if networks == {UNTOUCHED, OWN} and plan.model.distilled:
-        return own + untouched
-    return untouched if UNTOUCHED in networks else own
+    if UNTOUCHED not in networks:
+        return own
+    return own + untouched if networks != {UNTOUCHED} and plan.model.distilled else untouched

@@ -15,6 +15,7 @@ from edgediff import __version__
 from edgediff.config import write_text_atomic
 from edgediff.report.markup import NOT_MEASURED, Child, Html, figure, join, percent, table, tag
 from edgediff.report.page import POLICY, STYLE
+from edgediff.report.pruning_scores import additivity, selections
 
 Run = Mapping[str, Any]
 MAIN, BASELINE = "laptop", "bk_sdm"
@@ -29,14 +30,19 @@ FEATURES = {
 SIDES = {"normalised": "bundle", "plain": "equal", "none": "reference"}
 
 
-def render_pruning(found: Mapping[str, Any], out: Path, *, sheet: bytes | None = None) -> Path:
+def render_pruning(
+    found: Mapping[str, Any], out: Path, *, scores: Mapping[str, Any] | None = None, sheet: bytes | None = None
+) -> Path:
     """Writes the page to `out`, whole or not at all. `found`: `reference` (the untouched model's figures),
     `settings` (of all distillations) and `runs`, each with `size`, `method`, `features`, `feature`, `seed`, `before`,
-    `after` (None: not drawn), `curve` (empty: not distilled) and perhaps `switched`. `sheet`: the contact sheet as PNG.
+    `after` (None: not drawn), `curve` (empty: not distilled) and perhaps `switched`. `scores`: `quality` and
+    `additivity` as `pruning_scores` takes them. `sheet`: the contact sheet as PNG.
     """
     sections: list[tuple[str, Child]] = [
         ("Verdicts", verdicts(found)), ("Before and after", _tables(found)), ("Losses", _curves(found)),
-        ("Switching", _switching(found)), ("Pictures", _picture(sheet)), ("How", _how(found)),
+        ("Selections before recovery", selections((scores or {}).get("quality", ()))),
+        ("Does the loss add up", additivity((scores or {}).get("additivity", ()))), ("Switching", _switching(found)),
+        ("Pictures", _picture(sheet)), ("How", _how(found)),
     ]  # fmt: skip
     made = [tag("section", tag("h3", what), tag("div", body, class_="content")) for what, body in sections if body]
     lede = (

@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--latency", type=float, default=0.65, help="operators: the share of a call's time that stays")
     parser.add_argument("--by", default="per_ms", help="operators: score, per_mac or per_ms")
     parser.add_argument("--draws", type=int, default=8, help="operators: seeds, a multiple of 8")
-    parser.add_argument("--json", type=Path, help="quality: the figures behind the table")
+    parser.add_argument("--json", type=Path, help="quality, additivity: a file to which the figures are added")
     args = parser.parse_args()
     full_size = args.what in ("units", "full-size")
     args.model = args.model or ("random:sd15" if full_size else "glyph")
@@ -71,9 +71,8 @@ def quality(args: argparse.Namespace) -> None:
                 rows.setdefault((preset, name), []).append(measure_cuts(pipeline, unseen, removed))
         say(f"after {seed + 1} of {args.seeds} seeds\n{quality_table(rows)}")
     print(quality_table(rows))
-    if args.json:
-        plain = [{"size": size, "method": name, "seeds": found} for (size, name), found in rows.items()]
-        args.json.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
+    plain = [{"size": size, "method": name, "seeds": found} for (size, name), found in rows.items()]
+    add_figures(args.json, "quality", plain)
 
 
 def additivity(args: argparse.Namespace) -> None:
@@ -83,6 +82,13 @@ def additivity(args: argparse.Namespace) -> None:
         found.append(check_additivity(pipeline, trace_of(pipeline, seed), args.subsets, seed))
         say(f"after {seed + 1} of {args.seeds} seeds\n{additivity_table(found)}")
     print(additivity_table(found))
+    add_figures(args.json, "additivity", found)
+
+
+def add_figures(path: Path | None, key: str, value: Any) -> None:
+    if path is not None:
+        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        path.write_text(json.dumps({**known, key: value}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def methods(pipeline: Pipeline, preset: str, seed: int) -> list[tuple[str, str, dict[str, Any]]]:

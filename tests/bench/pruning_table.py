@@ -3,6 +3,7 @@
     python tests/bench/pruning_table.py run --work build/pruning [--seeds 3] [--steps 100] [--jobs 2] [--limit N]
     python tests/bench/pruning_table.py render --work build/pruning     tests/bench/pruning_table.{json,html}
 
+The page also shows what `pruning_scores.py quality` and `additivity` wrote to tests/bench/pruning_scores.json.
 `run` makes what is missing in the work folder, in the order of `list_runs`, `jobs` runs side by side and at most
 `limit` of them, so that it can be stopped and started again at any time. `render` writes the committed table of what
 is there. Sizes are those of BK-SDM's presets. The cuts are chosen once, on the calibration prompts;
@@ -48,6 +49,7 @@ from edgediff.units import UnitGraph
 from edgediff.variants import cut_network, load_network
 
 HERE = Path(__file__).parent
+SCORES = HERE / "pruning_scores.json"  # what pruning_scores.py quality and additivity found
 SHOWN, BATCH, PAIRS = 12, 64, 15
 SWITCH_SHARE = 0.5  # of the calls, for the light network: A-SDM's switching
 
@@ -345,7 +347,8 @@ def main() -> None:
     else:
         found = collect_runs(args.work, args)
         write_json(HERE / "pruning_table.json", found)
-        render_pruning(found, HERE / "pruning_table.html", sheet=contact_sheet(args.work))
+        scores = json.loads(SCORES.read_text(encoding="utf-8")) if SCORES.is_file() else None
+        render_pruning(found, HERE / "pruning_table.html", scores=scores, sheet=contact_sheet(args.work))
 
 
 if __name__ == "__main__":
