@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from edgediff.config import Model
 from edgediff.errors import PlanError, did_you_mean
@@ -35,6 +35,14 @@ class Row(Model):
     hold: tuple[str, ...] = ()
     delta: tuple[str, ...] = ()
     network: Literal["own", "untouched", "phase1", "phase2", "phase3"] = "own"
+
+    @model_serializer(mode="wrap")
+    def _plain(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A row of the plan's own network does not say so."""
+        values: dict[str, Any] = write(self)
+        if self.network == OWN:
+            del values["network"]
+        return values
 
     @property
     def is_full(self) -> bool:

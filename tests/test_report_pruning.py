@@ -54,9 +54,14 @@ def test_verdicts_are_computed(found):
 
 
 def test_the_page_is_whole_and_self_contained(found, tmp_path: Path):
-    found["runs"][0]["switched"] = {"macs": 0.8, **{
-        key: {"retrieval_at_1": 0.9, "frechet": 0.2, "psnr_db": 20.0} for key in ("light_first", "light_last")
-    }}  # fmt: skip
+    scores = {"retrieval_at_1": 0.9, "frechet": 0.2, "psnr_db": 20.0, "macs": 0.8}
+    found["switch"] = {"steps": 20, "prompts": 8, "rows": [
+        {"size": "small", "method": "bk_sdm", "order": "first", "share": 0.5, **scores},
+        {"method": "untouched", "order": "", "steps": 16, **scores},
+    ]}  # fmt: skip
+    tau = {"retrieval_at_1": 0.7, "frechet": 0.8, "psnr_db": 0.9}
+    found["check"] = {"steps": [5, 10], "prompts": 8, "tau": tau, "rows": [{}, {}]}
+    found["runs"].append(run("bk_sdm", "normalised", 0, 0.6, 0.3, phases=2))
     page = render_pruning(found, tmp_path / "p.html", sheet=b"\x89PNG").read_text(encoding="utf-8")
     assert page.startswith("<!doctype html>")
     assert "http" not in page.replace('http-equiv', "")
@@ -64,6 +69,10 @@ def test_the_page_is_whole_and_self_contained(found, tmp_path: Path):
     for title in ("Verdicts", "Before and after", "Losses", "Switching", "Pictures", "How"):
         assert f" {title} " in text
     assert "85.0\N{NO-BREAK SPACE}%" in text, "the mean of two seeds"
+    assert "untouched,  16 steps" in text or "untouched, 16 steps" in text
+    assert "5 steps rank 2 distilled networks as 10 do up to Kendall's tau 0.7" in text.replace("&#x27;", "'")
+    assert "with experts in 2 phases the output loss is 75\N{NO-BREAK SPACE}% of that without (n 1)" in text
+    assert "and retrieval@1 10.0 points higher" in text
     assert "80.0\N{NO-BREAK SPACE}% to 90.0\N{NO-BREAK SPACE}%" in text
     assert page.count("<path d=\"M") >= 5, "a line for each seed and loss"
     assert "python x &lt;y&gt;" in page

@@ -116,21 +116,19 @@ def test_a_plan_counts_both_networks(pipeline, base, distilled):
     assert own.memory_mb - shared > 4e-6 * 0.9 * pipeline.graph.with_cuts(CUTS).parameters(), "weights of its own"
 
 
-def test_a_cut_alone_shares_all_weights(base, tmp_path):
+def test_a_cut_alone_shares_all_weights(base, pipeline, tmp_path):
     with cached_exports():
-        both = build(base, recipe=CUT, target="host", out=tmp_path / "both")
-        one = build(base, recipe=Recipe(name="one", sampler=SamplerTable(steps=CALLS)), target="host",
-                    out=tmp_path / "one")  # fmt: skip
-    sizes = [bundle.folder.joinpath("onnxruntime/unet/weights.bin").stat().st_size for bundle in (both, one)]
-    assert sizes[0] - sizes[1] < 0.01 * sizes[1]
-    assert verify_bundle(both)["ok"]
+        bundle = build(base, recipe=CUT, target="host", out=tmp_path / "both", backends=["onnxruntime"])
+    size = bundle.folder.joinpath("onnxruntime/unet/weights.bin").stat().st_size
+    tensors = [p.nbytes for p in pipeline.denoiser.parameters()]
+    padding = sum(4096 if size >= 1 << 16 else 64 for size in tensors)
+    assert size < sum(tensors) + padding, "a second set would double it"
+    assert verify_bundle(bundle)["ok"]
 
 
 def test_a_distilled_network_brings_its_own_and_the_untouched_one_is_there(base, distilled, tmp_path):
     with cached_exports():
-        bundle = build(
-            distilled, recipe=ALONE, target="host", out=tmp_path / "b", backends=["eager", "onnxruntime"]
-        )
+        bundle = build(distilled, recipe=ALONE, target="host", out=tmp_path / "b", backends=["eager"])
     report = verify_bundle(bundle)
     assert report["ok"], report
     untouched = load_pipeline(base).denoiser.state_dict()

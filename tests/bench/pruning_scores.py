@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--subsets", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--prompts", type=int, default=2, help="reuse: calibration prompts, four timesteps of each")
+    parser.add_argument("--timesteps", type=int, default=2, choices=(1, 2), help="full-size: samples that are scored")
     parser.add_argument("--latency", type=float, default=0.65, help="operators: the share of a call's time that stays")
     parser.add_argument("--by", default="per_ms", help="operators: score, per_mac or per_ms")
     parser.add_argument("--draws", type=int, default=8, help="operators: seeds, a multiple of 8")
@@ -256,8 +257,8 @@ def units(args: argparse.Namespace) -> None:
 
 
 def score_full_size(args: argparse.Namespace) -> None:
-    """`laptop` at half of the parameters on one prompt and two timesteps, additivity and re-scoring left out; and
-    what the same costs at 8 prompts and 4 timesteps."""
+    """`laptop` at half of the parameters on one prompt and `--timesteps` of a trajectory of two calls, additivity and
+    re-scoring left out; and what the same costs at 8 prompts and 4 timesteps."""
     clock = [time.perf_counter()]
 
     def lap() -> float:
@@ -269,13 +270,13 @@ def score_full_size(args: argparse.Namespace) -> None:
     trace = trace_of(pipeline, 0, steps=2, prompts=1, scale=1.0)
     seconds["trace of 2 calls"] = lap()
     laptop = load_plugin("prune", "laptop")
-    spec = laptop.Spec(budget={"parameters": 0.5}, timesteps=2, subsets=0, rescore="never")
+    spec = laptop.Spec(budget={"parameters": 0.5}, timesteps=args.timesteps, subsets=0, rescore="never")
     scores = laptop.score(spec, pipeline, trace, lambda text, done, total: say(f"{text} {done}/{total}"))
     seconds["scoring"] = lap()
     seconds["CPU time of all"] = round(time.process_time(), 1)
-    samples = 8 * 4 / len(trace.inputs[0])
+    samples = 8 * 4 / args.timesteps
     print(json.dumps({
-        "model": args.model, "candidates": len(scores.values), "samples": len(trace.inputs[0]), "seconds": seconds,
+        "model": args.model, "candidates": len(scores.values), "samples": args.timesteps, "seconds": seconds,
         "peak_rss_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2),
         "cut": list(scores.selection or ()), "selections": scores.checks["selections"],
         "projected_hours": {
