@@ -363,7 +363,7 @@ def contact_sheet(work: Path) -> bytes | None:
     from PIL import Image
 
     rows = [np.load(path)[:SHOWN] for path in sorted(work.glob("reference-*.npy"))[:1]]
-    for size in ("small", "tiny"):
+    for size in ("base", "small", "tiny"):
         for method in ("laptop", "bk_sdm"):
             names = (f"before-{size}-{method}", f"{size}-{method}-normalised-0")
             files = [work / f"shown-{name}.npy" for name in names]
