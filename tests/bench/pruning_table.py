@@ -358,11 +358,12 @@ def collect_runs(work: Path, args: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def contact_sheet(work: Path) -> bytes | None:
+def contact_sheet(args: argparse.Namespace) -> bytes | None:
     """PNG: the untouched pictures, then for each cut those right after it and those after distillation."""
     from PIL import Image
 
-    rows = [np.load(path)[:SHOWN] for path in sorted(work.glob("reference-*.npy"))[:1]]
+    work = args.work
+    rows = [np.load(work / f"reference-{args.prompts}-{args.sampler_steps}.npy")[:SHOWN]]
     for size in ("base", "small", "tiny"):
         for method in ("laptop", "bk_sdm"):
             names = (f"before-{size}-{method}", f"{size}-{method}-normalised-0")
@@ -373,7 +374,7 @@ def contact_sheet(work: Path) -> bytes | None:
         return None
     whole = np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
     buffer = io.BytesIO()
-    Image.fromarray(whole).save(buffer, "PNG", optimize=True)
+    Image.fromarray(whole).quantize(128).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
@@ -404,7 +405,7 @@ def main() -> None:
         found = collect_runs(args.work, args)
         write_json(HERE / "pruning_table.json", found)
         scores = json.loads(SCORES.read_text(encoding="utf-8")) if SCORES.is_file() else None
-        render_pruning(found, HERE / "pruning_table.html", scores=scores, sheet=contact_sheet(args.work))
+        render_pruning(found, HERE / "pruning_table.html", scores=scores, sheet=contact_sheet(args))
 
 
 if __name__ == "__main__":
