@@ -102,6 +102,23 @@ def test_selections_and_additivity_are_there(found, tmp_path: Path):
     assert "everywhere: met" in words(render_pruning(found, tmp_path / "q.html", scores=scores).read_text("utf-8"))
 
 
+def test_operators_are_judged_by_time_and_distance(found, tmp_path: Path):
+    def figures(frechet: float) -> dict[str, float]:
+        return {"frechet": frechet, "retrieval_at_1": 0.9, "psnr_db": 20.0}
+
+    run = {"after": figures(0.103), "reference": figures(0.1), "settings": {"steps": 9, "seed": 0}}
+    measured = {
+        "cut": {"cuts": [{}, {}], "scored": 7, "parameters": 0.4, "macs": 0.6, "checks": {"tau": {"first_rung": 0.8}}},
+        "time": {"median": 0.66, "quartile_low": 0.6, "quartile_high": 0.7, "pairs": 9}, "before": figures(0.2),
+        "runs": [run],
+    }  # fmt: skip
+    for median, verdict in ((0.66, "met"), (0.71, "missed")):
+        measured["time"]["median"] = median
+        page = render_pruning(found, tmp_path / "p.html", scores={"operators": measured}).read_text(encoding="utf-8")
+        assert f"Target, 30 % less at 5 % more: {verdict}." in words(page)
+    assert "2 of 7 operators cut" in words(page)
+
+
 def test_what_was_not_measured_is_said(found, tmp_path: Path):
     found["runs"][2]["after"] = found["runs"][3]["after"] = None
     found["runs"][4] = {**found["runs"][4], "after": None, "curve": []}

@@ -15,7 +15,7 @@ from edgediff import __version__
 from edgediff.config import write_text_atomic
 from edgediff.report.markup import NOT_MEASURED, Child, Html, figure, join, percent, table, tag
 from edgediff.report.page import POLICY, STYLE
-from edgediff.report.pruning_scores import additivity, selections
+from edgediff.report.pruning_scores import additivity, operators, selections
 
 Run = Mapping[str, Any]
 MAIN, BASELINE = "laptop", "bk_sdm"
@@ -36,12 +36,13 @@ def render_pruning(
     """Writes the page to `out`, whole or not at all. `found`: `reference` (the untouched model's figures),
     `settings` (of all distillations) and `runs`, each with `size`, `method`, `features`, `feature`, `seed`, `before`,
     `after` (None: not drawn) and `curve` (empty: not distilled); perhaps `switch` and `check`, what the bench of
-    these names found. `scores`: `quality` and `additivity` as `pruning_scores` takes them. `sheet`: PNG.
+    these names found. `scores`: `quality`, `additivity`, `operators` as `pruning_scores` takes them. `sheet`: PNG.
     """
     sections: list[tuple[str, Child]] = [
         ("Verdicts", verdicts(found)), ("Before and after", _tables(found)), ("Losses", _curves(found)),
         ("Selections before recovery", selections((scores or {}).get("quality", ()))),
-        ("Does the loss add up", additivity((scores or {}).get("additivity", ()))), ("Switching", _switching(found)),
+        ("Does the loss add up", additivity((scores or {}).get("additivity", ()))),
+        ("Operators", operators((scores or {}).get("operators"))), ("Switching", _switching(found)),
         ("Pictures", _picture(sheet)), ("How", _how(found)),
     ]  # fmt: skip
     made = [tag("section", tag("h3", what), tag("div", body, class_="content")) for what, body in sections if body]

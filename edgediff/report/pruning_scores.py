@@ -1,6 +1,7 @@
-"""Two sections of the page about cuts: what selections cost before any recovery, and whether losses add up.
+"""Sections of the page about cuts: what selections cost before any recovery, whether losses add up, and operators.
 
-`tests/bench/pruning_scores.py` measures them (`quality` and `additivity`, with `--json`). Plain data in, HTML out.
+`tests/bench/pruning_scores.py` measures the first two (`quality` and `additivity`, with `--json`),
+`tests/bench/operators_recovered.py` the third. Plain data in, HTML out.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from edgediff.report.markup import Child, Html, figure, join, percent, table, ta
 
 BASELINE, ONE_SHOT, RESCORED = "bk_sdm", "laptop, one shot", "laptop, re-scored"
 ADDITIVE = 0.9  # R2 from which the sum of single losses is believed
+FASTER, NEAR = 0.7, 1.05  # of the untouched: at most this time of a call, at most this Frechet distance
 
 
 def selections(quality: Sequence[Mapping[str, Any]]) -> Html:
@@ -86,6 +88,41 @@ def additivity(found: Sequence[Mapping[str, Any]]) -> Html:
         "The measured loss of removing several layers together against the sum of their single losses, on random "
         "subsets; median over seeds, lowest and highest below it. Where the sum explains too little, LAPTOP-Diff is "
         "scored again after each tenth of the budget and the selection of least measured loss is kept."
+    )
+    verdict = tag("ul", tag("li", text, class_="better" if met else "worse"), class_="verdicts")
+    return join([verdict, table(head, rows, numbers=range(1, 6)), tag("p", words, class_="note")])
+
+
+def operators(found: Mapping[str, Any] | None) -> Html:
+    """`found`: `cut` (what was chosen), `time` (cut over untouched), `before` and `runs` (figures of the pictures)."""
+    if not found:
+        return Html("")
+    cut, time, before, runs = found["cut"], found["time"], found["before"], found["runs"]
+    whole = runs[0]["reference"]
+    span = tag("small", f"{figure(time['quartile_low'])} to {figure(time['quartile_high'])}")
+    rows: list[list[Child]] = [
+        ["untouched", "1", figure(whole["frechet"], 4), percent(whole["retrieval_at_1"], 1), "", ""],
+        [f"{len(cut['cuts'])} of {cut['scored']} operators cut", join([figure(time["median"]), span]),
+         figure(before["frechet"], 4), percent(before["retrieval_at_1"], 1), figure(before["psnr_db"], 1, "dB"), ""],
+    ]  # fmt: skip
+    for run in runs:
+        after, settings = run["after"], run["settings"]
+        rows.append([
+            f"distilled, {settings['steps']} steps", "", figure(after["frechet"], 4),
+            percent(after["retrieval_at_1"], 1), figure(after["psnr_db"], 1, "dB"), settings["seed"],
+        ])  # fmt: skip
+    worst = max(run["after"]["frechet"] / run["reference"]["frechet"] for run in runs)
+    met = time["median"] <= FASTER and worst <= NEAR
+    text = (
+        f"{percent(1 - time['median'], 1)} less time of a call on ONNX Runtime at {percent(worst - 1, 1)} more "
+        f"Fr\u00e9chet distance after recovery (the worst of {len(runs)} seeds). Target, 30 % less at 5 % more: "
+        f"{'met' if met else 'missed'}."
+    )
+    head = ("LD-Pruner", "time of a call", "Fr\u00e9chet", "retrieval@1", "PSNR", "seed")
+    words = (
+        f"Parameters {percent(cut['parameters'], 1)}, MACs {percent(cut['macs'], 1)}. CPU time of the U-Net's graph, "
+        f"one sample, one thread, by turns with the untouched one's: median and quartiles of {time['pairs']} pairs. "
+        f"Kendall's tau of the scores between seed halves: {figure(cut['checks']['tau']['first_rung'])}."
     )
     verdict = tag("ul", tag("li", text, class_="better" if met else "worse"), class_="verdicts")
     return join([verdict, table(head, rows, numbers=range(1, 6)), tag("p", words, class_="note")])

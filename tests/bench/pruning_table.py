@@ -5,7 +5,8 @@
     python tests/bench/pruning_table.py check --work build/pruning      the same networks by twice as many steps
     python tests/bench/pruning_table.py render --work build/pruning     tests/bench/pruning_table.{json,html}
 
-The page also shows what `pruning_scores.py quality` and `additivity` wrote to tests/bench/pruning_scores.json.
+The page also shows what `pruning_scores.py quality` and `additivity` wrote to tests/bench/pruning_scores.json, and what
+operators_recovered.py wrote.
 `run` makes what is missing in the work folder, in the order of `list_runs`, `jobs` runs side by side and at most
 `limit` of them, so that it can be stopped and started again at any time. `render` writes the committed table of what
 is there. Sizes are those of BK-SDM's presets. The cuts are chosen once, on the calibration prompts;
@@ -54,6 +55,7 @@ from edgediff.variants import cut_network, load_network, load_phases
 
 HERE = Path(__file__).parent
 SCORES = HERE / "pruning_scores.json"  # what pruning_scores.py quality and additivity found
+OPERATORS = HERE / "operators_recovered.json"  # what operators_recovered.py found
 SHOWN, BATCH, PAIRS = 12, 64, 15
 SWITCH_STEPS, SWITCH_PROMPTS = 20, 64
 SWITCH_SHARES = (0.3, 0.5)  # of the calls, for the light network
@@ -404,7 +406,9 @@ def main() -> None:
     else:
         found = collect_runs(args.work, args)
         write_json(HERE / "pruning_table.json", found)
-        scores = json.loads(SCORES.read_text(encoding="utf-8")) if SCORES.is_file() else None
+        scores = json.loads(SCORES.read_text(encoding="utf-8")) if SCORES.is_file() else {}
+        if OPERATORS.is_file():
+            scores["operators"] = json.loads(OPERATORS.read_text(encoding="utf-8"))
         render_pruning(found, HERE / "pruning_table.html", scores=scores, sheet=contact_sheet(args))
 
 
