@@ -57,8 +57,8 @@ HERE = Path(__file__).parent
 SCORES = HERE / "pruning_scores.json"  # what pruning_scores.py quality and additivity found
 OPERATORS = HERE / "operators_recovered.json"  # what operators_recovered.py found
 SHOWN, BATCH, PAIRS = 12, 64, 15
-SWITCH_STEPS, SWITCH_PROMPTS = 20, 64
-SWITCH_SHARES = (0.3, 0.5)  # of the calls, for the light network
+SWITCH_STEPS, SWITCH_PROMPTS = 10, 64
+SWITCH_SHARES = (0.5,)  # of the calls, for the light network
 
 
 @dataclass(frozen=True)
@@ -244,7 +244,7 @@ def measure_switches(args: argparse.Namespace) -> None:
     pictures = Pictures(pipeline, args.work, SWITCH_STEPS, SWITCH_PROMPTS)
     whole: Network = (pipeline.denoiser, pipeline.graph)
     rows: list[dict[str, Any]] = []
-    for run in (Run(size, method, "normalised", 0) for size in ("base", "small") for method in ("bk_sdm", "laptop")):
+    for run in (Run("small", method, "normalised", 0) for method in ("bk_sdm", "laptop")):
         folder = args.work / "networks" / run.key
         if not (folder / RECORD).is_file():
             continue
