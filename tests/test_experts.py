@@ -12,7 +12,7 @@ from torch import nn
 
 from edgediff.distill import distill_network, load_samples, prepare_folder
 from edgediff.distill.checkpoint import read_losses
-from edgediff.distill.experts import Experts, RoutedNetwork, find_experts, phase_of
+from edgediff.distill.experts import GAIN, Experts, RoutedNetwork, find_experts, phase_of
 from edgediff.distill.tapped import TappedNetwork
 from edgediff.distilled import PHASES, Phases, hash_file, read_distilled
 from edgediff.errors import MethodError, ModelError, PlanError
@@ -76,7 +76,7 @@ def routed(pipeline: Pipeline, phases: int = 3) -> RoutedNetwork:
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for value in experts.shares.values():
-            value.copy_(torch.randn(value.shape, generator=generator))
+            value.copy_(torch.randn(value.shape, generator=generator) / GAIN)
     return RoutedNetwork(experts, graph, (), 1000)
 
 
@@ -123,7 +123,7 @@ class Mixed(nn.Module):
     def forward(self, value: torch.Tensor) -> torch.Tensor:
         rows = []
         for one, phase in zip(value, self.place, strict=True):
-            kernel = self.own.weight + torch.einsum("e,eoihw->oihw", self.shares[phase], self.kernels)
+            kernel = self.own.weight + torch.einsum("e,eoihw->oihw", GAIN * self.shares[phase], self.kernels)
             rows.append(nn.functional.conv2d(one[None], kernel, self.own.bias, padding=self.own.padding))
         return torch.cat(rows)
 

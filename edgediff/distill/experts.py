@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from edgediff.units import UnitGraph
 
 
+GAIN = 10.0  # how much faster shares move than weights: all steps of AdamW have one size, and theirs start at 0
+
+
 def find_experts(whole: nn.Module, cut: UnitGraph) -> dict[str, tuple[str, ...]]:
     """Convolution that stays -> removed ones of its block with the same kernel's shape; `whole` is the untouched
     network. Raises MethodError when no convolution has any."""
@@ -51,7 +54,7 @@ def find_experts(whole: nn.Module, cut: UnitGraph) -> dict[str, tuple[str, ...]]
 
 class Experts(nn.Module):
     """The cut network, and for every conditional convolution its experts `[experts, *kernel]` and how much of each a
-    phase takes, `[phases, experts]`."""
+    phase takes, `[phases, experts]`, kept over `GAIN`."""
 
     def __init__(self, body: nn.Module, whole: nn.Module, groups: Mapping[str, tuple[str, ...]], phases: int) -> None:
         super().__init__()
@@ -71,7 +74,7 @@ class Experts(nn.Module):
         found: dict[str, Tensor] = {}
         for name in self.names:
             own = self.body.get_parameter(f"{name}.weight")
-            share, kernels = self.shares[_key(name)][phase], self.kernels[_key(name)]
+            share, kernels = GAIN * self.shares[_key(name)][phase], self.kernels[_key(name)]
             found[f"{name}.weight"] = own + (share.view(-1, 1, 1, 1, 1) * kernels).sum(0)  # fp32 under autocast too
         return found
 
