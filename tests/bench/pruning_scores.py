@@ -243,7 +243,7 @@ def units(args: argparse.Namespace) -> None:
     """What every candidate is worth by itself."""
     from edgediff.prune._candidates import candidates
 
-    graph = load_pipeline(args.model).graph
+    graph = describe_model(args.model)
     total, macs = graph.parameters(), graph.macs()
     print(f"{args.model}: {total / 1e6:.2f} M parameters, {macs / 1e9:.2f} GMACs a call\n")
     print("| layer | M parameters | share | GMACs | share |\n|---|---|---|---|---|")
@@ -254,6 +254,24 @@ def units(args: argparse.Namespace) -> None:
     rest = graph.with_cuts(candidates(graph, "layer"))
     print(f"| (stays) | {rest.parameters() / 1e6:.3f} | {rest.parameters() / total:.2%} "
           f"| {rest.macs() / 1e9:.3f} | {rest.macs() / macs:.2%} |")
+
+
+def describe_model(model: str) -> Any:
+    """Its unit graph; a `random:` U-Net is described without its weights."""
+    import torch
+
+    from edgediff import pipeline
+    from edgediff.model_parts import make_part
+    from edgediff.networks import Sizes, unit_graph
+
+    path = pipeline.PACKAGE / "architectures" / f"{model.removeprefix('random:')}.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if "unet" not in config:
+        return load_pipeline(model).graph
+    with torch.device("meta"):
+        network = make_part("unet", config["unet"])
+    size = config["unet"]["sample_size"]
+    return unit_graph(network, Sizes(size, size, config.get("tokens", 0)))
 
 
 def score_full_size(args: argparse.Namespace) -> None:
