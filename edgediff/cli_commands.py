@@ -5,8 +5,6 @@ from __future__ import annotations
 import inspect as python_inspect
 import io
 import json
-import os
-import tempfile
 import textwrap
 from argparse import Namespace
 from dataclasses import dataclass

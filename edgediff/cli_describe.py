@@ -20,7 +20,8 @@ QUALITY_KEYS = ("retrieval_at_1", "frechet", "psnr_db", "ssim")
 
 def describe_bundle(manifest: Manifest) -> dict[str, Any]:
     """`inspect`'s JSON. `macs_per_image` counts a call twice where it is guided; `parameters` takes the largest
-    graph of each component, since the others share its weights."""
+    graph of each component, since the others share its weights (a distilled network that takes turns with the
+    untouched one does not: there it is the larger of the two)."""
     from edgediff.runtime import list_backends, used_graphs
 
     program = manifest.program

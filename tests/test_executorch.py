@@ -23,7 +23,7 @@ from edgediff.manifest import Artifact, Graph, TensorSpec
 from edgediff.metrics import psnr
 from edgediff.plan import BackendPlan
 from edgediff.target import Target
-from edgediff.variants import Variant, Variants, build_variants
+from edgediff.variants import Variant, build_variants
 from tests.tiny import tiny_pipeline, tiny_plan
 
 EXACT = 120.0  # dB of rewritten against untouched graphs in fp32; measured: 131 at the least
@@ -227,7 +227,7 @@ class Lab:
         variant = Variant("shallow", "unet", module, values, tuple(inputs), (output,), {}, {})
         calls = [Call("shallow", example(variant, seed)) for seed in range(3)]
         whole = build_variants(self.pipeline, tiny_plan(self.pipeline, {}))
-        return Variants(plan, whole.network, whole.graph, {"shallow": variant}, lambda: calls)
+        return replace(whole, plan=plan, graphs={"shallow": variant}, calibration=lambda: calls)
 
     def lower(self, precision="fp32", format="pte"):
         key = (precision, format)

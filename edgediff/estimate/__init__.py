@@ -25,7 +25,7 @@ from edgediff.estimate.device import Device, open_device
 from edgediff.estimate.memory import plan_memory
 from edgediff.estimate.operators import OperatorTable
 from edgediff.plan import Plan
-from edgediff.schedule import HOLD, wire_schedule
+from edgediff.schedule import HOLD, graph_for, wire_schedule
 from edgediff.target import Target
 from edgediff.units import Live, UnitGraph
 
@@ -133,7 +133,10 @@ def estimate_plan(
     device = open_device(target, backend, precision)
     cut = graph.with_cuts(one.unit for one in plan.cuts)
     wirings = wire_schedule(plan.schedule, cut)
-    tables = {name: (denoiser or {}).get(name) or graph_operators(cut, w.live) for name, w in wirings.items()}
+    tables = {
+        name: (denoiser or {}).get(name) or graph_operators(graph_for(w.network, cut), w.live)
+        for name, w in wirings.items()
+    }  # fmt: skip
     parts = dict(components or {})
     mid: dict[str, float] = {name: device.price(table) for name, table in parts.items()}
     image = sum(mid.values()) + (mid.get("text_encoder", 0.0) if _is_guided(plan) else 0.0)
