@@ -125,6 +125,15 @@ COMMANDS = {
         _option("--threads", type=int, metavar="N", help="threads to calibrate for (default 1)"),
         _option("--plot", metavar="FILE.svg", help="also draw the devices with their intervals"),
     )),
+    "import": Command(cli_commands.import_measurements, "read times that another tool measured", (
+        _option("file", metavar="FILE", help="ONNX Runtime trace, ExecuTorch ETDump, AI Hub perf.yaml, or the JSON of "
+                "`edgediff profile`"),
+        _option("--graph", metavar="NAME", help="name of the traced graph (default: the file's)"),
+        _option("--device", metavar="NAME", help="device of a perf.yaml to read; or where a trace was made"),
+        _option("--runtime", metavar="NAME", help="runtime of a perf.yaml to read"),
+        _option("--precision", default="float", metavar="P", help="precision of a perf.yaml (default float)"),
+        _option("--into", metavar="BUNDLE", help="keep the one table in this bundle's manifest, where report finds it"),
+    )),
     "evaluate": Command(cli_commands.evaluate, "measure quality beside the untouched model", (
         BUNDLE,
         _option("--prompts", default="256", metavar="N|FILE", help="how many of the embedded model's captions, or a "
@@ -139,6 +148,8 @@ COMMANDS = {
         _option("--out", required=True, metavar="FILE", help="HTML file, replaced if it is there"),
         _option("--evaluation", action="append", default=[], metavar="FILE",
                 help="JSON of `edgediff evaluate --out`; once for each bundle in their order, - for none"),
+        _option("--estimates", action="append", default=[], metavar="RECIPE.json",
+                help="what `edgediff estimate --json` printed for a recipe; may be repeated; one drawing for all"),
     )),
     "inspect": Command(cli_commands.inspect, "what a bundle holds", (BUNDLE,)),
     "compare": Command(cli_commands.compare, "is bundle B faster than bundle A here?", (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect as python_inspect
 import io
+import json
 import textwrap
 from argparse import Namespace
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ from edgediff.errors import ConfigError, LinkError, OutputError, unknown
 if TYPE_CHECKING:
     from edgediff.bundle import Bundle
     from edgediff.latency import LatencyTable
+
+if TYPE_CHECKING:
+    from edgediff.estimate import PlanEstimate
 
 
 @dataclass(frozen=True)
@@ -172,6 +176,23 @@ def _device_profiles(bundle: Bundle, found: dict[str, LatencyTable | LinkError])
     return Answer(data, "\n\n".join(texts), 1 if errors else 0)
 
 
+def import_measurements(args: Namespace) -> Answer:
+    """`links.reading.read_measurements`; with --into the table is kept in a manifest, as `profile`'s is."""
+    from edgediff.bundle import open_bundle, update_manifest
+    from edgediff.links.reading import read_measurements
+
+    tables = read_measurements(
+        Path(args.file), graph=args.graph, device=args.device, runtime=args.runtime, precision=args.precision
+    )
+    data = {name: table.model_dump(mode="json", exclude_none=True) for name, table in tables.items()}
+    if args.into:
+        if len(data) != 1:
+            raise ConfigError(f"a manifest keeps one table, and '{args.file}' has {len(data)}: "
+                              f"{', '.join(data)}", code="several_tables")  # fmt: skip
+        update_manifest(open_bundle(args.into), profile=next(iter(data.values())))
+    return Answer({"tables": data}, "\n\n".join(f"{name}\n{table}" for name, table in tables.items()))
+
+
 def estimate(args: Namespace) -> Answer:
     """`flow.estimate_model` on each target."""
     from edgediff import flow
@@ -216,8 +237,23 @@ def report(args: Namespace) -> Answer:
     from edgediff.report import render_report
 
     bundles = [open_bundle(folder) for folder in args.bundles]
-    render_report(bundles, args.out, evaluations=[None if file == "-" else Path(file) for file in args.evaluation])
+    evaluations = [None if file == "-" else Path(file) for file in args.evaluation]
+    estimates = {Path(file).stem: _read_estimates(Path(file)) for file in args.estimates}
+    render_report(bundles, args.out, evaluations=evaluations, estimates=estimates)
     return Answer({"report": args.out, "bundles": args.bundles}, f"wrote {args.out}")
+
+
+def _read_estimates(file: Path) -> list[PlanEstimate]:
+    """What `edgediff estimate --json` printed, for one target or several."""
+    from edgediff.config import parse, read_text
+    from edgediff.estimate import PlanEstimate
+
+    try:
+        data = json.loads(read_text(file))
+    except ValueError as error:
+        raise ConfigError(f"is not JSON: {error}", where=str(file), code="syntax") from error
+    found = data.get("estimates", [data]) if isinstance(data, dict) else [data]
+    return [parse(one, PlanEstimate, where=str(file)) for one in found]
 
 
 def inspect(args: Namespace) -> Answer:

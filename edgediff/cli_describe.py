@@ -20,7 +20,8 @@ QUALITY_KEYS = ("retrieval_at_1", "frechet", "psnr_db", "ssim")
 
 def describe_bundle(manifest: Manifest) -> dict[str, Any]:
     """`inspect`'s JSON. `macs_per_image` counts a call twice where it is guided; `parameters` takes the largest
-    graph of each component, since the others share its weights."""
+    graph of each component, since the others share its weights (a distilled network that takes turns with the
+    untouched one does not: there it is the larger of the two)."""
     from edgediff.runtime import list_backends, used_graphs
 
     program = manifest.program
@@ -147,15 +148,19 @@ def _type_text(annotation: Any) -> str:
     return str(annotation).replace("typing.", "")
 
 
+SHOWN_NAME = 20  # characters of a device, so that the table has 80 columns
+
+
 def estimates_text(found: Sequence[PlanEstimate]) -> str:
     """A line per target; below it, what the figures stand on."""
     rows = []
     for one in found:
-        time, fits = one.latency_ms, {True: "yes", False: "NO", None: "?"}[one.fits]
-        room = f"{one.memory_mb:.0f} MB" + (f" of {one.ceiling_mb:.0f}" if one.ceiling_mb else "")
+        time, fits = one.latency_ms, {True: "fits", False: "NO", None: "?"}[one.fits]
+        room = f"{one.memory_mb / 1e3:.1f}" + (f"/{one.ceiling_mb / 1e3:.2g}" if one.ceiling_mb else "")
         spread = f"{_span(time.low)} to {_span(time.high)}"
-        rows.append((one.target, f"{one.backend} {one.precision}", _span(time.p50), spread, fits, room))
-    head = ("device", "runs on", "image", "4 times of 5", "fits", "memory")
+        rows.append((one.target[:SHOWN_NAME], f"{one.backend} {one.precision}", _span(time.p50), spread,
+                     f"{room} {fits}"))  # fmt: skip
+    head = ("device", "runs on", "image", "4 times of 5", "memory, GB")
     notes = ["estimated, not measured"]
     for one in found:
         unsure = f"; unverified: {', '.join(one.unverified)}" if one.unverified else ""

@@ -1,7 +1,8 @@
 """A distilled network on disk: what it was made from, which units it lacks, and the hash of its weights.
 
 A folder that `edgediff distill` wrote has `distilled.json` (written last), `unet/` with config, cuts and weights
-(`variants.save_network`), and `losses.jsonl`. It is a MODEL like any other: its pipeline is the base's, and a plan
+(`variants.save_network`), `phases.safetensors` with the tensors that are others in later phases of the timesteps (if
+it has any), and `losses.jsonl`. It is a MODEL like any other: its pipeline is the base's, and a plan
 for it names both hashes.
 """
 
@@ -19,7 +20,7 @@ from edgediff.errors import ModelError
 from edgediff.plan import Cut
 from edgediff.recipe import DistillTable
 
-RECORD, NETWORK, WEIGHTS = "distilled.json", "unet", "model.safetensors"
+RECORD, NETWORK, WEIGHTS, PHASES = "distilled.json", "unet", "model.safetensors", "phases.safetensors"
 CHECKPOINT, LOSSES = "checkpoint.safetensors", "losses.jsonl"
 
 
@@ -41,6 +42,20 @@ class Lora(Model):
     lost: tuple[str, ...] = ()
 
 
+class Phases(Model):
+    """Equal parts of the `times` training timesteps, the noisiest first, each with its own tensors of these `names`;
+    `weights` is the SHA-256 of the file that holds them."""
+
+    count: int = Field(ge=2)
+    times: int = Field(ge=1)
+    names: tuple[str, ...] = Field(min_length=1)
+    weights: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+    def at(self, timestep: float) -> int:
+        """The phase of a timestep."""
+        return self.count - 1 - min(max(int(timestep * self.count / self.times), 0), self.count - 1)
+
+
 class Distilled(Model):
     """`prune` are the recipe's `[[prune]]` tables that chose the cuts, `weights` the SHA-256 of the network's
     file, `samples` what it was trained on. `probe`: mean squared distance of the output from the untouched network's
@@ -56,7 +71,15 @@ class Distilled(Model):
     processes: int = Field(default=1, ge=1)
     probe: tuple[float, float] | None = None
     lora: Lora | None = None
+    phases: Phases | None = None
     weights: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all weights: the file's own where there is one."""
+        if self.phases is None:
+            return self.weights
+        return hashlib.sha256(f"{self.weights} {self.phases.weights}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -81,13 +104,16 @@ def read_distilled(folder: Path) -> Distilled:
             where=str(folder), code="unfinished",
         )
     record = read_json(folder / RECORD, Distilled)
-    file = folder / NETWORK / WEIGHTS
-    if not file.is_file():
-        raise ModelError("the distilled weights are missing", where=str(file), code="missing_part")
-    if hash_file(file) != record.weights:
-        raise ModelError(
-            f"has other bytes than {RECORD} says; distil again or restore the file", where=str(file), code="hash"
-        )
+    files = {folder / NETWORK / WEIGHTS: record.weights}
+    if record.phases is not None:
+        files[folder / PHASES] = record.phases.weights
+    for file, wanted in files.items():
+        if not file.is_file():
+            raise ModelError("the distilled weights are missing", where=str(file), code="missing_part")
+        if hash_file(file) != wanted:
+            raise ModelError(
+                f"has other bytes than {RECORD} says; distil again or restore the file", where=str(file), code="hash"
+            )
     return record
 
 

@@ -334,7 +334,9 @@ class Calibration:
 
         prompts, seed = calibration_prompts(self.pipeline, self.recipe.calibration), self.recipe.calibration.seed
         network = self._distilled if self.pipeline.distilled and graph.cuts else None
-        return Rollout(self.pipeline, prompts, range(seed, seed + len(prompts)), graph=graph, network=network)
+        phases = self._phases if network is not None else None
+        seeds = range(seed, seed + len(prompts))
+        return Rollout(self.pipeline, prompts, seeds, graph=graph, network=network, phases=phases)
 
     @cached_property
     def _distilled(self) -> nn.Module | None:
@@ -346,6 +348,16 @@ class Calibration:
         if found is None:
             return None
         return load_network(found.path / NETWORK, self.pipeline.graph)[0].to(self.pipeline.device)
+
+    @cached_property
+    def _phases(self) -> dict[str, nn.Module]:
+        """Its networks of later phases of the timesteps."""
+        from edgediff.variants import load_phases
+
+        if self.pipeline.distilled is None or self._distilled is None:
+            return {}
+        found = load_phases(self.pipeline.distilled, self._distilled)
+        return {name: network.to(self.pipeline.device) for name, network in found.items()}
 
     def _kept(
         self, what: str, stage: StageTable, setting: Setting, own: Any, run: Callable[[], dict[str, Any]]
@@ -362,7 +374,7 @@ class Calibration:
         distilled = self.pipeline.distilled
         basis = {
             "what": what, "own": own, "reference": self.recipe.model_dump(mode="json", include={"sampler", "guidance"}),
-            "weights": distilled.record.weights if distilled else self.pipeline.weights,
+            "weights": distilled.record.fingerprint if distilled else self.pipeline.weights,
             "prompts": calibration_prompts(self.pipeline, self.recipe.calibration),
             "seed": self.recipe.calibration.seed, "cuts": sorted(graph.cuts), "table": table.digest(),
             "tools": {name: importlib.metadata.version(name) for name in ("edgediff", "torch", "diffusers")},

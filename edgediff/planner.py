@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from edgediff.distilled import Phases
 from edgediff.errors import ConfigError, MethodError, PlanError, did_you_mean
 from edgediff.plan import (
     BackendPlan,
@@ -22,7 +23,7 @@ from edgediff.plugins import load_plugin, plugin_names
 from edgediff.recipe import Recipe, StageTable
 from edgediff.reuse import Setting
 from edgediff.rows import plan_guidance
-from edgediff.schedule import HOLD, Schedule, full_schedule, merge_rows, wire_schedule
+from edgediff.schedule import HOLD, Schedule, full_schedule, graph_for, merge_rows, split_phases, wire_schedule
 from edgediff.scores import Scores, read_spec
 from edgediff.target import Target
 from edgediff.trace import asked_guidance, step_table
@@ -53,11 +54,13 @@ def make_plan(
     table = step_table(pipeline, recipe.sampler.kind, recipe.sampler.steps)
     calls = len(table.rows)
     asked = asked_guidance(pipeline, recipe.guidance, calls)
-    schedule = _propose_schedule(recipe, Setting(graph, table, asked, recipe.max_graphs), calibrator)
+    phases = pipeline.distilled.record.phases if pipeline.distilled else None
+    schedule = _propose_schedule(recipe, Setting(graph, table, asked, recipe.max_graphs), calibrator, phases)
     wirings = wire_schedule(schedule, graph)
     graphs = {
         name: GraphPlan(
-            row=name, reads=w.reads, writes=w.writes, macs=graph.macs(w.live), parameters=graph.parameters(w.live)
+            row=name, reads=w.reads, writes=w.writes, macs=graph_for(w.network, graph).macs(w.live),
+            parameters=graph_for(w.network, graph).parameters(w.live),
         )
         for name, w in wirings.items()
     }
@@ -66,7 +69,7 @@ def make_plan(
         model=ModelRef(
             id=pipeline.id, revision=pipeline.revision, kind=pipeline.kind, weights=pipeline.weights,
             denoiser=type(pipeline.denoiser).__name__, licence=pipeline.licence,
-            distilled=pipeline.distilled.record.weights if pipeline.distilled else None,
+            distilled=pipeline.distilled.record.fingerprint if pipeline.distilled else None,
         ),
         recipe_name=recipe.name, recipe=recipe.digest(), target_name=target.name, target=target.digest(),
         sampler=SamplerPlan(kind=recipe.sampler.kind, steps=recipe.sampler.steps, calls=calls),
@@ -114,19 +117,29 @@ def propose_cuts(recipe: Recipe, scores: Scores) -> tuple[Cut, ...]:
     return tuple(cuts.values())
 
 
-def _propose_schedule(recipe: Recipe, setting: Setting, calibrator: Calibrator | None) -> Schedule:
-    for stage in recipe.reuse:
+def _propose_schedule(
+    recipe: Recipe, setting: Setting, calibrator: Calibrator | None, phases: Phases | None
+) -> Schedule:
+    """By the recipe's first `[[reuse]]`; rows of a network with phases are split by them."""
+    schedule = full_schedule(setting.calls)
+    for stage in recipe.reuse[:1]:
         plugin = load_plugin("reuse", stage.kind)
         if hasattr(plugin, "measure"):
+            if phases is not None:
+                raise MethodError(
+                    f"reuse by '{stage.kind}' is calibrated on one network, and this one has {phases.count} phases; "
+                    "use a method without calibration, or distil with phases = 1", code="phases",
+                )
             if calibrator is None:
                 message = f"reuse by '{stage.kind}' is calibrated; give make_plan a calibrator"
                 raise MethodError(message, code="no_calibration")
             setting = replace(setting, measured=calibrator.measure(stage, setting))
-        schedule: Schedule = plugin.propose(read_spec("reuse", stage), setting)
+        schedule = plugin.propose(read_spec("reuse", stage), setting)
         if calibrator is not None and hasattr(plugin, "refine"):
             schedule = calibrator.refine(stage, setting, schedule)
-        return merge_rows(schedule, setting.graph, setting.max_graphs)
-    return full_schedule(setting.calls)
+    if phases is not None:
+        schedule = split_phases(schedule, [phases.at(row.timestep) for row in setting.table.rows])
+    return merge_rows(schedule, setting.graph, setting.max_graphs)
 
 
 def _backend_plans(

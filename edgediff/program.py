@@ -69,7 +69,7 @@ def make_manifest(
 def _denoiser_source(pipeline: Pipeline) -> DenoiserSource | None:
     if pipeline.distilled is None:
         return None
-    return DenoiserSource(folder=str(pipeline.distilled.path), weights=pipeline.distilled.record.weights)
+    return DenoiserSource(folder=str(pipeline.distilled.path), weights=pipeline.distilled.record.fingerprint)
 
 
 def write_parts(pipeline: Pipeline, plan: Plan, folder: Path) -> None:

@@ -108,6 +108,8 @@ class DistillTable(Model):
     (LAPTOP-Diff), `normalised_root` by its root, `plain` all alike (BK-SDM), `none` not at all. `taps` are the ends of
     the blocks, or of the layers. `empty_share` of the captions is left out, for guidance. `average` is the decay of
     the averaged weights, which are what is kept. Every `probe_every` steps the loss on fixed samples is logged.
+    `phases` above 1 gives convolutions that stay the removed ones of their stage as experts (A-SDM), mixed
+    differently in each equal part of the timesteps: one graph for each phase in the bundle.
     """
 
     steps: int = Field(default=2000, ge=1)
@@ -126,6 +128,7 @@ class DistillTable(Model):
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = Field(default=0, ge=0)
     probe_every: int = Field(default=50, ge=1)
+    phases: int = Field(default=1, ge=1, le=4)
 
     @model_validator(mode="after")
     def _parts(self) -> DistillTable:

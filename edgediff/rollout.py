@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from edgediff.errors import PlanError
 from edgediff.manifest import ProgramRow
 from edgediff.networks import evaluate
+from edgediff.networks._operators import copy_without_operators
 from edgediff.plan import GuidancePlan
 from edgediff.rng import Rng
 from edgediff.rows import plan_guidance, program_rows
-from edgediff.schedule import Schedule, Wiring, carry_name, full_schedule, wire_schedule
+from edgediff.schedule import OWN, UNTOUCHED, Schedule, Wiring, carry_name, full_schedule, graph_for, wire_schedule
 from edgediff.steps import StepRow, StepTable, run_steps
 from edgediff.units import UnitGraph
 
@@ -43,19 +44,21 @@ class Call:
 
 
 class Rollout:
-    """A fixed set of prompts and seeds, and a network in the form that `graph` says (cuts are passed by, not
-    removed: the values are the same)."""
+    """A fixed set of prompts and seeds, and a network in the form that `graph` says (cut units are passed by, not
+    removed: the values are the same). Rows of the untouched network run the pipeline's denoiser."""
 
     def __init__(
         self, pipeline: Pipeline, prompts: Sequence[str], seeds: Sequence[int], *, graph: UnitGraph | None = None,
-        network: nn.Module | None = None, batch: int = 32,
+        network: nn.Module | None = None, phases: Mapping[str, nn.Module] | None = None, batch: int = 32,
     ) -> None:
         """`batch` pictures run at a time. Each draws its noise from a stream of its own seed. `network` None is the
-        pipeline's denoiser."""
+        pipeline's denoiser, without the operators that `graph` cuts. `phases` are the networks of rows that name
+        one."""
         if len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts and {len(seeds)} seeds")
         self.pipeline, self.graph, self.batch = pipeline, graph or pipeline.graph, batch
-        self.network = network if network is not None else pipeline.denoiser
+        self.network: nn.Module = network if network is not None else _without_operators(pipeline, self.graph)
+        self.networks = {OWN: self.network, UNTOUCHED: pipeline.denoiser, **(phases or {})}
         self.prompts, self.seeds = tuple(prompts), tuple(seeds)
         self.given, self.null = pipeline.conditions(list(prompts))
 
@@ -135,6 +138,12 @@ class Rollout:
         return result
 
 
+def _without_operators(pipeline: Pipeline, graph: UnitGraph) -> nn.Module:
+    if not graph.cuts & graph.operators.keys():
+        return pipeline.denoiser
+    return copy_without_operators(pipeline.denoiser, graph)
+
+
 class _Calls:
     """The torch twin of `runtime.calls.Calls`, always batched, for several pictures."""
 
@@ -175,7 +184,8 @@ class _Calls:
         time = torch.full((1,), row.timestep, device=sample.device)
         inputs = {"sample": sample, "timestep": time, **conditions}
         carries = {carry: self._mixed(carry, row, len(sample)) for carry in wiring.reads}
-        value, written = evaluate(rollout.network, rollout.graph, wiring.live, inputs, carries, wiring.writes)
+        graph = graph_for(wiring.network, rollout.graph)
+        value, written = evaluate(rollout.networks[wiring.network], graph, wiring.live, inputs, carries, wiring.writes)
         for carry, tensor in written.items():
             past = self.past.setdefault(carry, [])
             past.insert(0, tensor)

@@ -4,14 +4,18 @@ A schedule has named rows (a row says which units are held or get a cached chang
 name per network call. The reserved name `hold` means that no graph runs: the network's last output,
 after guidance, stands in. A forecast replaces the last value by a fixed linear combination of the last
 few; it changes no graph, because whoever runs the graphs forms it.
+
+Rows may run different networks: the plan's own, cut and perhaps distilled (with other kernels in later phases), or the
+untouched one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from edgediff.config import Model
 from edgediff.errors import PlanError, did_you_mean
@@ -20,13 +24,30 @@ from edgediff.units import Action, Live, UnitGraph
 
 HOLD = "hold"
 OUTPUT = "output"
+OWN, UNTOUCHED = "own", "untouched"
 
 
 class Row(Model):
-    """What differs from a full run: names of units, layers or blocks."""
+    """What differs from a full run: names of units, layers or blocks; and which `network` the row runs: `own`, cut
+    and distilled as the plan says, or the `untouched` one, or `phase1` and so on: a distilled one's kernels of a later
+    phase of the timesteps."""
 
     hold: tuple[str, ...] = ()
     delta: tuple[str, ...] = ()
+    network: Literal["own", "untouched", "phase1", "phase2", "phase3"] = "own"
+
+    @model_serializer(mode="wrap")
+    def _plain(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A row of the plan's own network does not say so."""
+        values: dict[str, Any] = write(self)
+        if self.network == OWN:
+            del values["network"]
+        return values
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it computes all of its network."""
+        return not self.hold and not self.delta
 
     def actions(self, graph: UnitGraph) -> dict[str, Action]:
         """Unit name -> action. Raises PlanError for unknown names, or one unit both held and changed."""
@@ -93,7 +114,7 @@ class Schedule(Model):
         """One letter per call: capital for a row that holds nothing, `.` for a held output."""
         letters = {HOLD: "."}
         for name, row in self.rows.items():
-            letter = name[0].upper() if row == Row() else name[0].lower()
+            letter = name[0].upper() if row.is_full else name[0].lower()
             while letter in letters.values():
                 letter = chr(ord(letter) + 1)
             letters[name] = letter
@@ -102,16 +123,39 @@ class Schedule(Model):
 
 @dataclass(frozen=True)
 class Wiring:
-    """One row as a graph: what it computes, which carries it reads and which it writes."""
+    """One row as a graph: what it computes of which network, which carries it reads and which it writes."""
 
     live: Live
     reads: tuple[str, ...]
     writes: tuple[str, ...]
+    network: str = OWN
 
 
 def full_schedule(calls: int) -> Schedule:
     """Every call runs everything."""
     return Schedule(rows={"full": Row()}, calls=("full",) * calls)
+
+
+def split_phases(schedule: Schedule, phases: Sequence[int]) -> Schedule:
+    """The schedule with rows of the plan's own network split by the phase of each call: `full` becomes `full` in phase
+    0 and `full_phase1` in phase 1."""
+    rows: dict[str, Row] = {}
+    calls: list[str] = []
+    for name, phase in zip(schedule.calls, phases, strict=True):
+        if name == HOLD:
+            calls.append(HOLD)
+            continue
+        row, own = schedule.rows[name], name
+        if phase and row.network == OWN:
+            row, own = Row.model_validate({**row.model_dump(), "network": f"phase{phase}"}), f"{name}_phase{phase}"
+        rows[own] = row
+        calls.append(own)
+    return schedule.model_copy(update={"rows": rows, "calls": tuple(calls)})
+
+
+def graph_for(network: str, graph: UnitGraph) -> UnitGraph:
+    """The units of the network that a row runs; `graph` is the plan's own, with its cuts."""
+    return graph.without_cuts() if network == UNTOUCHED else graph
 
 
 def fold_forecasts(table: StepTable, schedule: Schedule) -> StepTable:
@@ -162,7 +206,8 @@ def wire_schedule(schedule: Schedule, graph: UnitGraph) -> dict[str, Wiring]:
     A graph writes a carry if some later call reads what one of its calls left there. Raises PlanError
     when a call reads a unit that no earlier call has run.
     """
-    lives = {name: graph.live(schedule.rows[name].actions(graph)) for name in used_rows(schedule)}
+    graphs = {name: graph_for(schedule.rows[name].network, graph) for name in used_rows(schedule)}
+    lives = {name: own.live(schedule.rows[name].actions(own)) for name, own in graphs.items()}
     writes: dict[str, set[str]] = {name: set() for name in lives}
     writers: dict[str, list[str]] = {}
     weights = mixes(schedule)
@@ -185,11 +230,11 @@ def wire_schedule(schedule: Schedule, graph: UnitGraph) -> dict[str, Wiring]:
                 )
             for writer in past[-count:]:
                 writes[writer].add(carry)
-        for unit in graph.computed(lives[name]):
+        for unit in graphs[name].computed(lives[name]):
             for carry in (unit, f"{unit}+"):
                 writers.setdefault(carry, []).append(name)
     return {
-        name: Wiring(live, live.reads, tuple(sorted(writes[name])))
+        name: Wiring(live, live.reads, tuple(sorted(writes[name])), schedule.rows[name].network)
         for name, live in lives.items()
     }
 
@@ -198,25 +243,30 @@ def merge_rows(schedule: Schedule, graph: UnitGraph, limit: int) -> Schedule:
     """The schedule with at most `limit` graphs: rows are merged into rows that hold only what all of them hold.
 
     A merged row computes more than each of its parts, so nothing is lost but time; the partition with the least
-    added MACs over all calls is taken, two rows at a time. Raises PlanError where a merge cannot be wired.
+    added MACs over all calls is taken, two rows of one network at a time. Raises PlanError where a merge cannot be
+    wired, and for fewer graphs than networks.
     """
     if limit < 1:
         raise PlanError(f"max_graphs = {limit}: a bundle needs one graph at least", code="max_graphs")
     while len(names := used_rows(schedule)) > limit:
-        prices = {name: graph.macs(graph.live(schedule.rows[name].actions(graph))) for name in names}
+        prices = {name: row_macs(schedule.rows[name], graph) for name in names}
         best: tuple[float, str, str, Row] | None = None
         for index, first in enumerate(names):
             for second in names[index + 1:]:
+                if schedule.rows[first].network != schedule.rows[second].network:
+                    continue
                 both = _common(schedule.rows[first], schedule.rows[second], graph)
-                price = graph.macs(graph.live(both.actions(graph)))
+                price = row_macs(both, graph)
                 added = sum(price - prices[name] for name in schedule.calls if name in (first, second))
                 if best is None or added < best[0]:
                     best = (added, first, second, both)
-        assert best is not None
+        if best is None:
+            message = f"max_graphs = {limit}, but the schedule runs {len(names)} networks, a graph each; allow as many"
+            raise PlanError(message, code="max_graphs")
         _, first, second, both = best
         rows = {name: row for name, row in schedule.rows.items() if name != second} | {first: both}
         calls = tuple(first if name == second else name for name in schedule.calls)
-        reads = {name: set(graph.live(rows[name].actions(graph)).reads) for name in rows}
+        reads = {name: set(_live(row, graph).reads) for name, row in rows.items()}
         kept = tuple(f for f in schedule.forecasts if f.what == OUTPUT or f.what in reads[calls[f.call]])
         schedule = schedule.model_copy(update={"rows": rows, "calls": calls, "forecasts": kept})
     return schedule
@@ -228,7 +278,17 @@ def _common(one: Row, other: Row, graph: UnitGraph) -> Row:
         both = graph.expand(first) & graph.expand(second)
         return tuple(unit.name for unit in graph.units if unit.name in both)
 
-    return Row(hold=shared(one.hold, other.hold), delta=shared(one.delta, other.delta))
+    return Row(hold=shared(one.hold, other.hold), delta=shared(one.delta, other.delta), network=one.network)
+
+
+def row_macs(row: Row, graph: UnitGraph) -> int:
+    """Multiply-accumulates of one sample through a row; `graph` is the plan's own."""
+    return graph_for(row.network, graph).macs(_live(row, graph))
+
+
+def _live(row: Row, graph: UnitGraph) -> Live:
+    own = graph_for(row.network, graph)
+    return own.live(row.actions(own))
 
 
 def used_rows(schedule: Schedule) -> list[str]:

@@ -147,6 +147,10 @@ class UnitGraph:
         graph._check_shapes()
         return graph
 
+    def without_cuts(self) -> UnitGraph:
+        """The graph of the untouched network."""
+        return replace(self, cuts=frozenset())
+
     def _check_shapes(self) -> None:
         for name in self.live().run:
             unit = self.by_name[name]

@@ -6,6 +6,7 @@ No `forward` is replaced and no state hides in a module.
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -18,14 +19,14 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from edgediff.config import dump_json
-from edgediff.distilled import NETWORK, WEIGHTS
+from edgediff.distilled import NETWORK, PHASES, WEIGHTS, DistilledFolder
 from edgediff.errors import ModelError, PlanError, unknown
 from edgediff.manifest import BATCH, TensorSpec
 from edgediff.networks import evaluate, family_of
 from edgediff.networks._operators import copy_without_operators
 from edgediff.plan import Plan
 from edgediff.plugins import load_plugin, plugin_names
-from edgediff.schedule import Wiring, carry_name, wire_schedule
+from edgediff.schedule import OWN, UNTOUCHED, Wiring, carry_name, wire_schedule
 from edgediff.units import UnitGraph
 
 if TYPE_CHECKING:
@@ -90,7 +91,8 @@ class DecoderGraph(nn.Module):
 @dataclass(frozen=True)
 class Variant:
     """One graph ready to be lowered: its module, one example of each input (batch 1), typed inputs and
-    outputs (a symbolic batch where the graph has one), the carries it wires, and its cost."""
+    outputs (a symbolic batch where the graph has one), the carries it wires, its cost, and which of the plan's
+    networks it is of."""
 
     name: str
     component: str
@@ -102,6 +104,7 @@ class Variant:
     carries_out: dict[str, str]
     macs: int = 0
     parameters: int = 0
+    network: str = OWN
 
 
 class GraphCall(Protocol):
@@ -115,14 +118,23 @@ class GraphCall(Protocol):
 
 @dataclass(frozen=True)
 class Variants:
-    """All graphs of a plan. The denoiser's share `network`, the cut copy. `calibration` makes pictures of calibration
-    prompts and gives calls of every graph, for backends that need the range of activations."""
+    """All graphs of a plan. The denoiser's share the network that their rows run: of `networks`, `own` is the cut
+    copy (whose units are `graph`), which until it is distilled shares its tensors with the `untouched` one.
+    `calibration` makes pictures of calibration prompts and gives calls of every graph, for backends that need the
+    range of activations."""
 
     plan: Plan
-    network: nn.Module
-    graph: UnitGraph
+    networks: dict[str, tuple[nn.Module, UnitGraph]]
     graphs: dict[str, Variant]
     calibration: Callable[[], Sequence[GraphCall]] | None = None
+
+    @property
+    def network(self) -> nn.Module:
+        return self.networks[OWN][0]
+
+    @property
+    def graph(self) -> UnitGraph:
+        return self.networks[OWN][1]
 
     def denoisers(self) -> dict[str, Variant]:
         return {name: self.graphs[name] for name in self.plan.graphs}
@@ -138,25 +150,63 @@ def build_variants(pipeline: Pipeline, plan: Plan) -> Variants:
             where="plan.json", code="other_model",
         )
     plan.check(pipeline.graph)
-    network, graph = _planned_network(pipeline, plan)
-    wirings = wire_schedule(plan.schedule, graph)
+    own = _planned_network(pipeline, plan)
+    networks = {OWN: own, UNTOUCHED: (pipeline.denoiser, pipeline.graph), **_phase_networks(pipeline, *own)}
+    wirings = wire_schedule(plan.schedule, own[1])
     graphs = {
-        name: _denoiser_variant(pipeline, network, graph, name, wirings[spec.row])
+        name: _denoiser_variant(pipeline, *networks[wirings[spec.row].network], name, wirings[spec.row])
         for name, spec in plan.graphs.items()
     }
+    networks = {name: found for name, found in networks.items() if name == OWN or name in _run_by(graphs.values())}
     if pipeline.text_encoder is not None:
         ids = torch.zeros(1, pipeline.tokens, dtype=torch.int64)
         graphs["text_encoder"] = _plain_variant("text_encoder", TextEncoderGraph(pipeline.text_encoder), ids)
     if pipeline.vae is not None:
         latent = torch.zeros(1, *pipeline.latent)
         graphs["vae_decoder"] = _plain_variant("vae_decoder", DecoderGraph(pipeline.vae), latent)
-    return Variants(plan, network, graph, graphs)
+    return Variants(plan, networks, graphs)
+
+
+def _phase_networks(
+    pipeline: Pipeline, network: nn.Module, graph: UnitGraph
+) -> dict[str, tuple[nn.Module, UnitGraph]]:
+    if pipeline.distilled is None:
+        return {}
+    return {name: (one, graph) for name, one in load_phases(pipeline.distilled, network).items()}
+
+
+def load_phases(folder: DistilledFolder, network: nn.Module) -> dict[str, nn.Module]:
+    """`phase1` and so on: copies of the distilled network that share all its tensors but those of their phase. Raises
+    ModelError for tensors that are missing or do not fit."""
+    from safetensors.torch import load_file
+
+    found: dict[str, nn.Module] = {}
+    phases = folder.record.phases
+    if phases is None:
+        return found
+    tensors = load_file(folder.path / PHASES)
+    for phase in range(1, phases.count):
+        shared = {id(t): t for t in (*network.parameters(), *network.buffers())}
+        one: nn.Module = copy.deepcopy(network, memo=dict(shared))
+        for name in phases.names:
+            parent, _, last = name.rpartition(".")
+            value, own = tensors.get(f"phase{phase}/{name}"), network.get_parameter(name)
+            if value is None or value.shape != own.shape:
+                message = f"has no '{phase}/{name}' of shape {tuple(own.shape)}; distil again"
+                raise ModelError(message, where=str(folder.path / PHASES), code="missing_part")
+            one.get_submodule(parent)._parameters[last] = nn.Parameter(value.float(), requires_grad=False)
+        found[f"phase{phase}"] = one
+    return found
+
+
+def _run_by(variants: Iterable[Variant]) -> set[str]:
+    return {variant.network for variant in variants}
 
 
 def _planned_network(pipeline: Pipeline, plan: Plan) -> tuple[nn.Module, UnitGraph]:
     cuts = [cut.unit for cut in plan.cuts]
     found = pipeline.distilled
-    ours = found.record.weights if found else None
+    ours = found.record.fingerprint if found else None
     if plan.model.distilled != ours:
         raise PlanError(
             f"was made for {_denoiser_words(plan.model.distilled)}, but '{pipeline.id}' comes with "
@@ -296,7 +346,7 @@ def _denoiser_variant(
         name, pipeline.denoiser_name, module, example, tuple(inputs), tuple(outputs),
         {carry_name(c): CACHE_IN + carry_name(c) for c in wiring.reads},
         {carry_name(c): CACHE_OUT + carry_name(c) for c in wiring.writes},
-        graph.macs(wiring.live), graph.parameters(wiring.live),
+        graph.macs(wiring.live), graph.parameters(wiring.live), wiring.network,
     )
 
 

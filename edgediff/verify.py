@@ -229,7 +229,7 @@ def check_source(bundle: Bundle, pipeline: Pipeline) -> None:
             f"{source.weights[:12]} of '{source.model}'; use that model, or build the bundle again from this one",
             where=str(bundle.folder), code="other_model",
         )
-    ours, theirs = bundle.plan.model.distilled, pipeline.distilled.record.weights if pipeline.distilled else None
+    ours, theirs = bundle.plan.model.distilled, pipeline.distilled.record.fingerprint if pipeline.distilled else None
     if ours != theirs:
         raise ModelError(
             f"this bundle's denoiser is {f'the distilled {ours[:12]}' if ours else 'not a distilled one'}, the "

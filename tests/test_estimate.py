@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
 
+from edgediff.cli_describe import estimates_text
 from edgediff.errors import ConfigError
 from edgediff.estimate import estimate_graph, estimate_plan, price_units
 from edgediff.estimate.coefficients import TERM_NAMES, load_coefficients
 from edgediff.estimate.decompose import graph_operators
 from edgediff.estimate.device import open_device
+from edgediff.estimate.fit import HEXAGON
 from edgediff.estimate.fitting import Prior, fit, scaled_design, spec_of, start
+from edgediff.estimate.operators import Operator, OperatorTable
 from edgediff.estimate.record import record_operators
 from edgediff.estimate.roofline import PART_OF
-from edgediff.estimate.rows import Chip, Measurement, load_graphs
+from edgediff.estimate.rows import Chip, Measurement, cpu_rows, hexagon_rows, load_graphs
 from edgediff.networks import family_of
 from edgediff.plan import BackendPlan
 from edgediff.report.devices import devices_plot
@@ -94,6 +98,46 @@ def test_devices_are_drawn_with_their_intervals(pipe, plan):
     assert {"Galaxy S25", "too small", "does not fit", "balanced"} <= set(words)
     circles = [one for one in drawn.iter() if one.tag.endswith("circle")]
     assert [one.get("fill") == "#fff" for one in circles] == [False, True]
+
+
+def test_the_table_has_80_columns_and_names_what_has_no_class(pipe, plan):
+    odd = OperatorTable((Operator("other", 2, reads=1e6, writes=1e6),), {"fft_c2c": 2})
+    found = [
+        estimate_plan(plan, pipe.graph, load_target(name), components={"text_encoder": odd})
+        for name in ("snapdragon_7_gen_3", "iphone_12", "raspberry_pi_5")
+    ]
+    text = estimates_text(found)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "priced by their traffic: fft_c2c (2)" in " ".join(text.split())
+    assert text.splitlines()[1].startswith("Snapdragon 7 Gen 3 p")
+
+
+def test_what_is_carried_into_a_call_costs_time(pipe):
+    target, table = load_target("galaxy_s24"), graph_operators(pipe.graph)
+    more = replace(table, ports=table.ports + 1e6)
+    assert estimate_graph(more, target).p50 > estimate_graph(table, target).p50
+
+
+def test_wider_chips_of_one_generation_are_no_faster_and_narrower_ones_slower():
+    chips = [Chip(name, "hexagon", {"fp16": peak}, 60.0, 73.0) for name, peak in (("a", 17e3), ("b", 30e3), ("c", 5e3))]
+    wide, wider, narrow = (spec_of(HEXAGON, chip) for chip in chips)
+    assert wide.tolist() == wider.tolist()
+    assert narrow[0] > wide[0]
+
+
+def test_weights_are_held_once_however_often_they_are_read():
+    layer = torch.nn.Linear(8, 8)
+    table = record_operators(lambda x: layer(layer(x)), [torch.zeros(1, 8)], layer)
+    assert table.parameters == sum(p.numel() for p in layer.parameters())
+    assert table.macs == 2 * 64
+    assert table.ports == 16
+
+
+def test_rows_are_of_one_job_and_of_undisturbed_runs():
+    rows, chips = cpu_rows()
+    assert not any(chip.startswith("CD8180|361") for chip in {row.chip for row in rows}), "slower than one thread"
+    assert {chips[row.chip].name for row in rows} >= {"RK3588", "SM8350"}
+    assert len({(r.graph, r.chip, r.runtime, r.precision) for r in hexagon_rows()}) == len(hexagon_rows())
 
 
 def test_measured_chips_are_nearer_than_others(pipe):

@@ -23,7 +23,7 @@ from edgediff.manifest import Artifact, Graph, TensorSpec
 from edgediff.metrics import psnr
 from edgediff.plan import BackendPlan
 from edgediff.target import Target
-from edgediff.variants import Variant, Variants, build_variants
+from edgediff.variants import Variant, build_variants
 from tests.tiny import tiny_pipeline, tiny_plan
 
 EXACT = 120.0  # dB of rewritten against untouched graphs in fp32; measured: 131 at the least
@@ -227,7 +227,7 @@ class Lab:
         variant = Variant("shallow", "unet", module, values, tuple(inputs), (output,), {}, {})
         calls = [Call("shallow", example(variant, seed)) for seed in range(3)]
         whole = build_variants(self.pipeline, tiny_plan(self.pipeline, {}))
-        return Variants(plan, whole.network, whole.graph, {"shallow": variant}, lambda: calls)
+        return replace(whole, plan=plan, graphs={"shallow": variant}, calibration=lambda: calls)
 
     def lower(self, precision="fp32", format="pte"):
         key = (precision, format)
@@ -333,6 +333,18 @@ def test_more_memory_than_the_target_has(lab):
     with pytest.raises(BackendError, match=r"an app on Small may hold 0\.0001 GB") as caught:
         executorch._check_memory(artifacts.graphs, small, out)
     assert caught.value.code == "too_large"
+
+
+def test_the_runtime_traces_its_operators(lab, tmp_path):
+    from edgediff.links.imports import import_etdump
+
+    out, variants, artifacts = lab.lower()
+    variant = variants.graphs["shallow"]
+    file = executorch.write_trace(
+        out, typed(variant), artifacts.graphs["shallow"], example(variant, 0), batch=1, threads=1, out=tmp_path
+    )
+    operators = import_etdump(file, graph="shallow").operators_ms
+    assert any("Convolution" in name for name in operators) and all(time >= 0 for time in operators.values())
 
 
 def open_tiny(lab, **change):

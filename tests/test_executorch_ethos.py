@@ -92,7 +92,7 @@ def lowered(plan, tmp_path_factory):
     variant = Variant("full", "unet", Block().eval(), make_calls(1)[0], inputs, (output,), {}, {})
     calls = [Recording("full", i, {"sample": a.numpy(), "timestep": b.numpy()}, {})
              for i, (a, b) in enumerate(make_calls())]
-    variants = Variants(plan, variant.module, None, {"full": variant}, lambda: calls)
+    variants = Variants(plan, {}, graphs={"full": variant}, calibration=lambda: calls)
     out = tmp_path_factory.mktemp("ethos")
     graph = Graph(component="unet", inputs=inputs, outputs=(output,))
     return executorch.lower(variants, load_target("ethos_u85_2048"), out), graph, out

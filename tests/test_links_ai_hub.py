@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -34,10 +35,15 @@ class Client:
         return name
 
     def upload_model(self, path):
-        self.uploaded.append(path)
-        return f"model of {path}"
+        """As the client does: a folder holds one graph, and weights."""
+        files = sorted(one.name for one in Path(path).iterdir()) if Path(path).is_dir() else [Path(path).name]
+        assert sum(name.endswith(".onnx") for name in files) == 1, files
+        self.uploaded.append(files)
+        return f"model of {Path(path).name}"
 
-    def submit_profile_job(self, *, model, device, options):
+    def submit_inference_job(self, model, device, inputs=None, name=None, options="", retry=True, profile=True,
+                             project=None):
+        assert profile
         self.submitted.append((model, device, options))
         status = SimpleNamespace(success=self.success, message="out of memory on the device")
         return SimpleNamespace(job_id="j123", wait=lambda: status, download_profile=lambda: PROFILE)
@@ -46,16 +52,19 @@ class Client:
 def bundle_of(tmp_path, backend="onnxruntime"):
     (tmp_path / "unet").mkdir(exist_ok=True)
     (tmp_path / "unet" / "weights.bin").write_bytes(b"w")
-    (tmp_path / "unet" / "full.onnx").write_bytes(b"g")
-    graph = SimpleNamespace(artifacts={backend: SimpleNamespace(file="unet/full.onnx")})
-    return SimpleNamespace(folder=tmp_path, manifest=SimpleNamespace(graphs={"full": graph}))
+    graphs = {}
+    for name in ("full", "shallow"):
+        (tmp_path / "unet" / f"{name}.onnx").write_bytes(b"g")
+        graphs[name] = SimpleNamespace(artifacts={backend: SimpleNamespace(file=f"unet/{name}.onnx")})
+    return SimpleNamespace(folder=tmp_path, manifest=SimpleNamespace(graphs=graphs))
 
 
 def test_a_graph_is_profiled(tmp_path):
     client = Client()
     models = ai_hub.push(bundle_of(tmp_path), "Google Pixel 9", client=client)
-    assert client.uploaded == [str(tmp_path / "unet")], "weights lie beside the graph, so the folder goes"
+    assert client.uploaded == [["full.onnx", "weights.bin"], ["shallow.onnx", "weights.bin"]]
     table = ai_hub.run(models, "Google Pixel 9", client=client)["full"]
+    assert client.submitted == [(f"model of {name}", "Google Pixel 9", "") for name in ("full", "shallow")]
     assert (table.source, table.device.serial, table.graphs["full"].p50_ms) == ("measured", "j123", 2.5)
     assert (table.load_ms.cold, table.load_ms.warm, table.compile_ms) == (90.0, 40.0, 700.0)
     assert table.placement == {"conv_1": "npu", "resize": "cpu"}
@@ -71,3 +80,15 @@ def test_an_unknown_device_a_failed_job_and_a_bundle_without_onnx(tmp_path):
         ai_hub.run({"full": "m"}, "Google Pixel 9", client=Client(success=False))
     with pytest.raises(LinkError, match="has no onnxruntime part"):
         ai_hub.push(bundle_of(tmp_path, backend="coreml"), "Google Pixel 9", client=Client())
+
+
+def test_a_client_from_before_inference_jobs_could_profile():
+    class Older(Client):
+        def submit_inference_job(self, model, device, inputs, name=None, options=""):
+            raise AssertionError("it runs inputs and tells no times")
+
+        def submit_profile_job(self, model, device, name=None, options=""):
+            return super().submit_inference_job(model, device, options=options)
+
+    table = ai_hub.run({"full": "m"}, "Google Pixel 9", client=Older())["full"]
+    assert table.graphs["full"].p50_ms == 2.5

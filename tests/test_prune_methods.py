@@ -278,7 +278,7 @@ def test_calibration_prompts_that_cannot_be_read(pipeline, tmp_path, content, te
 
 
 def test_recipes_of_the_methods_name_methods_that_exist():
-    for name in ("laptop", "ld-pruner", "bk-sdm"):
+    for name in ("laptop", "ld-pruner", "bk-sdm", "switched", "routed"):
         assert name in list_recipes()
         for stage in load_recipe(name).prune:
             read_spec("prune", stage)

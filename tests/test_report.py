@@ -19,6 +19,7 @@ import pytest
 from edgediff.bundle import Bundle, open_bundle
 from edgediff.config import dump_json
 from edgediff.errors import ConfigError, EvaluationError, OutputError
+from edgediff.estimate import Interval, PlanEstimate
 from edgediff.evaluation.pictures import PictureCache, program_digest
 from edgediff.report import render_report
 from edgediff.report.heatmap import _states, brief, draw_schedule
@@ -341,6 +342,17 @@ def test_a_long_run_on_a_device_shows_how_it_slows_down(bundle: Bundle, tmp_path
     assert "battery 87 %, 31.2 C before, not readable after" in tree.text
     assert "These are not the device's times." in tree.text
     assert "The run ended early" in tree.text
+
+
+def test_devices_are_drawn_by_recipe(bundle: Bundle, tmp_path: Path) -> None:
+    one = PlanEstimate(
+        target="Pixel 9", backend="onnxruntime", precision="fp16", latency_ms=Interval(low=1, p50=2, high=4), graphs={},
+        load_ms=Interval(low=1, p50=2, high=4), memory_mb=9.0, basis="taken from somewhere",
+    )  # fmt: skip
+    _, tree = render(tmp_path, bundle, estimates={"fast": [one], "none": [one]})
+    assert "On devices that are not here" in tree.text
+    assert "estimated, not measured; lines hold 4 of 5" in tree.text
+    assert "Pixel 9: taken from somewhere" in tree.text
 
 
 def test_rendering_imports_no_torch(bundle: Bundle, tmp_path: Path) -> None:

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Delegate:
     """`partitioners` makes them anew for every method. `forms` are the rewrites of `_executorch_rewrite` that it
-    wants. `backend_ids` are its names in a program. `may_leave`: operators may stay outside it. `quantize` makes int8
-    of every component in the delegate's own way (program, calls, graph's name), `watch` is entered around lowering
-    and keeps what the vendor's compiler says. `tools`: packages whose versions the manifest names."""
+    wants. `backend_ids` are its names in a program. `may_leave`: operators may stay outside it. `halves`: for fp16 it
+    wants a graph in halves; others turn a fp32 graph themselves. `quantize` makes int8 of every component in the
+    delegate's own way (program, calls, graph's name), `watch` is entered around lowering and keeps what the vendor's
+    compiler says. `tools`: packages whose versions the manifest names."""
 
     name: str
     partitioners: Callable[[], list[Any]]
@@ -29,6 +30,7 @@ class Delegate:
     backend_ids: tuple[str, ...]
     precisions: tuple[str, ...]
     may_leave: bool
+    halves: bool = False
     quantize: Callable[[Any, Sequence[Any], str], Any] | None = None
     watch: Callable[[], AbstractContextManager[Watch | None]] = nullcontext
     tools: tuple[str, ...] = ()
@@ -52,7 +54,8 @@ def find_delegate(table: ExecuTorchTable, precision: str) -> Delegate:
 
 def _xnnpack(table: ExecuTorchTable, precision: str) -> Delegate:
     return Delegate(
-        "xnnpack", _xnnpack_partitioners, REWRITES, ("XnnpackBackend",), ("fp32", "fp16", "int8"), may_leave=True
+        "xnnpack", _xnnpack_partitioners, REWRITES, ("XnnpackBackend",), ("fp32", "fp16", "int8"), may_leave=True,
+        halves=True,
     )
 
 
@@ -64,7 +67,9 @@ def _xnnpack_partitioners() -> list[Any]:
 
 def _coreml(table: ExecuTorchTable, precision: str) -> Delegate:
     """Core ML takes networks as they are; precision is its own affair (fp16 computes in halves)."""
-    import_or_explain("coremltools", needed_by="executorch")
+    from edgediff.mil.package import import_coremltools
+
+    import_coremltools("executorch")
 
     def make() -> list[Any]:
         import coremltools as ct
@@ -110,8 +115,8 @@ def _ethos_u(table: ExecuTorchTable, precision: str) -> Delegate:
         return quantize_for_npu(program, calls, table, name)
 
     return Delegate(
-        "ethos-u", make, REWRITES, ("EthosUBackend",), ("int8",), table.fallback, quantize, watch_vela,
-        ("tosa-tools", "ethos-u-vela"),
+        "ethos-u", make, REWRITES, ("EthosUBackend",), ("int8",), table.fallback, quantize=quantize,
+        watch=watch_vela, tools=("tosa-tools", "ethos-u-vela"),
     )
 
 

@@ -247,9 +247,10 @@ def _known_layers(variants: Variants) -> dict[str, str]:
     """Values of a weight -> its format."""
     formats = variants.plan.weights.layers if variants.plan.weights else {}
     found = {}
-    for name, parameter in variants.network.named_parameters():
-        if name in formats:
-            found[_mark(parameter.detach().numpy())] = formats[name]
+    for network, _ in variants.networks.values():
+        for name, parameter in network.named_parameters():
+            if name in formats:
+                found[_mark(parameter.detach().numpy())] = formats[name]
     return found
 
 

@@ -1,6 +1,7 @@
 """PyTorch itself: the reference of verification, and the backend to copy when writing another.
 
     eager/unet/{config.json, cuts.json, model.safetensors}     the cut denoiser, once for all its graphs
+    eager/unet_untouched/                                      the untouched one, where a row runs it
     eager/text_encoder/  eager/vae_decoder/                    as transformers and diffusers save them
 """
 
@@ -34,6 +35,7 @@ def lower(variants: Variants, target: Target, out: Path) -> Artifacts:
     """Writes the weights of every graph as safetensors. Raises BackendError for another precision than fp32,
     in which the reference is computed."""
     from edgediff.pipeline import quiet_libraries
+    from edgediff.schedule import OWN
     from edgediff.variants import save_network
 
     precision = variants.plan.backends[NAME].precision
@@ -44,8 +46,10 @@ def lower(variants: Variants, target: Target, out: Path) -> Artifacts:
     for name, variant in variants.graphs.items():
         folder, module = out / NAME / variant.component, variant.module
         if name in variants.plan.graphs:
+            if variant.network != OWN:
+                folder = folder.with_name(f"{variant.component}_{variant.network}")
             if not folder.exists():
-                save_network(variants.network, variants.graph, folder)
+                save_network(*variants.networks[variant.network], folder)
         else:
             whole: Any = next(module.children())
             with quiet_libraries():

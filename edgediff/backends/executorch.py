@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 NAME = "executorch"
 TOOLS = ("executorch", "torchao")
+TRACED_CALLS, TRACE_BYTES = 3, 1 << 20
 DTYPES = {3: "int32", 4: "int64", 5: "float16", 6: "float32"}  # ExecuTorch's numbers of types
 
 
@@ -136,7 +137,7 @@ def _program(
 
     program = rewrite_program(
         capture_program(variant, batch), delegate.forms, query_chunk=target.executorch.query_chunk,
-        dtype=torch.float16 if precision == "fp16" else torch.float32,
+        dtype=torch.float16 if precision == "fp16" and delegate.halves else torch.float32,
     )
     if delegate.quantize is not None:
         program = delegate.quantize(program, calibration_calls(variants, variant, batch), variant.name)
@@ -223,6 +224,27 @@ def open_runner(
             message = f"ExecuTorch cannot load '{name}': {log.last(error)}"
             raise BackendError(message, where=str(path), code="load") from error
     return ExecuTorchRunner(method, program, graph, batch, path)
+
+
+def write_trace(
+    folder: Path, graph: Graph, artifact: Artifact, inputs: dict[str, Array], *, batch: int, threads: int | None,
+    out: Path,
+) -> Path:
+    """The runtime's own trace (ETDump) of a few calls with these inputs, with the times of every operator, inside
+    XNNPACK too: a file in the folder `out`. Raises what `open_runner` and `run` raise."""
+    runner = open_runner(folder, graph, artifact, batch=batch, threads=threads)
+    from executorch.runtime import Runtime
+
+    path = folder / artifact.file
+    data = folder / artifact.data[0] if artifact.data else None
+    program = Runtime.get().load_program(path, enable_etdump=True, debug_buffer_size=TRACE_BYTES, data_path=data)
+    method = program.load_method(_method_name(program, artifact.function or graph.component, batch, path))
+    runner = ExecuTorchRunner(method, program, graph, batch, path)
+    for _ in range(TRACED_CALLS):
+        runner.run(inputs)
+    file = out / f"{graph.component}.etdp"
+    program.write_etdump_result_to_file(str(file), str(file.with_suffix(".bin")))
+    return file
 
 
 class ExecuTorchRunner:

@@ -13,17 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 from edgediff.config import dump_json, write_text_atomic
 from edgediff.distill.checkpoint import read_losses
+from edgediff.distill.experts import Experts
 from edgediff.distill.samples import Samples, load_samples
 from edgediff.distill.training import Place, Progress, Training
 from edgediff.distilled import (
     CHECKPOINT,
     LOSSES,
     NETWORK,
+    PHASES,
     RECORD,
     WEIGHTS,
     Base,
     Distilled,
     Lora,
+    Phases,
     hash_file,
     is_distilled,
 )
@@ -73,14 +76,35 @@ def distill_network(
     )
     if training.accelerator.is_main_process:
         training.network.load_state_dict(average)
-        save_network(training.network, training.graph, out / NETWORK)
+        phases = _write_network(training, out)
         curve = read_losses(out / LOSSES)
-        found = {"weights": hash_file(out / NETWORK / WEIGHTS), "probe": (curve[0]["probe"], curve[-1]["probe"])}
+        found = {
+            "weights": hash_file(out / NETWORK / WEIGHTS), "probe": (curve[0]["probe"], curve[-1]["probe"]),
+            "phases": phases,
+        }  # fmt: skip
         record = record.model_copy(update=found)
         write_text_atomic(out / RECORD, dump_json(record.model_dump(mode="json", exclude_none=True)))
         (out / CHECKPOINT).unlink(missing_ok=True)
     training.accelerator.wait_for_everyone()
     return record
+
+
+def _write_network(training: Training, out: Path) -> Phases | None:
+    """The network of the first phase, and what is different in the later ones."""
+    from safetensors.torch import save_file
+
+    network = training.network
+    if not isinstance(network, Experts):
+        save_network(network, training.graph, out / NETWORK)
+        return None
+    merged = [{n: v.detach().cpu() for n, v in network.merge(phase).items()} for phase in range(network.phases)]
+    network.body.load_state_dict(merged[0], strict=False)
+    save_network(network.body, training.graph, out / NETWORK)
+    later = {f"phase{p}/{n}": v.contiguous() for p, values in enumerate(merged) if p for n, v in values.items()}
+    save_file(later, out / PHASES)
+    return Phases(
+        count=network.phases, times=len(training.noising), names=tuple(merged[0]), weights=hash_file(out / PHASES)
+    )
 
 
 def prepare_folder(out: Path, *, resume: bool, overwrite: bool = False) -> None:

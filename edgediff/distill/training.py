@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from edgediff.config import dump_json
 from edgediff.distill.checkpoint import LossLog, load_state, optimizer_state, optimizer_tensors, save_state
 from edgediff.distill.draws import Draws, draw_step
+from edgediff.distill.experts import Experts, RoutedNetwork, find_experts
 from edgediff.distill.losses import NAMES, FeatureWeights, Outputs, distillation_loss
 from edgediff.distill.samples import Samples
 from edgediff.distill.tapped import TappedNetwork, choose_taps, use_plain_attention
@@ -107,7 +108,7 @@ class Training:
     def _make_networks(self, pipeline: Pipeline, cuts: Sequence[str]) -> None:
         network, self.graph = cut_network(pipeline.denoiser, pipeline.graph, cuts)
         self.taps = choose_taps(pipeline.graph, self.table.taps) if self.table.features != "none" else ()
-        self.student: Any = self._tapped(network, self.graph).requires_grad_(True)
+        self.student: Any = self._student(pipeline, network).requires_grad_(True)
         self.teacher = self._tapped(pipeline.denoiser, pipeline.graph)
         self.average = {name: value.detach().clone() for name, value in self.student.network.state_dict().items()}
         optimizer = torch.optim.AdamW(
@@ -121,6 +122,14 @@ class Training:
         if self.device.type == "cpu" and self.table.precision == "bf16":
             use_plain_attention(own)
         return TappedNetwork(own, graph, self.taps)
+
+    def _student(self, pipeline: Pipeline, network: nn.Module) -> TappedNetwork:
+        tapped = self._tapped(network, self.graph)
+        if self.table.phases == 1:
+            return tapped
+        groups = find_experts(pipeline.denoiser, self.graph)
+        experts = Experts(tapped.network, pipeline.denoiser, groups, self.table.phases).to(self.device)
+        return RoutedNetwork(experts, self.graph, self.taps, len(self.noising))
 
     # -- one step ---------------------------------------------------------------------------------
 
@@ -214,8 +223,8 @@ class Training:
         held = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
         self.network.load_state_dict(self.average)
         with self.accelerator.autocast():
-            graph = TappedNetwork(self.network, self.graph, ())
-            value = float((graph(*inputs)[0].float() - wanted.float()).square().mean())
+            bare = self.accelerator.unwrap_model(self.student).without_taps()
+            value = float((bare(*inputs)[0].float() - wanted.float()).square().mean())
         self.network.load_state_dict(held)
         return value
 

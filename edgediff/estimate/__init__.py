@@ -20,12 +20,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgediff.config import Model
-from edgediff.estimate.decompose import graph_operators, unit_operators
+from edgediff.estimate.decompose import carried_values, graph_operators, unit_operators
 from edgediff.estimate.device import Device, open_device
 from edgediff.estimate.memory import plan_memory
 from edgediff.estimate.operators import OperatorTable
 from edgediff.plan import Plan
-from edgediff.schedule import HOLD, wire_schedule
+from edgediff.schedule import HOLD, graph_for, wire_schedule
 from edgediff.target import Target
 from edgediff.units import Live, UnitGraph
 
@@ -66,10 +66,12 @@ class PlanEstimate(Model):
 @dataclass(frozen=True)
 class UnitPrices:
     """Milliseconds that each unit adds to a call (`run`), and that what is left of it adds when it is cut or its
-    cached change is added (`stream`); `call_ms` is paid by every call. Middle estimates; `low` and `high` are the
+    cached change is added (`stream`); `call_ms` is paid by every call, `value_ms` for every
+    value that it is given. Middle estimates; `low` and `high` are the
     factors of the 80 % interval, which units of one device share."""
 
     call_ms: float
+    value_ms: float
     run: Mapping[str, float]
     stream: Mapping[str, float]
     low: float
@@ -78,7 +80,8 @@ class UnitPrices:
     def of(self, graph: UnitGraph, live: Live) -> float:
         """Milliseconds of one call that computes `live`; the same as `estimate_graph(...).p50`."""
         whole = set(graph.computed(live))
-        return self.call_ms + sum(self.run[n] if n in whole else self.stream[n] for n in live.run)
+        call = self.call_ms + self.value_ms * carried_values(graph, live)
+        return call + sum(self.run[n] if n in whole else self.stream[n] for n in live.run)
 
 
 def estimate_graph(
@@ -111,7 +114,7 @@ def price_units(
         }
 
     wide = float(np.exp(Z80 * device.spread))
-    return UnitPrices(device.call_ms, price(False), price(True), 1 / wide, wide)
+    return UnitPrices(device.call_ms, device.value_ms * batch, price(False), price(True), 1 / wide, wide)
 
 
 def estimate_plan(
@@ -130,7 +133,10 @@ def estimate_plan(
     device = open_device(target, backend, precision)
     cut = graph.with_cuts(one.unit for one in plan.cuts)
     wirings = wire_schedule(plan.schedule, cut)
-    tables = {name: (denoiser or {}).get(name) or graph_operators(cut, w.live) for name, w in wirings.items()}
+    tables = {
+        name: (denoiser or {}).get(name) or graph_operators(graph_for(w.network, cut), w.live)
+        for name, w in wirings.items()
+    }  # fmt: skip
     parts = dict(components or {})
     mid: dict[str, float] = {name: device.price(table) for name, table in parts.items()}
     image = sum(mid.values()) + (mid.get("text_encoder", 0.0) if _is_guided(plan) else 0.0)

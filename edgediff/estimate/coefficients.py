@@ -17,6 +17,9 @@ Array = NDArray[np.float64]
 FILE = Path(__file__).parent / "coefficients.json"
 # Added to the variance of the logarithm for each step that an answer is away from what was measured.
 OTHER_GROUP, OTHER_CLASS, UNVERIFIED = 0.25**2, 0.6**2, 0.15**2
+REFERENCE_GENERATION = 73.0
+# GFLOP/s at fp16 of the phones' flagships of each Hexagon version: half of the peaks in calibration/chips.csv.
+LARGEST = ((68.0, 13_000.0), (69.0, 13_500.0), (73.0, 17_000.0), (75.0, 22_500.0), (79.0, 24_500.0), (81.0, 30_000.0))
 FAMILIES = ("hexagon", "ethos-u")  # architectures of one family share coefficients: hexagon-v73, ethos-u55-256
 KIN = {"apple-cpu": "arm", "x86": "x86", "xclipse": "gpu", "adreno": "gpu", "mali": "gpu", "powervr": "gpu",
        "videocore": "gpu", "apple-gpu": "gpu", "rknpu": "npu", "ethos-u": "npu", "other-npu": "npu"}  # fmt: skip
@@ -86,9 +89,20 @@ def unit_prices(gflops: float, bandwidth: float) -> Array:
 def covariates(
     reference_gflops: float, reference_bandwidth: float, gflops: float, bandwidth: float, generation: float
 ) -> Array:
-    """What slopes multiply: logarithms of how much slower a chip's figures are, and its generation (0: none)."""
-    newer = (73.0 - generation) / 8.0 if generation else 0.0
-    return np.array([np.log(reference_gflops / gflops), np.log(reference_bandwidth / bandwidth), newer])
+    """What slopes multiply: logarithms of how much slower a chip's figures are, and how much older it is.
+
+    A chip with a `generation` (Hexagon's version; 0: none) is compared with the largest of its generation: a wider
+    one does not run one network at batch 1 faster, and vendors count their peaks differently every year, so that
+    only what falls short of the largest is a figure, and the rest is the generation's.
+    """
+    if not generation:
+        return np.array([np.log(reference_gflops / gflops), np.log(reference_bandwidth / bandwidth), 0.0])
+    versions, peaks = zip(*LARGEST, strict=True)
+    largest = float(np.interp(generation, versions, peaks))
+    return np.array([
+        max(0.0, float(np.log(largest / gflops))), max(0.0, float(np.log(reference_bandwidth / bandwidth))),
+        (REFERENCE_GENERATION - generation) / 8.0,
+    ])  # fmt: skip
 
 
 @lru_cache(maxsize=1)

@@ -38,7 +38,12 @@ def graph_operators(graph: UnitGraph, live: Live | None = None) -> OperatorTable
         op for name in chosen.run
         for op in unit_operators(graph.by_name[name], stream_only=name not in whole)
     ]
-    return merged_table(found, peak_values=peak_values(graph, chosen))
+    return merged_table(found, peak_values=peak_values(graph, chosen), ports=carried_values(graph, chosen))
+
+
+def carried_values(graph: UnitGraph, live: Live) -> float:
+    """Values that a call takes from earlier calls; what else enters and leaves a denoiser is small beside them."""
+    return float(sum(graph.by_name[read.rstrip("+")].output_values for read in live.reads))
 
 
 def peak_values(graph: UnitGraph, live: Live) -> int:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgediff.errors import ConfigError, unknown
 from edgediff.estimate.coefficients import OTHER_GROUP, UNVERIFIED, find_class, load_host
 from edgediff.estimate.operators import Operator, OperatorTable
-from edgediff.estimate.roofline import SPEED, VALUE_BYTES, design, operator_terms
+from edgediff.estimate.roofline import PORT_BYTES, SPEED, VALUE_BYTES, design, operator_terms
 from edgediff.target import ComputeUnit, Target
 
 GUESSED_BANDWIDTH = {"npu": 34.0, "gpu": 34.0, "cpu": 20.0}
@@ -39,6 +39,11 @@ class Device:
     def call_ms(self) -> float:
         """What every call costs, whatever it computes."""
         return float(self.prices[0])
+
+    @property
+    def value_ms(self) -> float:
+        """What a value costs that enters or leaves a graph."""
+        return float(PORT_BYTES * self.prices[1])
 
     def price(self, table: OperatorTable) -> float:
         """Milliseconds of one call, the middle estimate."""

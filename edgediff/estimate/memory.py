@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from edgediff.estimate.operators import OperatorTable
 from edgediff.plan import Plan
-from edgediff.schedule import wire_schedule
+from edgediff.schedule import UNTOUCHED, used_rows, wire_schedule
 from edgediff.units import UnitGraph
 
 BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
@@ -38,9 +38,19 @@ def plan_memory(
     """
     size, batch = BYTES[precision], 2 if plan.guidance.mode == "batched" else 1
     values = 2 if precision == "int8" else size
-    weights = graph.parameters() + sum(table.parameters for table in components.values())
+    weights = _denoiser_weights(plan, graph) + sum(table.parameters for table in components.values())
     peaks = [table.peak_values * batch for table in tables.values()]
     peaks += [table.peak_values for table in components.values()]
     carries = {carry.rstrip("+") for wiring in wire_schedule(plan.schedule, graph).values() for carry in wiring.reads}
     carried = sum(graph.by_name[name].output_values for name in carries if name in graph.by_name)
     return Memory(weights * size / 1e6, max(peaks, default=0) * values / 1e6, carried * batch * values / 1e6)
+
+
+def _denoiser_weights(plan: Plan, graph: UnitGraph) -> int:
+    """Parameters of the networks that rows run: a cut one shares those of the untouched one until it is distilled.
+    Phases of a distilled one count once: what they do not share are a few kernels."""
+    networks = {plan.schedule.rows[name].network for name in used_rows(plan.schedule)}
+    own, untouched = graph.parameters(), graph.without_cuts().parameters()
+    if UNTOUCHED not in networks:
+        return own
+    return own + untouched if networks != {UNTOUCHED} and plan.model.distilled else untouched

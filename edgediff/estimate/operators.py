@@ -58,11 +58,12 @@ class Operator:
 class OperatorTable:
     """The operators of one graph in no particular order. `unknown` counts, by name, operators that have no class
     here: they stand in `operators` as `other`, priced by their traffic. `peak_values` is the most activation
-    values alive at once (0: not known)."""
+    values alive at once (0: not known), `ports` the values that a call takes and gives."""
 
     operators: tuple[Operator, ...]
     unknown: Mapping[str, int] = field(default_factory=dict)
     peak_values: int = 0
+    ports: float = 0.0
 
     @property
     def macs(self) -> float:
@@ -74,7 +75,8 @@ class OperatorTable:
 
     def scaled(self, batch: int) -> OperatorTable:
         """The same graph on `batch` samples."""
-        return OperatorTable(tuple(op.scaled(batch) for op in self.operators), self.unknown, self.peak_values * batch)
+        many = tuple(op.scaled(batch) for op in self.operators)
+        return OperatorTable(many, self.unknown, self.peak_values * batch, self.ports * batch)
 
     @cached_property
     def features(self) -> NDArray[np.float64]:
@@ -88,11 +90,13 @@ class OperatorTable:
     def to_data(self) -> dict[str, Any]:
         """Plain data for JSON: one row per distinct operator."""
         rows = [[op.kind, *(getattr(op, name) for name in COLUMNS)] for op in self.operators]
-        return {"operators": rows, "unknown": dict(self.unknown), "peak_values": self.peak_values}
+        return {"operators": rows, "unknown": dict(self.unknown), "peak_values": self.peak_values,
+                "ports": self.ports}
 
 
 def merged_table(
-    operators: Iterable[Operator], unknown: Mapping[str, int] | None = None, peak_values: int = 0
+    operators: Iterable[Operator], unknown: Mapping[str, int] | None = None, peak_values: int = 0,
+    ports: float = 0.0,
 ) -> OperatorTable:
     """A table in which equal operators are counted together."""
     counts: dict[Operator, int] = {}
@@ -103,7 +107,7 @@ def merged_table(
         Operator(op.kind, n, op.macs, op.parameters, op.reads, op.writes, op.rows, op.columns, op.depth)
         for op, n in counts.items()
     )
-    return OperatorTable(merged, dict(unknown or {}), peak_values)
+    return OperatorTable(merged, dict(unknown or {}), peak_values, ports)
 
 
 def read_table(data: Mapping[str, Any], *, where: str = "operator table") -> OperatorTable:
@@ -113,7 +117,8 @@ def read_table(data: Mapping[str, Any], *, where: str = "operator table") -> Ope
         if len(row) != len(COLUMNS) + 1 or row[0] not in KINDS:
             raise ConfigError(f"'{row}' is not an operator (kind, {', '.join(COLUMNS)})", where=where)
         found.append(Operator(row[0], **dict(zip(COLUMNS, row[1:], strict=True))))
-    return OperatorTable(tuple(found), dict(data.get("unknown", {})), int(data.get("peak_values", 0)))
+    peak, ports = int(data.get("peak_values", 0)), float(data.get("ports", 0.0))
+    return OperatorTable(tuple(found), dict(data.get("unknown", {})), peak, ports)
 
 
 def read_tables(path: Path) -> dict[str, OperatorTable]:

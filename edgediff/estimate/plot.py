@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 COLOURS = ("#3b6fb6", "#c05a2e", "#3f8f5b", "#8a5aa8", "#7a7a7a")
-SIZE, EDGE = 520, 56
+SIZE, EDGE = 540, 72
 ACROSS = "estimated by a fit that had not seen the family, ms"
 
 

@@ -91,10 +91,13 @@ def record_operators(
 
         stack.enter_context(watch)
         if isinstance(inputs, Mapping):
-            call(**{name: shaped(value) for name, value in inputs.items()})
+            given: Any = {name: shaped(value) for name, value in inputs.items()}
+            result = call(**given)
         else:
-            call(*(shaped(value) for value in inputs))
-    table = merged_table(watch.operators, watch.unknown, watch.peak)
+            given = [shaped(value) for value in inputs]
+            result = call(*given)
+    ports = float(sum(tensor.numel() for tensor in _tensors((given, result))))
+    table = merged_table(watch.operators, watch.unknown, watch.peak, ports)
     return table if batch == 1 else _per_sample(table, batch)
 
 
@@ -104,7 +107,7 @@ def _per_sample(table: OperatorTable, batch: int) -> OperatorTable:
                  max(1, op.rows // batch), op.columns, op.depth)
         for op in table.operators
     )  # fmt: skip
-    return OperatorTable(found, table.unknown, table.peak_values // batch)
+    return OperatorTable(found, table.unknown, table.peak_values // batch, table.ports / batch)
 
 
 def _watch_mode(weights: nn.Module) -> Any:
@@ -120,6 +123,7 @@ def _watch_mode(weights: nn.Module) -> Any:
             self.operators: list[Operator] = []
             self.unknown: dict[str, int] = {}
             self.fusable: set[int] = set()
+            self.read: set[int] = set()
             self.alive: dict[int, tuple[Any, int]] = {}
             self.peak = 0
             self.kept: list[Tensor] = []  # or their identities would be given to others
@@ -151,7 +155,8 @@ def _watch_mode(weights: nn.Module) -> Any:
             mine = [tensor for tensor in tensors if id_of(tensor) in owned]
             activations = [tensor for tensor in tensors if id_of(tensor) not in owned]
             reads, writes = float(sum(t.numel() for t in activations)), float(outputs[0].numel())
-            held = float(sum(t.numel() for t in mine))
+            held, again = self._first_read(mine)
+            reads += again
             if name in FREE or not activations:
                 if name.startswith(("view", "_native_batch", "native_batch", "_unsafe", "clone")):
                     self._pass_on(activations, outputs)
@@ -175,6 +180,13 @@ def _watch_mode(weights: nn.Module) -> Any:
             self.operators += found
             if found[0].kind in ("conv", "pointwise", "depthwise", "linear") or name.startswith("add"):
                 self._mark(outputs)
+
+        def _first_read(self, mine: list[Tensor]) -> tuple[float, float]:
+            """Values of weights that no operator has read before, and of those that one has: memory holds them once,
+            and the second reading comes from wherever the first left them, as an activation does."""
+            fresh = {id_of(tensor): tensor.numel() for tensor in mine if id_of(tensor) not in self.read}
+            self.read.update(fresh)
+            return float(sum(fresh.values())), float(sum(t.numel() for t in mine if id_of(t) not in fresh))
 
         def _mark(self, outputs: list[Tensor]) -> None:
             self.fusable.update(id_of(tensor) for tensor in outputs)

@@ -15,18 +15,20 @@ VALUE_BYTES = {"fp32": 4.0, "fp16": 2.0, "w8a16": 2.0, "int8": 1.0}
 WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "w8a16": 1.0, "int8": 1.0}
 SPEED = {"fp32": 0.5, "fp16": 1.0, "w8a16": 1.0, "int8": 2.0}
 ON_CHIP_MB = 4.0  # an operator whose tensors take more than this goes to memory for the rest
-SIDE = 8  # and pixels of a square image
-TILE = 32  # channels that a matrix unit takes at once: fewer leave it idle
+# Pixels along a side, and channels, that a kernel takes at once: fewer leave it idle. Published networks hardly show
+# it; without it the estimates of glyph on a CPU are twice as far off (tests/bench/estimator_host.py).
+SIDE, TILE = 8, 32
+PORT_BYTES = 4e-6  # MB of a value that enters or leaves a graph: the host's floats, converted on the way
 SPILLS = ("products", "attention", "light")
 ATTENTION = ("matmul", "softmax")
 TERMS: tuple[tuple[str, str], ...] = (
-    ("call", ""), *(("macs", kind) for kind in ARITHMETIC), ("weights", ""),
+    ("call", ""), ("ports", ""), *(("macs", kind) for kind in ARITHMETIC), ("weights", ""),
     *(("traffic", kind) for kind in KINDS), *(("spill", kind) for kind in SPILLS),
     *(("launch", kind) for kind in KINDS),
 )  # fmt: skip
 PARTS = ("arithmetic", "traffic", "launches")
 PART_OF = np.array([
-    {"macs": 0, "weights": 1, "traffic": 1, "spill": 1, "call": 2, "launch": 2}[name] for name, _ in TERMS
+    {"macs": 0, "ports": 1, "weights": 1, "traffic": 1, "spill": 1, "call": 2, "launch": 2}[name] for name, _ in TERMS
 ])
 _AT = {term: index for index, term in enumerate(TERMS)}
 
@@ -35,11 +37,11 @@ def design(table: OperatorTable, precision: str) -> Array:
     """`[len(TERMS)]`: the call (1), and in units of a thousandth of a microsecond on a device of 1 GFLOP/s at fp16
     and 1 GB/s: nothing of this is milliseconds before it is divided by a device's figures.
 
-    macs: 2 MACs in 10^6, over the speed of the precision relative to fp16; weights, traffic, spill: 10^6 bytes;
-    launch: operators.
+    macs: 2 MACs in 10^6, over the speed of the precision relative to fp16; ports, weights, traffic, spill: 10^6
+    bytes; launch: operators.
     """
     found = np.zeros(len(TERMS))
-    found[0] = 1.0
+    found[0], found[1] = 1.0, table.ports * PORT_BYTES
     for op in table.operators:
         for index, amount in operator_terms(op, precision):
             found[index] += amount * op.count
@@ -63,7 +65,7 @@ def operator_terms(op: Operator, precision: str) -> tuple[tuple[int, float], ...
 
 
 def padding(op: Operator) -> float:
-    """How many more MACs a matrix unit does than the operator needs, for channels that do not fill its tiles."""
+    """How many more MACs a kernel does than the operator needs, for channels and pixels that do not fill its tiles."""
     if op.kind == "depthwise" or not op.columns or not op.depth:
         return 1.0
     found = (-(-op.columns // TILE) * TILE / op.columns) * (-(-op.depth // TILE) * TILE / op.depth)

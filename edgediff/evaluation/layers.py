@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from edgediff.plan import Plan
-from edgediff.schedule import wire_schedule
+from edgediff.schedule import graph_for, wire_schedule
 from edgediff.units import Unit, UnitGraph
 
 
@@ -18,7 +18,7 @@ def map_layers(plan: Plan, graph: UnitGraph) -> list[dict[str, Any]]:
     """
     cut = graph.with_cuts(unit.unit for unit in plan.cuts)
     wirings = wire_schedule(plan.schedule, cut)
-    computed = {name: set(cut.computed(wiring.live)) for name, wiring in wirings.items()}
+    computed = {name: set(graph_for(w.network, cut).computed(w.live)) for name, w in wirings.items()}
     read = {name: {carry.rstrip("+") for carry in wiring.reads} for name, wiring in wirings.items()}
     layers: dict[str, list[Unit]] = {}
     for unit in graph.units:

@@ -1,12 +1,15 @@
 """Qualcomm AI Hub as a farm of real devices, through its own client (`pip install qai-hub`, `qai-hub configure`).
 
 One job per graph of the ONNX Runtime part of a bundle: AI Hub compiles and profiles components, not whole images, so
-the answer is a table per graph. Interface: https://app.aihub.qualcomm.com/docs (submit_profile_job,
-download_profile).
+the answer is a table per graph. Interface: https://app.aihub.qualcomm.com/docs and the client's source, 0.56.0
+(submit_inference_job, download_profile).
 """
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,16 +35,40 @@ def push(bundle: Bundle, device: str, *, client: Any = None) -> dict[str, Any]:
              for name, graph in bundle.manifest.graphs.items() if "onnxruntime" in graph.artifacts}  # fmt: skip
     if not files:
         raise LinkError("AI Hub takes ONNX files, and this bundle has no onnxruntime part; build one", code="no_onnx")
-    return {name: hub.upload_model(str(file.parent if _is_split(file) else file)) for name, file in files.items()}
+    return {name: _upload(hub, name, file) for name, file in files.items()}
+
+
+def _upload(hub: Any, name: str, file: Path) -> Any:
+    """A graph alone, or with the weights beside it in a folder of their own: the client refuses a folder with a
+    second graph in it, and a bundle's graphs share one file of weights."""
+    weights = [other for other in file.parent.iterdir() if other.suffix == ".bin"]
+    if not weights:
+        return hub.upload_model(str(file))
+    with tempfile.TemporaryDirectory() as folder:
+        staged = Path(folder) / name
+        staged.mkdir()
+        for one in (file, *weights):
+            try:
+                (staged / one.name).hardlink_to(one.resolve())
+            except OSError:  # another file system
+                shutil.copy(one, staged / one.name)
+        return hub.upload_model(str(staged))
 
 
 def run(models: dict[str, Any], device: str, *, client: Any = None, options: str = "") -> dict[str, LatencyTable]:
     """Submits a profile job per uploaded model and waits for all; a table per graph. A job that fails is a LinkError
     that names the graph, the job and the reason it gives."""
     hub = client or import_or_explain("qai_hub", needed_by="AI Hub")
-    jobs = {name: hub.submit_profile_job(model=model, device=hub.Device(device), options=options)
-            for name, model in models.items()}  # fmt: skip
+    jobs = {name: _submit(hub, model, hub.Device(device), options) for name, model in models.items()}
     return {name: pull(job, name, device) for name, job in jobs.items()}
+
+
+def _submit(hub: Any, model: Any, device: Any, options: str) -> Any:
+    """An inference job on random inputs that profiles; before version 0.56 that was a kind of job of its own."""
+    submit = hub.submit_inference_job
+    if "profile" not in signature(submit).parameters:
+        return hub.submit_profile_job(model=model, device=device, options=options)
+    return submit(model=model, device=device, options=options, profile=True)
 
 
 def pull(job: Any, graph: str, device: str) -> LatencyTable:
@@ -71,8 +98,3 @@ def pull(job: Any, graph: str, device: str) -> LatencyTable:
 def _ms(summary: dict[str, Any], key: str) -> float | None:
     value = summary.get(key)
     return None if value is None else float(value) * MILLISECONDS
-
-
-def _is_split(file: Path) -> bool:
-    """Weights lie beside the graph, so that the folder is what AI Hub wants."""
-    return any(other.suffix == ".bin" for other in file.parent.iterdir())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from edgediff.report.subject import Source, make_subject
 
 if TYPE_CHECKING:
     from edgediff.bundle import Bundle
+    from edgediff.estimate import PlanEstimate
     from edgediff.units import UnitGraph
 
 __all__ = ["render_report"]
@@ -26,6 +27,7 @@ def render_report(
     evaluations: Sequence[Source | None] | None = None,
     profiles: Sequence[LatencyTable | Source | None] | None = None,
     graphs: Sequence[UnitGraph | None] | None = None,
+    estimates: Mapping[str, Sequence[PlanEstimate]] | None = None,
     when: datetime | None = None,
 ) -> Path:
     """Writes the page to `out` (whole or not at all, replacing what was there) and returns its path.
@@ -33,6 +35,7 @@ def render_report(
     `evaluations` and `profiles` go with the bundles in their order, each as plain data or as a file; None for one
     that was not measured. Without `profiles` those in the manifests are shown, and parity always is. `graphs` are
     unit graphs of the untouched models, for the map of the schedule; an evaluation brings what the map needs.
+    `estimates` by recipe are drawn for all devices together; they are no measurements and are not mixed with any.
     What is missing is said to be missing, with the command that measures it. Pictures come from the evaluation's
     cache. `when` is the date to print, now by default; with it the same input gives the same bytes.
 
@@ -45,7 +48,8 @@ def render_report(
     found = _in_order("evaluations", evaluations, len(several))
     tables = _in_order("profiles", profiles, len(several))
     subjects = [make_subject(one, found[index], tables[index]) for index, one in enumerate(several)]
-    page = build_page(subjects, _in_order("graphs", graphs, len(several)), when or datetime.now().astimezone())
+    maps = _in_order("graphs", graphs, len(several))
+    page = build_page(subjects, maps, when or datetime.now().astimezone(), estimates or {})
     write_text_atomic(Path(out), str(page))
     return Path(out)
 

@@ -15,6 +15,14 @@ COLOURS = ("#3b6fb6", "#c05a2e", "#3f8f5b", "#8a5aa8")
 WIDTH, LEFT, RIGHT, ROW, TOP = 760, 190, 120, 26, 34
 
 
+def devices_section(estimates: Mapping[str, Sequence[PlanEstimate]]) -> Html:
+    """The plot, and under it what each estimate stands on."""
+    bases = {one.target: one.basis for found in estimates.values() for one in found}
+    notes = [tag("li", f"{target}: {basis}") for target, basis in bases.items()]
+    return tag("section", tag("h2", "On devices that are not here"), Html(devices_plot(estimates)),
+               tag("ul", *notes, class_="note"), class_="devices")  # fmt: skip
+
+
 def devices_plot(estimates: Mapping[str, Sequence[PlanEstimate]]) -> str:
     """One row per device in the order of the first recipe, a mark per recipe at the middle estimate with a line over
     its 80 % interval, on a logarithmic axis of milliseconds; what does not fit into memory is hollow and says so."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgediff import __version__
 from edgediff.report.charts import Mark, dot_strip, key
 from edgediff.report.decisions import plan_section, schedule_section
+from edgediff.report.devices import devices_section
 from edgediff.report.frontier import front_section
 from edgediff.report.markup import (
     NOT_MEASURED,
@@ -31,12 +33,18 @@ from edgediff.report.subject import Subject
 from edgediff.report.timing import latency_section
 from edgediff.units import UnitGraph
 
+if TYPE_CHECKING:
+    from edgediff.estimate import PlanEstimate
+
 STYLE = Path(__file__).with_name("style.css")
 # Nothing is fetched and nothing runs, whatever a name or a file might try.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
-def build_page(subjects: Sequence[Subject], graphs: Sequence[UnitGraph | None], when: datetime) -> Html:
+def build_page(
+    subjects: Sequence[Subject], graphs: Sequence[UnitGraph | None], when: datetime,
+    estimates: Mapping[str, Sequence[PlanEstimate]],
+) -> Html:
     """The whole document."""
     single = len(subjects) == 1
     title = subjects[0].title if single else f"{len(subjects)} bundles compared"
@@ -44,7 +52,8 @@ def build_page(subjects: Sequence[Subject], graphs: Sequence[UnitGraph | None], 
         _article(index, subject, subjects, graph, single)
         for index, (subject, graph) in enumerate(zip(subjects, graphs, strict=True))
     ]
-    body = tag("body", tag("main", _masthead(subjects, when), None if single else _overview(subjects), *articles))
+    body = tag("body", tag("main", _masthead(subjects, when), None if single else _overview(subjects), *articles,
+                            devices_section(estimates) if estimates else None))  # fmt: skip
     return _document(f"{title} - edgediff report", body)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from edgediff.config import write_text_atomic
 from edgediff.report.markup import NOT_MEASURED, Child, Html, figure, join, percent, table, tag
 from edgediff.report.page import plain_page
+from edgediff.report.pruning_scores import additivity, operators, selections
 
 Run = Mapping[str, Any]
 MAIN, BASELINE = "laptop", "bk_sdm"
@@ -28,14 +29,20 @@ FEATURES = {
 SIDES = {"normalised": "bundle", "plain": "equal", "none": "reference"}
 
 
-def render_pruning(found: Mapping[str, Any], out: Path, *, sheet: bytes | None = None) -> Path:
+def render_pruning(
+    found: Mapping[str, Any], out: Path, *, scores: Mapping[str, Any] | None = None, sheet: bytes | None = None
+) -> Path:
     """Writes the page to `out`, whole or not at all. `found`: `reference` (the untouched model's figures),
     `settings` (of all distillations) and `runs`, each with `size`, `method`, `features`, `feature`, `seed`, `before`,
-    `after` (None: not drawn), `curve` (empty: not distilled) and perhaps `switched`. `sheet`: the contact sheet as PNG.
+    `after` (None: not drawn) and `curve` (empty: not distilled); perhaps `switch` and `check`, what the bench of
+    these names found. `scores`: `quality`, `additivity`, `operators` as `pruning_scores` takes them. `sheet`: PNG.
     """
     sections: list[tuple[str, Child]] = [
         ("Verdicts", verdicts(found)), ("Before and after", _tables(found)), ("Losses", _curves(found)),
-        ("Switching", _switching(found)), ("Pictures", _picture(sheet)), ("How", _how(found)),
+        ("Selections before recovery", selections((scores or {}).get("quality", ()))),
+        ("Does the loss add up", additivity((scores or {}).get("additivity", ()))),
+        ("Operators", operators((scores or {}).get("operators"))), ("Switching", _switching(found)),
+        ("Pictures", _picture(sheet)), ("How", _how(found)),
     ]  # fmt: skip
     lede = (
         "Layers removed from the U-Net for good, chosen in several ways, at the sizes of BK-SDM's presets; then the "
@@ -60,6 +67,7 @@ def verdicts(found: Mapping[str, Any]) -> Html:
             )
             lines.append(tag("li", text, class_="better" if met else "worse"))
         lines += [_loss_verdict(found, size, method) for method in _compared(found["runs"], size)]
+        lines += _experts_verdict(found, size)
     return tag("ul", *lines, class_="verdicts") if lines else Html("")
 
 
@@ -79,6 +87,26 @@ def _loss_verdict(found: Mapping[str, Any], size: str, method: str) -> Html:
         f"and {beside}. Target, better: {'met' if wins == len(pairs) and sum(hits) >= 0 else 'missed'}."
     )
     return tag("li", text, class_="better" if text.endswith("met.") else "worse")
+
+
+def _experts_verdict(found: Mapping[str, Any], size: str) -> list[Html]:
+    """Conditional convolutions beside plain ones after the same steps, seed by seed."""
+    lines: list[Html] = []
+    runs = [r for r in found["runs"] if r["size"] == size and r.get("phases", 1) > 1 and r["after"]]
+    for method in dict.fromkeys(run["method"] for run in runs):
+        plain = {r["seed"]: r for r in _select(found["runs"], size, method, "normalised") if r["after"]}
+        pairs = [(r, plain[r["seed"]]) for r in runs if r["method"] == method and r["seed"] in plain]
+        if not pairs:
+            continue
+        ratios = [ours["curve"][-1]["probe"] / theirs["curve"][-1]["probe"] for ours, theirs in pairs]
+        hits = [ours["after"]["retrieval_at_1"] - theirs["after"]["retrieval_at_1"] for ours, theirs in pairs]
+        text = (
+            f"{NAMES.get(method, method)}, {_share(found, size)}: with experts in {pairs[0][0]['phases']} phases the "
+            f"output loss is {percent(statistics.mean(ratios))} of that without (n {len(pairs)}) and retrieval@1 "
+            f"{figure(100 * statistics.mean(hits), 1)} points higher."
+        )
+        lines.append(tag("li", text, class_="better" if statistics.mean(ratios) < 1 else "worse"))
+    return lines
 
 
 def _tables(found: Mapping[str, Any]) -> Html:
@@ -105,6 +133,8 @@ def _row(found: Mapping[str, Any], runs: Sequence[Run]) -> list[Child]:
     first, before = runs[0], runs[0]["before"]
     time = before["time"]
     words = NAMES.get(first["method"], first["method"])
+    if first.get("phases", 1) > 1:
+        words = join([words, tag("small", f"with experts, {first['phases']} phases")])
     if first["features"] != "normalised":
         weight = f", weight {first['feature']:g}" if first["feature"] != 1.0 else ""
         words = join([words, tag("small", FEATURES[first["features"]] + weight)])
@@ -139,7 +169,7 @@ def _curves(found: Mapping[str, Any]) -> Html:
     for size in _sizes(found["runs"]):
         for method in _compared(found["runs"], size):
             runs = [r for r in found["runs"] if (r["size"], r["method"], r["feature"]) == (size, method, 1.0)]
-            runs = [run for run in runs if run["curve"]]
+            runs = [run for run in runs if run["curve"] and run.get("phases", 1) == 1]
             shown = [(SIDES[run["features"]], run["curve"]) for run in runs if run["features"] in SIDES]
             kinds = dict.fromkeys(run["features"] for run in runs if run["features"] in SIDES)
             legend = [tag("li", _line(SIDES[kind]), FEATURES[kind]) for kind in kinds]
@@ -182,23 +212,26 @@ def _chart(lines: Sequence[tuple[str, Sequence[Mapping[str, float]]]], label: st
 
 
 def _switching(found: Mapping[str, Any]) -> Html:
-    rows: list[list[Child]] = []
-    for run in found["runs"]:
-        switched = run.get("switched")
-        if not switched:
-            continue
-        for key, words in (("light_first", "light, then untouched"), ("light_last", "untouched, then light")):
-            one = switched[key]
-            rows.append([
-                f"{NAMES.get(run['method'], run['method'])}, {_share(found, run['size'])}", words,
-                percent(switched["macs"], 1), percent(one["retrieval_at_1"], 1), figure(one["frechet"], 3),
-                figure(one["psnr_db"], 1, "dB"),
-            ])  # fmt: skip
-    if not rows:
+    switch = found.get("switch")
+    if not switch:
         return Html("")
-    head = ("light network", "order", "MACs of an image", "retrieval@1", "Fr\u00e9chet", "PSNR")
-    words = "The distilled network for one half of the calls, the untouched one for the other (A-SDM's switching)."
-    return join([table(head, rows, numbers=range(2, 6)), tag("p", words, class_="note")])
+    orders = {"first": "light, then untouched", "last": "untouched, then light", "alone": "light alone"}
+    rows: list[list[Child]] = []
+    for one in sorted(switch["rows"], key=lambda row: -row["macs"]):
+        fewer = one["method"] == "untouched"
+        name = f"{one['steps']} steps" if fewer else f"{NAMES.get(one['method'], one['method'])}, {one['size']}"
+        rows.append([
+            join(["untouched, ", name]) if fewer else name, orders.get(one["order"], ""),
+            "" if fewer else percent(one["share"]), percent(one["macs"], 1), percent(one["retrieval_at_1"], 1),
+            figure(one["frechet"], 3), figure(one["psnr_db"], 1, "dB"),
+        ])  # fmt: skip
+    head = ("light network", "order", "its share", "MACs of an image", "retrieval@1", "Fr\u00e9chet", "PSNR")
+    words = (
+        f"A-SDM's switching: the distilled network (seed 0) for one part of the {switch['steps']} calls, the untouched "
+        f"one for the other; {switch['prompts']} captions, compared with the untouched network's {switch['steps']} "
+        "steps. The untouched network by fewer steps is the baseline at equal compute."
+    )
+    return join([table(head, rows, numbers=range(2, 7)), tag("p", words, class_="note")])
 
 
 def _picture(sheet: bytes | None) -> Html:
@@ -221,7 +254,24 @@ def _how(found: Mapping[str, Any]) -> Html:
         f"{settings['rate']:g} along a cosine, {settings['precision']} arithmetic, task, output and feature losses of "
         "weight 1 unless said otherwise. Cuts were chosen once on calibration prompts; seeds are of the distillation."
     )
-    return join([tag("p", words, class_="note"), tag("p", tag("code", str(settings["command"])))])
+    return join([
+        tag("p", words, class_="note"), _steps_note(found), tag("p", tag("code", str(settings["command"])))
+    ])  # fmt: skip
+
+
+def _steps_note(found: Mapping[str, Any]) -> Html:
+    """Whether so few sampler steps judge the networks as more do."""
+    check = found.get("check")
+    if not check:
+        return Html("")
+    few, more = check["steps"]
+    tau = check["tau"]
+    words = (
+        f"{few} steps rank {len(check['rows'])} distilled networks as {more} do up to Kendall's tau "
+        f"{figure(tau['retrieval_at_1'])} (retrieval@1), {figure(tau['frechet'])} (Fr\u00e9chet) and "
+        f"{figure(tau['psnr_db'])} (PSNR), on the same captions."
+    )
+    return tag("p", words, class_="note")
 
 
 # -- selecting ------------------------------------------------------------------------------------
@@ -244,15 +294,17 @@ def _groups(runs: Sequence[Run], size: str) -> list[list[Run]]:
     groups: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
         if run["size"] == size:
-            groups.setdefault((run["method"] != MAIN, run["method"], run["features"], run["feature"]), []).append(run)
+            key = (run["method"] != MAIN, run["method"], run["features"], run["feature"], run.get("phases", 1))
+            groups.setdefault(key, []).append(run)
     return [groups[key] for key in sorted(groups)]
 
 
 def _select(runs: Sequence[Run], size: str, method: str, features: str) -> list[Run]:
-    """Runs that were distilled."""
+    """Runs that were distilled, without experts."""
     wanted = (size, method, features, 1.0)
     keys = ("size", "method", "features", "feature")
-    return [run for run in runs if tuple(run[key] for key in keys) == wanted and run["curve"]]
+    plain = [run for run in runs if run.get("phases", 1) == 1]
+    return [run for run in plain if tuple(run[key] for key in keys) == wanted and run["curve"]]
 
 
 def _compared(runs: Sequence[Run], size: str) -> list[str]:

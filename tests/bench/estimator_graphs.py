@@ -1,8 +1,10 @@
 """Builds the architectures behind the calibration rows with random weights (none: on the meta device), records
 their operators and writes edgediff/estimate/calibration/graphs.json.gz. Needs torchvision and timm beside edgediff.
 
-    pip install torchvision timm && python tests/bench/estimator_graphs.py
+    pip install torchvision timm ultralytics easyocr && python tests/bench/estimator_graphs.py NCNN REPOS
 
+NCNN is `benchmark/models` of a checkout of Tencent/ncnn (a4d2ea1d when the file was last written), whose own graphs its
+benchmark ran; REPOS a folder of the checkouts that `estimator_repos.py` names.
 Prints parameters beside what the calibration data says they are, where it says so.
 """
 
@@ -14,6 +16,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,9 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
+import estimator_ncnn
 import estimator_nets as nets
+import estimator_repos
 
 from edgediff.estimate.record import record_operators
 
@@ -214,14 +219,6 @@ CASES: dict[str, Callable[[], Case]] = {
     "aotgan": lambda: (nets.AOTGAN(), [torch.zeros(1, 3, 512, 512), torch.zeros(1, 1, 512, 512)]),
     "midas": lambda: (nets.MidasSmall(), image(3, 256, 256)),
     "deepbox/VGG3DDetection": lambda: tv("vgg19_bn"),
-    "ncnn/squeezenet": lambda: tv("squeezenet1_1", 3, 227, 227), "ncnn/resnet18": lambda: tv("resnet18"),
-    "ncnn/resnet50": lambda: tv("resnet50"), "ncnn/mobilenet": lambda: tm("mobilenetv1_100"),
-    "ncnn/mobilenet_v2": lambda: tv("mobilenet_v2"), "ncnn/mobilenet_v3": lambda: tv("mobilenet_v3_large"),
-    "ncnn/shufflenet_v2": lambda: tv("shufflenet_v2_x0_5"), "ncnn/mnasnet": lambda: tv("mnasnet1_0"),
-    "ncnn/googlenet": lambda: tv("googlenet"), "ncnn/alexnet": lambda: tv("alexnet", 3, 227, 227),
-    "ncnn/vgg16": lambda: tv("vgg16"), "ncnn/efficientnet_b0": lambda: tv("efficientnet_b0"),
-    "ncnn/efficientnetv2_b0": lambda: tm("tf_efficientnetv2_b0"), "ncnn/regnety_400m": lambda: tv("regnet_y_400mf"),
-    "ncnn/vision_transformer": lambda: tm("vit_base_patch32_384", 3, 384, 384),
     **{f"ane/{name}": partial(fused, name, side) for name, side in (
         *((f"mobileone_s{n}", 224) for n in range(5)), ("efficientformerv2_s0", 224), ("efficientformerv2_s1", 224),
         *((f"fastvit_{n}", 256) for n in ("t8", "t12", "s12", "sa12", "sa24", "sa36", "ma36")),
@@ -233,11 +230,15 @@ CASES: dict[str, Callable[[], Case]] = {
 }
 
 
+# What is deployed picks the word inside and gives one number, where ours gives the scores of the whole vocabulary.
+TOKEN_ONLY = ("albert_base_v2_hf", "bert_base_uncased_hf", "distil_bert_base_uncased_hf", "mobile_bert_uncased_google")
+
+
 def main() -> None:
     with open(FOLDER / "ai_hub_models.csv", newline="", encoding="utf-8") as file:
         published = {row["model"]: row["params_m"] for row in csv.DictReader(file)}
     tables: dict[str, Any] = {}
-    for name, build in CASES.items():
+    for name, build in {**CASES, **estimator_repos.cases(Path(sys.argv[2]))}.items():
         try:
             try:
                 with torch.device("meta"):
@@ -249,9 +250,14 @@ def main() -> None:
         except Exception:
             print(f"{name}: FAILED\n{traceback.format_exc(limit=-3)}")
             continue
+        if name in TOKEN_ONLY:
+            table = replace(table, ports=0.0)
         said = published.get(name.split("/")[0], "")
         print(f"{name:58}{table.macs / 1e9:9.3f} GMACs {table.parameters / 1e6:8.2f} M parameters (published {said})"
               f" {dict(table.unknown) or ''}")
+        tables[name] = table.to_data()
+    for name, table in estimator_ncnn.read_all(Path(sys.argv[1])).items():
+        print(f"{name:58}{table.macs / 1e9:9.3f} GMACs {table.parameters / 1e6:8.2f} M parameters")
         tables[name] = table.to_data()
     FOLDER.mkdir(exist_ok=True)
     data = json.dumps(tables, sort_keys=True, separators=(",", ":")).encode()

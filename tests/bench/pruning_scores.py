@@ -43,10 +43,11 @@ def main() -> None:
     parser.add_argument("--subsets", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--prompts", type=int, default=2, help="reuse: calibration prompts, four timesteps of each")
+    parser.add_argument("--timesteps", type=int, default=2, choices=(1, 2), help="full-size: samples that are scored")
     parser.add_argument("--latency", type=float, default=0.65, help="operators: the share of a call's time that stays")
     parser.add_argument("--by", default="per_ms", help="operators: score, per_mac or per_ms")
     parser.add_argument("--draws", type=int, default=8, help="operators: seeds, a multiple of 8")
-    parser.add_argument("--json", type=Path, help="quality: the figures behind the table")
+    parser.add_argument("--json", type=Path, help="quality, additivity: a file to which the figures are added")
     args = parser.parse_args()
     full_size = args.what in ("units", "full-size")
     args.model = args.model or ("random:sd15" if full_size else "glyph")
@@ -71,9 +72,8 @@ def quality(args: argparse.Namespace) -> None:
                 rows.setdefault((preset, name), []).append(measure_cuts(pipeline, unseen, removed))
         say(f"after {seed + 1} of {args.seeds} seeds\n{quality_table(rows)}")
     print(quality_table(rows))
-    if args.json:
-        plain = [{"size": size, "method": name, "seeds": found} for (size, name), found in rows.items()]
-        args.json.write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
+    plain = [{"size": size, "method": name, "seeds": found} for (size, name), found in rows.items()]
+    add_figures(args.json, "quality", plain)
 
 
 def additivity(args: argparse.Namespace) -> None:
@@ -83,6 +83,13 @@ def additivity(args: argparse.Namespace) -> None:
         found.append(check_additivity(pipeline, trace_of(pipeline, seed), args.subsets, seed))
         say(f"after {seed + 1} of {args.seeds} seeds\n{additivity_table(found)}")
     print(additivity_table(found))
+    add_figures(args.json, "additivity", found)
+
+
+def add_figures(path: Path | None, key: str, value: Any) -> None:
+    if path is not None:
+        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        path.write_text(json.dumps({**known, key: value}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def methods(pipeline: Pipeline, preset: str, seed: int) -> list[tuple[str, str, dict[str, Any]]]:
@@ -236,7 +243,7 @@ def units(args: argparse.Namespace) -> None:
     """What every candidate is worth by itself."""
     from edgediff.prune._candidates import candidates
 
-    graph = load_pipeline(args.model).graph
+    graph = describe_model(args.model)
     total, macs = graph.parameters(), graph.macs()
     print(f"{args.model}: {total / 1e6:.2f} M parameters, {macs / 1e9:.2f} GMACs a call\n")
     print("| layer | M parameters | share | GMACs | share |\n|---|---|---|---|---|")
@@ -249,32 +256,50 @@ def units(args: argparse.Namespace) -> None:
           f"| {rest.macs() / 1e9:.3f} | {rest.macs() / macs:.2%} |")
 
 
-def score_full_size(args: argparse.Namespace) -> None:
-    """`laptop` at half of the parameters on one prompt and two timesteps, additivity and re-scoring left out; and
-    what the same costs at 8 prompts and 4 timesteps."""
-    clock = [time.perf_counter()]
+def describe_model(model: str) -> Any:
+    """Its unit graph; a `random:` U-Net is described without its weights."""
+    import torch
 
-    def lap() -> float:
-        clock.append(time.perf_counter())
-        return round(clock[-1] - clock[-2], 1)
+    from edgediff import pipeline
+    from edgediff.model_parts import make_part
+    from edgediff.networks import Sizes, unit_graph
+
+    path = pipeline.PACKAGE / "architectures" / f"{model.removeprefix('random:')}.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if "unet" not in config:
+        return load_pipeline(model).graph
+    with torch.device("meta"):
+        network = make_part("unet", config["unet"])
+    size = config["unet"]["sample_size"]
+    return unit_graph(network, Sizes(size, size, config.get("tokens", 0)))
+
+
+def score_full_size(args: argparse.Namespace) -> None:
+    """`laptop` at half of the parameters on one prompt and `--timesteps` of a trajectory of two calls, additivity and
+    re-scoring left out; and what the same costs at 8 prompts and 4 timesteps."""
+    clock = [(time.perf_counter(), time.process_time())]
+
+    def lap() -> dict[str, float]:
+        clock.append((time.perf_counter(), time.process_time()))
+        wall, cpu = (now - before for now, before in zip(clock[-1], clock[-2], strict=True))
+        return {"wall": round(wall, 1), "cpu": round(cpu, 1)}
 
     pipeline = load_pipeline(args.model)
     seconds = {"load": lap()}
     trace = trace_of(pipeline, 0, steps=2, prompts=1, scale=1.0)
     seconds["trace of 2 calls"] = lap()
     laptop = load_plugin("prune", "laptop")
-    spec = laptop.Spec(budget={"parameters": 0.5}, timesteps=2, subsets=0, rescore="never")
+    spec = laptop.Spec(budget={"parameters": 0.5}, timesteps=args.timesteps, subsets=0, rescore="never")
     scores = laptop.score(spec, pipeline, trace, lambda text, done, total: say(f"{text} {done}/{total}"))
     seconds["scoring"] = lap()
-    seconds["CPU time of all"] = round(time.process_time(), 1)
-    samples = 8 * 4 / len(trace.inputs[0])
+    samples = 8 * 4 / args.timesteps
     print(json.dumps({
-        "model": args.model, "candidates": len(scores.values), "samples": len(trace.inputs[0]), "seconds": seconds,
+        "model": args.model, "candidates": len(scores.values), "samples": args.timesteps, "seconds": seconds,
         "peak_rss_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2),
         "cut": list(scores.selection or ()), "selections": scores.checks["selections"],
-        "projected_hours": {
-            "trace of 8 prompts, 50 guided calls": round(seconds["trace of 2 calls"] * 8 * 50 / 3600, 2),
-            "scoring 8 prompts x 4 timesteps": round(seconds["scoring"] * samples / 3600, 2),
+        "projected_cpu_hours": {
+            "trace of 8 prompts, 50 guided calls": round(seconds["trace of 2 calls"]["cpu"] * 8 * 50 / 3600, 2),
+            "scoring 8 prompts x 4 timesteps": round(seconds["scoring"]["cpu"] * samples / 3600, 2),
         },
     }, indent=2))  # fmt: skip
 

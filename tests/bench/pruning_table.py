@@ -1,13 +1,18 @@
 """Cuts beside their baselines, before and after the same short distillation of the embedded model.
 
     python tests/bench/pruning_table.py run --work build/pruning [--seeds 3] [--steps 100] [--jobs 2] [--limit N]
+    python tests/bench/pruning_table.py switch --work build/pruning     two networks in one schedule (A-SDM)
+    python tests/bench/pruning_table.py check --work build/pruning      the same networks by twice as many steps
     python tests/bench/pruning_table.py render --work build/pruning     tests/bench/pruning_table.{json,html}
 
+The page also shows what `pruning_scores.py quality` and `additivity` wrote to tests/bench/pruning_scores.json, and what
+operators_recovered.py wrote.
 `run` makes what is missing in the work folder, in the order of `list_runs`, `jobs` runs side by side and at most
 `limit` of them, so that it can be stopped and started again at any time. `render` writes the committed table of what
 is there. Sizes are those of BK-SDM's presets. The cuts are chosen once, on the calibration prompts;
-the three seeds are of the distillation. 256 captions, each from the noise of its own seed; `--sampler-steps` DDIM steps
-without guidance (glyph draws as well without it as with 2; see its model card).
+the three seeds are of the distillation. `switch` and `check` use the networks of seed 0 that `run` left. 256 captions,
+each from the noise of its own seed; `--sampler-steps` DDIM steps without guidance (glyph draws as well without it as
+with 2; see its model card).
 """
 
 from __future__ import annotations
@@ -32,7 +37,7 @@ import torch
 
 from edgediff.distill import distill_network, load_samples, prepare_folder
 from edgediff.distill.checkpoint import read_losses
-from edgediff.distilled import RECORD, read_distilled
+from edgediff.distilled import RECORD, DistilledFolder, read_distilled
 from edgediff.embedded.evaluation import choose_prompts
 from edgediff.embedded.judge import SAME, load_judge
 from edgediff.errors import EdgeDiffError
@@ -43,29 +48,35 @@ from edgediff.plan import Cut
 from edgediff.plugins import load_plugin
 from edgediff.recipe import DistillTable, Recipe
 from edgediff.report.pruning import render_pruning
+from edgediff.steps import StepTable
 from edgediff.trace import Conditions, record_trace, sample_latents, step_table
 from edgediff.units import UnitGraph
-from edgediff.variants import cut_network, load_network
+from edgediff.variants import cut_network, load_network, load_phases
 
 HERE = Path(__file__).parent
+SCORES = HERE / "pruning_scores.json"  # what pruning_scores.py quality and additivity found
+OPERATORS = HERE / "operators_recovered.json"  # what operators_recovered.py found
 SHOWN, BATCH, PAIRS = 12, 64, 15
-SWITCH_SHARE = 0.5  # of the calls, for the light network: A-SDM's switching
+SWITCH_STEPS, SWITCH_PROMPTS = 10, 64
+SWITCH_SHARES = (0.5,)  # of the calls, for the light network
 
 
 @dataclass(frozen=True)
 class Run:
-    """One distillation: `method` at the parameters of BK-SDM's preset `size`."""
+    """One distillation: `method` at the parameters of BK-SDM's preset `size`; `phases` above 1 with experts."""
 
     size: str
     method: str
     features: str
     seed: int
     feature: float = 1.0
+    phases: int = 1
 
     @property
     def key(self) -> str:
         weight = "" if self.feature == 1.0 else f"-{self.feature:g}"
-        return f"{self.size}-{self.method}-{self.features}{weight}-{self.seed}"
+        phases = "" if self.phases == 1 else f"-phases{self.phases}"
+        return f"{self.size}-{self.method}-{self.features}{weight}{phases}-{self.seed}"
 
 
 def list_runs(seeds: int) -> list[Run]:
@@ -74,15 +85,16 @@ def list_runs(seeds: int) -> list[Run]:
     The losses are compared on BK-SDM's cut, which needs recovery; LAPTOP's of that size hardly does.
     """
     every = range(seeds)
-    main = [Run("small", m, "normalised", s) for s in every for m in ("bk_sdm", "laptop")]
+    pair, lots = ("bk_sdm", "laptop"), ("random", "magnitude")
+    main = [Run(size, m, "normalised", s) for size in ("small", "base") for s in every for m in pair]
+    others = [Run("small", m, "normalised", s) for s in every for m in lots]
     curves = [Run("small", "bk_sdm", "plain", s) for s in every]
-    others = [Run("small", m, "normalised", s) for s in every for m in ("random", "magnitude")]
-    harder = [Run("tiny", m, "normalised", s) for s in every for m in ("laptop", "bk_sdm")]
-    lighter = [Run("base", m, "normalised", s) for s in every for m in ("laptop", "bk_sdm", "random", "magnitude")]
+    lighter = [Run("base", m, "normalised", s) for s in every for m in lots]
     ablations = [Run("small", "bk_sdm", "none", 0), Run("small", "bk_sdm", "plain", 0, 0.05)]
     assembled = [Run(size, "assembly", "normalised", 0) for size in ("base", "small")]
-    return [*main, *curves, *others[:2], *harder[:2], *lighter[:4], *ablations, *assembled, *harder[2:], *others[2:],
-            *lighter[4:]]  # fmt: skip
+    routed = [Run("small", "bk_sdm", "normalised", s, phases=2) for s in every]
+    harder = [Run("tiny", m, "normalised", s) for s in every for m in pair]
+    return [*main, *others, *curves, *routed, *lighter, *ablations, *assembled, *harder]
 
 
 # -- cuts -----------------------------------------------------------------------------------------
@@ -126,18 +138,19 @@ class Pictures:
             np.save(path, self.draw(lambda index: (pipeline.denoiser, pipeline.graph)))
         self.reference = np.load(path)
 
-    def draw(self, network_at: Callable[[int], Network]) -> np.ndarray[Any, Any]:
-        """uint8 [n, height, width, 3]; `network_at` gives the network of each call."""
-        place = {row.timestep: index for index, row in enumerate(self.table.rows)}
+    def draw(self, network_at: Callable[[int], Network], table: StepTable | None = None) -> np.ndarray[Any, Any]:
+        """uint8 [n, height, width, 3]; `network_at` gives the network of each call, `table` other steps."""
+        table = table or self.table
+        place = {row.timestep: index for index, row in enumerate(table.rows)}
 
         def predict(sample: torch.Tensor, when: torch.Tensor, conditions: Conditions) -> torch.Tensor:
             network, graph = network_at(place[float(when[0])])
             inputs = {"sample": sample, "timestep": when, **conditions}
             return evaluate(network, graph, graph.live(), inputs)[0]
 
-        calls = len(self.table.rows)
+        calls = len(table.rows)
         latents = sample_latents(
-            self.pipeline, self.table, (None,) * calls, self.prompts, range(self.count), batch=BATCH, denoiser=predict
+            self.pipeline, table, (None,) * calls, self.prompts, range(self.count), batch=BATCH, denoiser=predict
         )
         pixels = torch.cat([self.pipeline.decode(part) for part in latents.split(BATCH)]).permute(0, 2, 3, 1)
         return np.rint((pixels.numpy() * 0.5 + 0.5).clip(0, 1) * 255).astype(np.uint8)
@@ -184,24 +197,30 @@ def make_run(run: Run, args: argparse.Namespace) -> None:
     before = measure_before(pipeline, pictures, run, cuts, work)
     table = DistillTable(
         steps=args.steps, batch=args.batch, rate=args.rate, precision=args.precision, seed=run.seed,
-        features=run.features, feature=run.feature, probe_every=max(1, args.steps // 5),
+        features=run.features, feature=run.feature, phases=run.phases, probe_every=max(1, args.steps // 5),
     )  # fmt: skip
     out = work / "networks" / run.key
     if not (out / RECORD).is_file() or read_distilled(out).settings != table:
         prepare_folder(out, resume=False, overwrite=True)
         distill_network(pipeline, cuts, table, load_samples(pipeline, None), out, device=args.device)
     trained = time.monotonic()
-    network = load_network(out / "unet", pipeline.graph)
-    after = pictures.figures_of(network, run.key)
-    switched = None
-    if run.seed == 0 and run.method in ("laptop", "assembly") and run.features == "normalised":
-        switched = measure_switch(pipeline, pictures, network, run.key)
+    networks = load_phased(out, pipeline)
+    phases = read_distilled(out).phases
+    places = [phases.at(row.timestep) if phases else 0 for row in pictures.table.rows]
+    after = pictures.figures(pictures.draw(lambda index: networks[places[index]]), run.key)
     write_json(work / f"run-{run.key}.json", {
         **asdict(run), "settings": table.model_dump(mode="json"), "before": before, "after": after,
-        "switched": switched, "curve": read_losses(out / "losses.jsonl"), "prompts": args.prompts,
+        "curve": read_losses(out / "losses.jsonl"), "prompts": args.prompts,
         "sampler_steps": args.sampler_steps, "reference": pictures.scorer.figures(pictures.reference).data,
         "seconds": {"distil": trained - started, "all": time.monotonic() - started},
     })  # fmt: skip
+
+
+def load_phased(folder: Path, pipeline: Pipeline) -> list[Network]:
+    """The distilled network of each phase of the timesteps; one, where there are no phases."""
+    network, graph = load_network(folder / "unet", pipeline.graph)
+    later = load_phases(DistilledFolder(folder, read_distilled(folder)), network)
+    return [(network, graph), *((one, graph) for one in later.values())]
 
 
 def measure_before(pipeline: Pipeline, pictures: Pictures, run: Run, cuts: list[Cut], work: Path) -> dict[str, Any]:
@@ -218,18 +237,53 @@ def measure_before(pipeline: Pipeline, pictures: Pictures, run: Run, cuts: list[
     return found
 
 
-def measure_switch(pipeline: Pipeline, pictures: Pictures, light: Network, key: str) -> dict[str, Any]:
-    """A-SDM's switching: the light network in the early calls, the untouched one in the later; and the reverse."""
+def measure_switches(args: argparse.Namespace) -> None:
+    """A-SDM's switching: a distilled network in the first or the last calls, the untouched one in the others; and the
+    untouched one alone by so few steps that it costs at least as much."""
+    pipeline = load_pipeline("glyph")
+    pictures = Pictures(pipeline, args.work, SWITCH_STEPS, SWITCH_PROMPTS)
     whole: Network = (pipeline.denoiser, pipeline.graph)
-    calls = len(pictures.table.rows)
-    middle = round(SWITCH_SHARE * calls)
-    share = (middle * light[1].macs() + (calls - middle) * whole[1].macs()) / (calls * whole[1].macs())
-    early = pictures.draw(lambda index: light if index < middle else whole)
-    late = pictures.draw(lambda index: whole if index < calls - middle else light)
-    return {
-        "macs": share, "light_first": pictures.figures(early, f"{key}-light-first"),
-        "light_last": pictures.figures(late, f"{key}-light-last"),
-    }  # fmt: skip
+    rows: list[dict[str, Any]] = []
+    for run in (Run("small", method, "normalised", 0) for method in ("bk_sdm", "laptop")):
+        folder = args.work / "networks" / run.key
+        if not (folder / RECORD).is_file():
+            continue
+        light = load_network(folder / "unet", pipeline.graph)
+        for share in (*SWITCH_SHARES, 1.0):
+            count = round(share * SWITCH_STEPS)
+            macs = (count * light[1].macs() + (SWITCH_STEPS - count) * whole[1].macs()) / whole[1].macs() / SWITCH_STEPS
+            for order in ("first", "last") if count < SWITCH_STEPS else ("alone",):
+                early, late = (light, whole) if order != "last" else (whole, light)
+                middle = count if order != "last" else SWITCH_STEPS - count
+                drawn = pictures.draw(lambda i, m=middle, e=early, n=late: e if i < m else n)  # type: ignore[misc]
+                found = pictures.figures(drawn, f"switch-{run.key}-{order}-{count}")
+                about = {"size": run.size, "method": run.method, "order": order, "share": share, "macs": macs}
+                rows.append({**about, **found})
+    for steps in sorted({-(-round(row["macs"] * SWITCH_STEPS, 6) // 1) for row in rows}):
+        table = step_table(pipeline, "ddim", int(steps))
+        found = pictures.figures(pictures.draw(lambda index: whole, table), f"switch-untouched-{int(steps)}")
+        rows.append({"method": "untouched", "order": "", "macs": steps / SWITCH_STEPS, "steps": int(steps), **found})
+    write_json(args.work / "switch.json", {"steps": SWITCH_STEPS, "prompts": SWITCH_PROMPTS, "rows": rows})
+
+
+def check_steps(args: argparse.Namespace) -> None:
+    """Whether pictures by fewer steps rank the networks as pictures by twice as many do: networks of seed 0, drawn by
+    both on the same captions; Kendall's tau of retrieval@1, of the Frechet distance and of PSNR."""
+    from scipy.stats import kendalltau
+
+    pipeline = load_pipeline("glyph")
+    more = Pictures(pipeline, args.work, 2 * args.sampler_steps, args.prompts)
+    rows: list[dict[str, Any]] = []
+    for path in sorted(args.work.glob("run-*-0.json")):
+        run = json.loads(path.read_text(encoding="utf-8"))
+        network = load_network(args.work / "networks" / path.stem.removeprefix("run-") / "unet", pipeline.graph)
+        rows.append({"run": path.stem, "few": run["after"], "more": more.figures_of(network, f"check-{path.stem}")})
+    keys = ("retrieval_at_1", "frechet", "psnr_db")
+    tau = {key: float(kendalltau(*zip(*((r["few"][key], r["more"][key]) for r in rows), strict=True)).statistic)
+           for key in keys}  # fmt: skip
+    plain = [{"run": row["run"], **{w: {k: row[w][k] for k in keys} for w in ("few", "more")}} for row in rows]
+    steps = (args.sampler_steps, 2 * args.sampler_steps)
+    write_json(args.work / "check.json", {"steps": steps, "prompts": args.prompts, "tau": tau, "rows": plain})
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -293,20 +347,26 @@ def collect_runs(work: Path, args: argparse.Namespace) -> dict[str, Any]:
         raise EdgeDiffError("there are no runs; make them first: pruning_table.py run --work ...", where=str(work))
     options = " ".join(f"--{key.replace('_', '-')} {value:g}" if not isinstance(value, str) else f"--{key} {value}"
                        for key, value in settings.items())  # fmt: skip
+    for run in runs:
+        run.pop("switched", None)
+        run.setdefault("phases", 1)
     reference = np.load(work / f"reference-{args.prompts}-{args.sampler_steps}.npy")
+    extra = {name: json.loads((work / f"{name}.json").read_text(encoding="utf-8"))
+             for name in ("switch", "check") if (work / f"{name}.json").is_file()}  # fmt: skip
     scorer = Scorer((load_judge(), SAME), choose_prompts(args.prompts))
     return {
         "settings": {**settings, "command": f"python tests/bench/pruning_table.py run --work FOLDER {options}"},
-        "reference": scorer.figures(reference).data, "runs": runs,
+        "reference": scorer.figures(reference).data, "runs": runs, **extra,
     }  # fmt: skip
 
 
-def contact_sheet(work: Path) -> bytes | None:
+def contact_sheet(args: argparse.Namespace) -> bytes | None:
     """PNG: the untouched pictures, then for each cut those right after it and those after distillation."""
     from PIL import Image
 
-    rows = [np.load(path)[:SHOWN] for path in sorted(work.glob("reference-*.npy"))[:1]]
-    for size in ("small", "tiny"):
+    work = args.work
+    rows = [np.load(work / f"reference-{args.prompts}-{args.sampler_steps}.npy")[:SHOWN]]
+    for size in ("base", "small", "tiny"):
         for method in ("laptop", "bk_sdm"):
             names = (f"before-{size}-{method}", f"{size}-{method}-normalised-0")
             files = [work / f"shown-{name}.npy" for name in names]
@@ -316,13 +376,13 @@ def contact_sheet(work: Path) -> bytes | None:
         return None
     whole = np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
     buffer = io.BytesIO()
-    Image.fromarray(whole).save(buffer, "PNG", optimize=True)
+    Image.fromarray(whole).quantize(128).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
 def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("run", "render"))
+    parser.add_argument("what", choices=("run", "switch", "check", "render"))
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=100)
@@ -340,12 +400,16 @@ def read_options() -> argparse.Namespace:
 
 def main() -> None:
     args = read_options()
-    if args.what == "run":
-        make_runs(args)
+    makers = {"run": make_runs, "switch": measure_switches, "check": check_steps}
+    if args.what in makers:
+        makers[args.what](args)
     else:
         found = collect_runs(args.work, args)
         write_json(HERE / "pruning_table.json", found)
-        render_pruning(found, HERE / "pruning_table.html", sheet=contact_sheet(args.work))
+        scores = json.loads(SCORES.read_text(encoding="utf-8")) if SCORES.is_file() else {}
+        if OPERATORS.is_file():
+            scores["operators"] = json.loads(OPERATORS.read_text(encoding="utf-8"))
+        render_pruning(found, HERE / "pruning_table.html", scores=scores, sheet=contact_sheet(args))
 
 
 if __name__ == "__main__":
