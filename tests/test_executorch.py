@@ -329,8 +329,8 @@ def test_a_delegate_that_cannot_be_had(lab, tmp_path, monkeypatch, table, precis
 
 def test_more_memory_than_the_target_has(lab):
     out, _, artifacts = lab.lower()
-    small = Target.model_validate({"name": "Small", "backends": ["executorch"], "memory_ceiling_gb": 0.0001})
-    with pytest.raises(BackendError, match=r"an app on Small may hold 0\.0001 GB") as caught:
+    small = Target.model_validate({"name": "Small", "backends": ["executorch"], "memory_ceiling_gb": 0.00002})
+    with pytest.raises(BackendError, match=r"an app on Small may hold 2e-05 GB") as caught:
         executorch._check_memory(artifacts.graphs, small, out)
     assert caught.value.code == "too_large"
 
