@@ -16,12 +16,12 @@ pytest.importorskip("executorch")
 from edgediff.backends import _executorch_lower, eager, executorch
 from edgediff.backends._coreml_capture import clean_program
 from edgediff.backends._executorch_delegates import find_delegate
-from edgediff.backends._executorch_quantize import LAYERS, quantize_program, worth_bits
+from edgediff.backends._executorch_quantize import LAYERS, group_linears, quantize_program, worth_bits
 from edgediff.backends._executorch_rewrite import rewrite_program
 from edgediff.errors import BackendError
 from edgediff.manifest import Artifact, Graph, TensorSpec
 from edgediff.metrics import psnr
-from edgediff.plan import BackendPlan
+from edgediff.plan import BackendPlan, WeightPlan
 from edgediff.target import Target
 from edgediff.variants import Variant, build_variants
 from tests.tiny import tiny_pipeline, tiny_plan
@@ -275,6 +275,43 @@ def test_fp32_is_pytorch(lab):
 def test_fewer_bits_are_near(lab, precision):
     assert lab.worst(precision) >= FLOORS[precision]
     assert lab.lower(precision)[2].graphs["shallow"].precision == precision
+
+
+class FeedForward(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.wide, self.back = nn.LayerNorm(64), nn.Linear(64, 128), nn.Linear(64, 64)
+        self.time = nn.Linear(64, 64)
+
+    def forward(self, x, time):
+        value, gate = self.wide(self.norm(x)).chunk(2, -1)
+        return self.back(value * functional.gelu(gate)) + self.time(time)[:, None]
+
+
+def test_linear_layers_in_four_bits(tmp_path):
+    torch.manual_seed(0)
+    module, values = FeedForward().eval(), (torch.randn(1, 16, 64), torch.randn(1, 64))
+    grouped = group_linears(module, values, 32)
+    layers = {name: layer for name, layer in grouped.named_modules() if isinstance(layer, nn.Linear)}
+    kinds = {name: type(layer.weight).__name__ for name, layer in layers.items()}
+    assert kinds == {"wide": "IntxUnpackedToInt8Tensor", "back": "IntxUnpackedToInt8Tensor", "time": "Parameter"}
+    assert grouped.time.weight is module.time.weight and type(module.wide.weight) is nn.Parameter
+    delegate = find_delegate(target().executorch, "fp32")
+    method = _executorch_lower.Method("four", rewrite_program(capture(grouped, values)))
+    found = _executorch_lower.write_program([method], delegate, tmp_path / "four.pte")["four"]
+    assert (dict(found.delegates), dict(found.outside)) == ({"XnnpackBackend": 1}, {})
+    with torch.no_grad():
+        expected, simulated = module(*values).numpy(), grouped(*values).numpy()
+    made = run_program(tmp_path / "four.pte", "four", values)
+    assert ratio(simulated, made) >= 45 and ratio(expected, made) >= 25
+
+
+@pytest.mark.parametrize(("format", "precision"), [("palette4", "fp32"), ("int4/32", "int8"), ("int8", "fp32")])
+def test_weights_in_a_format_that_it_has_not(lab, tmp_path, format, precision):
+    variants = lab.variants(precision)
+    plan = variants.plan.model_copy(update={"weights": WeightPlan(format=format)})
+    with pytest.raises(BackendError, match=f"weights in '{format}' at {precision} .* takes int4/32, int4/64 and so on"):
+        executorch.lower(replace(variants, plan=plan), target(), tmp_path)
 
 
 def test_weights_may_lie_in_a_file_of_their_own(lab):

@@ -4,16 +4,18 @@ one scale per tensor.
 Scales of activations come from calibration trajectories, for inputs and outputs of a layer alike. What is between
 layers (norms, softmax, sums) stays fp32, and so do layers that are hardly any of the work but all of the signal: those
 with fewer than 16 channels on either side (the first and the last), and those that see one vector per picture (the
-time embedding). Our choice.
+time embedding). Our choice. Weights of 4 bits are for linear layers, in groups, with activations of 8 bits whose scales
+are taken from each token.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, Quantizer
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
@@ -51,6 +53,47 @@ def run_pt2e(program: Any, quantizer: Quantizer, calls: Sequence[Call]) -> Any:
         for call in calls:
             prepared(*call)
         return torch.export.export(convert_pt2e(prepared), example, strict=False)
+
+
+def group_linears(module: nn.Module, example: Call, group: int) -> nn.Module:
+    """A copy whose linear layers have weights of 4 bits with a scale per `group` inputs, and take their inputs in 8
+    bits with scales from each token (torchao's 8da4w, symmetric weights). Its other tensors are the module's own.
+
+    Left out: what `worth_bits` leaves out, and layers whose inputs the group does not divide. Raises BackendError (code
+    `precision`) when no layer is left.
+    """
+    from torchao.quantization import Int8DynamicActivationIntxWeightConfig, quantize_
+    from torchao.quantization.granularity import PerGroup
+
+    made = copy.deepcopy(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})
+    chosen = {
+        layer for layer, places in _linear_places(made, example).items()
+        if places > 1 and layer.in_features % group == 0 and min(layer.weight.shape) >= NARROW
+    }
+    if not chosen:
+        message = f"no linear layer here takes weights in groups of {group}: their inputs are no multiple of it"
+        raise BackendError(f"{message}; choose another [precision] format", code="precision")
+    bits = torch.int4  # type: ignore[attr-defined]
+    config = Int8DynamicActivationIntxWeightConfig(weight_dtype=bits, weight_granularity=PerGroup(group))
+    quantize_(made, config, filter_fn=lambda layer, name: layer in chosen)
+    return made
+
+
+def _linear_places(module: nn.Module, example: Call) -> dict[nn.Linear, int]:
+    """Linear layer -> at how many places of a picture or a text it is applied."""
+    found: dict[nn.Linear, int] = {}
+
+    def note(layer: Any, inputs: Any) -> None:
+        found[layer] = max(inputs[0].shape[1:-1], default=1)
+
+    hooks = [one.register_forward_pre_hook(note) for one in module.modules() if isinstance(one, nn.Linear)]
+    try:
+        with torch.no_grad():
+            module(*example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
 
 
 class LayerQuantizer(Quantizer):

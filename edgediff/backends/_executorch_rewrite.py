@@ -75,7 +75,7 @@ class _Rewriter(fx.Transformer):
         return value.detach() if isinstance(value, Tensor) else super().get_attr(target, args, kwargs)
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        if not _has_proxy((args, kwargs)):
+        if not _has_proxy((args, kwargs)) and getattr(target, "namespace", "") != "torchao":
             return target(*args, **kwargs)
         form = self._forms.get(target)
         made = form(*args, **kwargs) if form is not None else NotImplemented

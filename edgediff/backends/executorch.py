@@ -20,6 +20,7 @@ import struct
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
@@ -35,11 +36,13 @@ if TYPE_CHECKING:
     from edgediff.backends._executorch_delegates import Delegate
     from edgediff.backends._executorch_ethos import Watch
     from edgediff.backends._executorch_lower import Lowered, Method
+    from edgediff.plan import Plan
     from edgediff.target import Target
     from edgediff.variants import Variant, Variants
 
 NAME = "executorch"
 TOOLS = ("executorch", "torchao")
+CODES_WEIGHTS = True  # `plan.weights` is heeded: `int4/32` and the like
 TRACED_CALLS, TRACE_BYTES = 3, 1 << 20
 DTYPES = {3: "int32", 4: "int64", 5: "float16", 6: "float32"}  # ExecuTorch's numbers of types
 
@@ -135,6 +138,11 @@ def _program(
     from edgediff.backends._coreml_capture import capture_program
     from edgediff.backends._executorch_rewrite import rewrite_program
 
+    if variants.plan.weights and variant.name in variants.plan.graphs:
+        from edgediff.backends._executorch_quantize import group_linears
+
+        group = _group_size(variants.plan, precision, delegate)
+        variant = replace(variant, module=group_linears(variant.module, variant.example, group))
     program = rewrite_program(
         capture_program(variant, batch), delegate.forms, query_chunk=target.executorch.query_chunk,
         dtype=torch.float16 if precision == "fp16" and delegate.halves else torch.float32,
@@ -146,6 +154,23 @@ def _program(
 
         program = quantize_program(program, calibration_calls(variants, variant, batch), name=variant.name)
     return program
+
+
+def _group_size(plan: Plan, precision: str, delegate: Delegate) -> int:
+    """Weights per scale of the plan's format. Raises BackendError for formats that XNNPACK has not."""
+    from edgediff.compression import parse_format
+
+    assert plan.weights is not None
+    word, chosen = plan.weights.format, parse_format(plan.weights.format)
+    fits = (chosen.kind, chosen.bits, chosen.sparse) == ("int", 4, 0) and chosen.group > 0 and chosen.group % 32 == 0
+    if not fits or plan.weights.layers or precision != "fp32" or delegate.name != "xnnpack":
+        message = (
+            f"weights in '{word}' at {precision} for delegate '{delegate.name}' cannot be had: ExecuTorch takes "
+            "int4/32, int4/64 and so on, one format for all linear layers, with [precision] weights = \"fp32\" on "
+            "'xnnpack'; leave format and bits out for int8"
+        )
+        raise BackendError(message, where="[precision]", code="precision")
+    return chosen.group
 
 
 def calibration_calls(variants: Variants, variant: Variant, batch: int) -> list[tuple[Any, ...]]:
