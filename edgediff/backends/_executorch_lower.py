@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from edgediff.backends._executorch_delegates import Delegate
     from edgediff.backends._executorch_ethos import Watch
 
-# Operators that no delegate has to take: they hand on what a delegate made.
-PASSED_ON = ("executorch_call_delegate", "getitem")
-
 
 @dataclass(frozen=True)
 class Method:
@@ -144,7 +141,7 @@ def _count(graph: Any) -> Lowered:
         name = str(getattr(node.target, "__name__", node.target))
         if name == "executorch_call_delegate":
             found.delegates[_backend_of(graph, node)] += 1
-        elif name not in PASSED_ON:
+        elif name != "getitem":  # hands on what a delegate made
             found.outside[operator_name(node) + place_of(node)] += 1
     return found
 

@@ -224,6 +224,27 @@ def open_runner(
     `threads` is for the whole process, as the runtime has one pool (None: its own number). Raises BackendError for a
     program that cannot be read, lacks the method or needs a delegate that the runtime here has not; MissingLibrary.
     """
+    return _open(folder, graph, artifact, batch, threads)[0]
+
+
+def write_trace(
+    folder: Path, graph: Graph, artifact: Artifact, inputs: dict[str, Array], *, batch: int, threads: int | None,
+    out: Path,
+) -> Path:
+    """The runtime's own trace (ETDump) of a few calls with these inputs, with the times of every operator, inside
+    XNNPACK too: a file in the folder `out`. Raises what `open_runner` and `run` raise."""
+    runner, program = _open(folder, graph, artifact, batch, threads, traced=True)
+    for _ in range(TRACED_CALLS):
+        runner.run(inputs)
+    file = out / f"{graph.component}.etdp"
+    program.write_etdump_result_to_file(str(file), str(file.with_suffix(".bin")))
+    return file
+
+
+def _open(
+    folder: Path, graph: Graph, artifact: Artifact, batch: int, threads: int | None, *, traced: bool = False
+) -> tuple[ExecuTorchRunner, Any]:
+    """The runner of a method and its program; a traced program is not shared."""
     import_or_explain("executorch.runtime", needed_by=NAME)
     path = folder / artifact.file
     with runtime_log() as log:
@@ -240,7 +261,8 @@ def open_runner(
             from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
 
             _unsafe_reset_threadpool(threads)
-        program = _open_program(path, folder / artifact.data[0] if artifact.data else None, log)
+        data = folder / artifact.data[0] if artifact.data else None
+        program = _load_program(path, data, log, traced=True) if traced else _open_program(path, data, log)
         name = _method_name(program, artifact.function or graph.component, batch, path)
         _check_ends(program.metadata(name), graph, batch, path)
         try:
@@ -248,28 +270,7 @@ def open_runner(
         except RuntimeError as error:
             message = f"ExecuTorch cannot load '{name}': {log.last(error)}"
             raise BackendError(message, where=str(path), code="load") from error
-    return ExecuTorchRunner(method, program, graph, batch, path)
-
-
-def write_trace(
-    folder: Path, graph: Graph, artifact: Artifact, inputs: dict[str, Array], *, batch: int, threads: int | None,
-    out: Path,
-) -> Path:
-    """The runtime's own trace (ETDump) of a few calls with these inputs, with the times of every operator, inside
-    XNNPACK too: a file in the folder `out`. Raises what `open_runner` and `run` raise."""
-    runner = open_runner(folder, graph, artifact, batch=batch, threads=threads)
-    from executorch.runtime import Runtime
-
-    path = folder / artifact.file
-    data = folder / artifact.data[0] if artifact.data else None
-    program = Runtime.get().load_program(path, enable_etdump=True, debug_buffer_size=TRACE_BYTES, data_path=data)
-    method = program.load_method(_method_name(program, artifact.function or graph.component, batch, path))
-    runner = ExecuTorchRunner(method, program, graph, batch, path)
-    for _ in range(TRACED_CALLS):
-        runner.run(inputs)
-    file = out / f"{graph.component}.etdp"
-    program.write_etdump_result_to_file(str(file), str(file.with_suffix(".bin")))
-    return file
+    return ExecuTorchRunner(method, program, graph, batch, path), program
 
 
 class ExecuTorchRunner:
@@ -305,22 +306,27 @@ _OPEN: WeakValueDictionary[tuple[str, int], Any] = WeakValueDictionary()  # aliv
 
 
 def _open_program(path: Path, data: Path | None, log: Log) -> Any:
-    """The program of a file, which the runners of its methods share; checked by the runtime as it is read."""
-    from executorch.runtime import Runtime, Verification
-
+    """The program of a file, which the runners of its methods share."""
     key = (str(path.resolve()), path.stat().st_mtime_ns if path.exists() else 0)
     program = _OPEN.get(key)
     if program is None:
-        _check_header(path)
-        try:
-            program = Runtime.get().load_program(
-                path, verification=Verification.InternalConsistency, data_path=data
-            )
-        except (RuntimeError, OSError) as error:
-            message = f"is no program that ExecuTorch can read: {log.last(error)}; build the bundle again"
-            raise BackendError(message, where=str(path), code="load") from error
-        _OPEN[key] = program
+        program = _OPEN[key] = _load_program(path, data, log)
     return program
+
+
+def _load_program(path: Path, data: Path | None, log: Log, *, traced: bool = False) -> Any:
+    """A program, checked by its header and by the runtime as it is read."""
+    from executorch.runtime import Runtime, Verification
+
+    _check_header(path)
+    try:
+        return Runtime.get().load_program(
+            path, verification=Verification.InternalConsistency, data_path=data, enable_etdump=traced,
+            debug_buffer_size=TRACE_BYTES if traced else 0,
+        )
+    except (RuntimeError, OSError) as error:
+        message = f"is no program that ExecuTorch can read: {log.last(error)}; build the bundle again"
+        raise BackendError(message, where=str(path), code="load") from error
 
 
 def _check_header(path: Path) -> None:
