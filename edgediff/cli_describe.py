@@ -106,7 +106,12 @@ def parity_text(found: dict[str, Any]) -> str:
             state = "" if part.get("ok", True) else "MISSED"
             rows.append((backend, name, f"{part['psnr_db']:.1f}", floor, state))
     verdict = "every floor holds" if found["ok"] else "a floor was missed"
-    return f"{format_table(('backend', 'against PyTorch', 'PSNR dB', 'floor', ''), rows)}\n\n{verdict}"
+    notes = [
+        f"{backend}: computed by {said}, not by the device's own runtime"
+        for backend, result in found["backends"].items() if (said := result.get("stand_in"))
+    ]
+    table = format_table(("backend", "against PyTorch", "PSNR dB", "floor", ""), rows)
+    return "\n".join([table, "", *notes, verdict])
 
 
 def quality_text(found: dict[str, Any]) -> str:

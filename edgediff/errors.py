@@ -104,6 +104,12 @@ def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     return f"{hint} ({len(names)} are known, among them {', '.join(shown)})"
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what a library says, without its full stop; the error's kind where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
 def unknown(kind: str, word: str, allowed: Iterable[str]) -> str:
     """`unknown <kind> '<word>'; did you mean '...'? (allowed: ...)`."""
     return f"unknown {kind} '{word}'{did_you_mean(word, allowed)}"

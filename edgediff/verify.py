@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgediff.backends import Array, Runner
+from edgediff.backends import Array, Runner, stand_in
 from edgediff.errors import BackendError, ModelError
 from edgediff.manifest import Manifest
 from edgediff.metrics import psnr
@@ -68,7 +68,8 @@ def verify_bundle(
     """The parity report, plain values that JSON can hold; the caller puts it into the manifest.
 
     `ok` is whether every graph keeps the plan's floor for its precision, every picture the floor for pictures,
-    and no value anywhere is NaN or infinite (such a graph reports 0 dB and `finite` false). A trajectory has no
+    and no value anywhere is NaN or infinite (such a graph reports 0 dB and `finite` false). `stand_in` says what
+    computed a backend's artifacts where its own runtime is not on this machine. A trajectory has no
     floor of its own: its end is the picture. `pipeline` spares loading the model that the bundle was made from.
     Raises ModelError when that model cannot be had or has other weights, BackendError for an unknown backend.
     """
@@ -264,9 +265,10 @@ def _verify_backend(bundle: Bundle, plan: Plan, name: str, recordings: Recording
     trajectory, image = _compare_program(session, recordings, told)
     image["floor_db"] = plan.parity.image_db
     image["ok"] = bool(trajectory["finite"] and image["psnr_db"] >= plan.parity.image_db)
+    artifacts = [bundle.manifest.graphs[graph].artifacts[name] for graph in graphs]
     return {
         "ok": all(graph["ok"] for graph in graphs.values()) and image["ok"],
-        "graphs": graphs, "trajectory": trajectory, "image": image,
+        "stand_in": stand_in(name, artifacts), "graphs": graphs, "trajectory": trajectory, "image": image,
         "seconds": round(time.perf_counter() - start, 3),
     }
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from edgediff.backends._attention import FORMS, rewrite_attention
-from edgediff.backends._coreml_capture import clean_program, operator_name
+from edgediff.backends._capture import clean_program, operator_name
 from edgediff.errors import BackendError
 
 HEADS, WIDTH = 4, 6

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("coremltools")
 
 from edgediff import mil
-from edgediff.backends import _coreml_capture, coreml, eager
+from edgediff.backends import _capture, _coreml_convert, coreml, eager
 from edgediff.backends._coreml_link import Description, Part, link_functions
 from edgediff.compression import decode, encode, parse_format
 from edgediff.errors import BackendError
@@ -235,13 +235,13 @@ def test_an_operator_without_a_form_is_named_with_module_and_line():
 
     assert isinstance(Holder(), nn.Module)
     variant = fake_variant(Holder(), torch.ones(2, 3))
-    program = _coreml_capture.capture_program(variant, 1)
+    program = _capture.capture_program(variant, 1)
     message = (
         r"graph 'toy': Core ML has no form for operator '\w*bessel_j0' in module 'blocks\.0' \(Bessel\), "
         r"test_backends\.py:\d+; replace the operation"
     )
     with pytest.raises(BackendError, match=message):
-        _coreml_capture.check_operators("toy", program)
+        _coreml_convert.check_operators("toy", program)
 
 
 def test_packages_beyond_the_memory_ceiling_are_refused(built):

@@ -19,7 +19,7 @@ pytest.importorskip("coremltools")
 from edgediff import mil
 from edgediff.backends import coreml, eager
 from edgediff.backends._attention import rewrite_attention
-from edgediff.backends._coreml_capture import capture_program
+from edgediff.backends._capture import capture_program
 from edgediff.backends._coreml_convert import convert_program
 from edgediff.manifest import TensorSpec
 from edgediff.metrics import psnr

@@ -1,7 +1,9 @@
 """Arm Ethos-U: what stays on the CPU, what 8 bits cost, what Vela says, and the words for what cannot be."""
 
+import contextlib
 import dataclasses
 import math
+import shutil
 
 import pytest
 import torch
@@ -21,7 +23,7 @@ from tests.tiny import tiny_pipeline, tiny_plan
 pytest.importorskip("executorch")
 pytest.importorskip("ethosu.vela")
 
-from edgediff.backends import executorch
+from edgediff.backends import _executorch_ethos, _executorch_retrace, executorch
 from edgediff.backends._executorch_delegates import find_delegate
 from edgediff.backends._executorch_ethos import (
     VelaReport,
@@ -56,6 +58,11 @@ class Block(nn.Module):
         return (self.out(hidden + mixed[:, 0].transpose(1, 2).reshape(hidden.shape)),)
 
 
+def block_of_seed():
+    torch.manual_seed(0)
+    return Block().eval()
+
+
 def make_calls(count=6):
     generator = torch.Generator().manual_seed(1)
     return [(torch.randn(1, 4, 8, 8, generator=generator), torch.tensor([900.0 - 150 * i])) for i in range(count)]
@@ -63,8 +70,7 @@ def make_calls(count=6):
 
 @pytest.fixture(scope="module")
 def program():
-    torch.manual_seed(0)
-    return rewrite_program(torch.export.export(Block().eval(), make_calls(1)[0]).run_decompositions({}))
+    return rewrite_program(torch.export.export(block_of_seed(), make_calls(1)[0]).run_decompositions({}))
 
 
 def table_of(name="ethos_u85_2048", **changes):
@@ -88,8 +94,7 @@ def lowered(plan, tmp_path_factory):
     names = (("sample", (BATCH, 4, 8, 8)), ("timestep", (1,)))
     inputs = tuple(TensorSpec(name=name, dtype="float32", shape=shape) for name, shape in names)
     output = TensorSpec(name="noise_pred", dtype="float32", shape=(BATCH, 4, 8, 8))
-    torch.manual_seed(0)
-    variant = Variant("full", "unet", Block().eval(), make_calls(1)[0], inputs, (output,), {}, {})
+    variant = Variant("full", "unet", block_of_seed(), make_calls(1)[0], inputs, (output,), {}, {})
     calls = [Recording("full", i, {"sample": a.numpy(), "timestep": b.numpy()}, {})
              for i, (a, b) in enumerate(make_calls())]
     variants = Variants(plan, {}, graphs={"full": variant}, calibration=lambda: calls)
@@ -150,10 +155,51 @@ def test_what_vela_says_becomes_a_table_that_is_no_measurement(lowered):
     assert found.end_to_end_ms.p50 == pytest.approx(2 * said.cycles / 1e6, abs=1e-3)
 
 
-def test_the_runtime_here_says_that_it_cannot_run_it(lowered):
+def run_block(lowered, call):
     artifacts, graph, out = lowered
-    with pytest.raises(BackendError, match="needs EthosUBackend, which ExecuTorch's runtime for Python has not"):
-        executorch.open_runner(out, graph, artifacts.graphs["full"], batch=1)
+    runner = executorch.open_runner(out, graph, artifacts.graphs["full"], batch=1)
+    return runner.run({"sample": call[0].numpy(), "timestep": call[1].numpy()})["noise_pred"]
+
+
+def test_the_program_is_computed_by_arms_reference_model(lowered, quantized):
+    """The `.pte` itself, with what Vela was given in the place of what it made: the integers that PyTorch simulates."""
+    assert executorch.stand_in(lowered[0].graphs["full"]) == "Arm's reference model of TOSA"
+    simulated = quantized.module(check_guards=False)
+    for call in make_calls(2):
+        found, wanted = run_block(lowered, call), block_of_seed()(*call)[0].detach().numpy()
+        assert psnr(wanted, found, abs(wanted).max()) > 25
+        assert psnr(simulated(*call)[0].detach().numpy(), found, abs(wanted).max()) > 45
+
+
+def test_without_its_tosa_program_a_piece_runs_on_the_device_alone(lowered, tmp_path):
+    artifacts, graph, out = lowered
+    shutil.copytree(out, tmp_path / "bundle")
+    (kept,) = (tmp_path / "bundle/executorch/tosa").iterdir()
+    kept.unlink()
+    with pytest.raises(BackendError, match=rf"TOSA program 'tosa/{kept.name}' is not in the bundle: it runs"):
+        executorch.open_runner(tmp_path / "bundle", graph, artifacts.graphs["full"], batch=1)
+
+
+def test_sixteen_bits_are_nearer(program):
+    exact, calls = program.module(check_guards=False), make_calls()
+    coarse = find_delegate(table_of(activation_bits=16), "int8").quantize(program, calls, "block")
+    for call in calls:
+        wanted, found = exact(*call)[0].detach().numpy(), coarse.module(check_guards=False)(*call)[0].detach().numpy()
+        assert psnr(wanted, found, abs(wanted).max()) > 40
+
+
+def test_keeping_the_graph_between_rounds_changes_no_byte(quantized, tmp_path, monkeypatch):
+    rounds = []
+    refresh = _executorch_retrace.refresh_sizes
+    monkeypatch.setattr(_executorch_retrace, "refresh_sizes", lambda *a: rounds.append(0) or refresh(*a))
+    written = []
+    for name, kept in (("kept", _executorch_retrace.sizes_in_place), ("plain", contextlib.nullcontext)):
+        monkeypatch.setattr(_executorch_ethos, "sizes_in_place", kept)
+        delegate = find_delegate(table_of(), "int8")
+        with delegate.watch() as seen:
+            write_program([Method("block", quantized)], delegate, tmp_path / name, seen=seen)
+        written.append((tmp_path / name).read_bytes())
+    assert written[0] == written[1] and len(rounds) > 3
 
 
 @pytest.mark.slow

@@ -2,12 +2,13 @@
 
 A backend module exposes `lower(variants, target, out) -> Artifacts` and
 `open_runner(folder, graph, artifact, *, batch, threads) -> Runner`. Precision, format and threads are those of
-`variants.plan.backends[<name>]`. Opening a runner imports neither torch nor an exporter, except in `eager`.
+`variants.plan.backends[<name>]`. Opening a runner imports neither torch nor an exporter, except in `eager`. A module
+may also expose `stand_in(artifact) -> str`: what computes an artifact here where its own runtime cannot.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -50,6 +51,14 @@ def held_states(runner: Runner) -> Mapping[str, str]:
     """The states of a runner; none of one that keeps nothing."""
     found: Mapping[str, str] = getattr(runner, "states", {})
     return found
+
+
+def stand_in(backend: str, artifacts: Iterable[Artifact]) -> str:
+    """What computes these artifacts on this machine in the place of their own runtime, in a few words; empty where that
+    runtime does."""
+    ask = getattr(load_plugin("backends", backend), "stand_in", None)
+    found = dict.fromkeys(ask(one) for one in artifacts) if ask is not None else {}
+    return " and ".join(word for word in found if word)
 
 
 @dataclass(frozen=True)

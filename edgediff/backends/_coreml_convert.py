@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgediff.backends._coreml_capture import check_operators
-from edgediff.errors import BackendError
+from edgediff.backends._capture import operator_name, place_of
+from edgediff.errors import BackendError, first_line
 from edgediff.manifest import TensorSpec
 
 if TYPE_CHECKING:
@@ -63,10 +63,26 @@ def convert_program(
             )
             model.save(str(out))
         except Exception as error:  # the converter raises many kinds
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-            reason = lines[0].rstrip(".")
-            message = f"graph '{variant.name}' cannot be written for Core ML: {reason}; the cause is chained"
+            message = f"graph '{variant.name}' cannot be written for Core ML: {first_line(error)}; the cause is chained"
             raise BackendError(message, code="export") from error
+
+
+def check_operators(name: str, program: Any) -> None:
+    """Raises BackendError naming the first operator that Core ML has no form for, the module it is in and the line
+    that calls it."""
+    from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY
+    from coremltools.converters.mil.frontend.torch.utils import sanitize_op_kind
+
+    for node in program.graph_module.graph.nodes:
+        if node.op != "call_function" or operator_name(node) == "getitem":
+            continue
+        kind = sanitize_op_kind(str(node.target))
+        if kind not in _TORCH_OPS_REGISTRY:
+            message = (
+                f"graph '{name}': Core ML has no form for operator '{kind}'{place_of(node)}; "
+                "replace the operation in the network, or leave this backend out of the target"
+            )
+            raise BackendError(message, code="export")
 
 
 def keep_gelu_form() -> None:
@@ -83,8 +99,13 @@ def keep_gelu_form() -> None:
     register_torch_op(gelu, override=True)
 
 
-def fp16_selector(islands: set[str]) -> Callable[[Any], bool]:
-    """Whether an operation is computed in fp16."""
+def is_timestep(value: Any) -> bool:
+    """By its name in a manifest."""
+    return bool(value.name == "timestep")
+
+
+def fp16_selector(islands: set[str], is_time: Callable[[Any], bool] = is_timestep) -> Callable[[Any], bool]:
+    """Whether an operation is computed in fp16. `is_time` knows the timestep among the inputs."""
     kept: dict[str, bool] = {}
 
     def in_time(operation: Any) -> bool:
@@ -92,7 +113,7 @@ def fp16_selector(islands: set[str]) -> Callable[[Any], bool]:
         if operation.name not in kept:
             kept[operation.name] = False  # what an operation reads comes before it: there are no circles
             kept[operation.name] = operation.op_type not in PRODUCTS and any(
-                one.name == "timestep" if one.op is None else in_time(one.op)
+                is_time(one) if one.op is None else in_time(one.op)
                 for value in operation.inputs.values() if value is not None
                 for one in (value if isinstance(value, list | tuple) else [value])
             )

@@ -66,10 +66,12 @@ def _xnnpack_partitioners() -> list[Any]:
 
 
 def _coreml(table: ExecuTorchTable, precision: str) -> Delegate:
-    """Core ML takes networks as they are; precision is its own affair (fp16 computes in halves)."""
+    """Core ML takes networks as they are; precision is its own affair (fp16 computes in halves, but for the
+    sinusoid of a timestep)."""
     from edgediff.mil.package import import_coremltools
 
     import_coremltools("executorch")
+    from edgediff.backends._executorch_coreml import watch_core_ml
 
     def make() -> list[Any]:
         import coremltools as ct
@@ -82,7 +84,9 @@ def _coreml(table: ExecuTorchTable, precision: str) -> Delegate:
         )
         return [CoreMLPartitioner(compile_specs=specs), *_fallback(table)]
 
-    return Delegate("coreml", make, ("identity",), ("CoreMLBackend",), ("fp32", "fp16"), table.fallback)
+    return Delegate(
+        "coreml", make, ("identity",), ("CoreMLBackend",), ("fp32", "fp16"), table.fallback, watch=watch_core_ml
+    )
 
 
 def _vulkan(table: ExecuTorchTable, precision: str) -> Delegate:

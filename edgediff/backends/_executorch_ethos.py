@@ -1,9 +1,9 @@
 """Arm Ethos-U through TOSA and Vela: a compile spec, the quantizer that its compiler wants, and what Vela says.
 
-Everything between a graph's inputs and outputs is in 8 bits (weights with a scale per output channel), norms and
-softmax included: the NPU computes in integers alone. What 8 bits would ruin stays fp32 on the CPU that feeds it:
-whatever is made of the timestep or of integer inputs alone, up to the first layer (the sinusoid of the time
-embedding, the look-up of tokens).
+Everything between a graph's inputs and outputs is in integers, norms and softmax included: weights of 8 bits with a
+scale per output channel, activations of 8, or of 16 where the target says so. What that would ruin stays fp32 on the
+CPU that feeds the NPU: whatever is made of the timestep or of integer inputs alone, up to the first layer (the sinusoid
+of the time embedding, the look-up of tokens).
 
 Vela estimates cycles and memory of every piece that it compiles. It is a model of the vendor's, run on no chip, and
 bears that name wherever it is shown.
@@ -24,8 +24,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgediff.backends._coreml_capture import operator_name, place_of
+from edgediff.backends._capture import operator_name, place_of
+from edgediff.backends._executorch_retrace import sizes_in_place
 from edgediff.backends._executorch_rewrite import MASKED
+from edgediff.backends._executorch_standin import tosa_file
 from edgediff.errors import BackendError, unknown
 from edgediff.latency import DeviceFacts, LatencyTable, NpuEstimate, graph_times, image_times
 
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from edgediff.plan import Plan
     from edgediff.target import ExecuTorchTable, Target
 
+HEADROOM = 2.0
 MASK = -16.0  # e^-16 is far below what 8 bits of a softmax can tell from 0
 MEMORIES = ("sram", "dram", "on_chip_flash", "off_chip_flash")
 Call = tuple["torch.Tensor", ...]
@@ -83,7 +86,7 @@ def quantize_for_npu(program: Any, calls: Sequence[Call], table: ExecuTorchTable
         )
     module = _decomposable(program.module(check_guards=False))
     quantizer = OutsideTheHost(compile_spec(table))
-    quantizer.set_global(int8_config())
+    quantizer.set_global(npu_config(table.activation_bits))
     for node in host_nodes(module.graph):
         quantizer.set_node_name(node.name, None)
     return _run_pt2e(module, quantizer, calls, program.example_inputs[0])
@@ -100,17 +103,29 @@ def _run_pt2e(module: Any, quantizer: Any, calls: Sequence[Call], example: Call)
         return torch.export.export(convert_pt2e(prepared), example, strict=False)
 
 
-def int8_config() -> Any:
+def npu_config(activation_bits: int = 8) -> Any:
     """Arm's own configuration, but scales from the extremes that calibration saw: its histograms take many times as
-    long over our graphs, and are no better on them (`tests/bench/ethos_u.py observers`)."""
-    from executorch.backends.arm.quantizer import get_symmetric_quantization_config
+    long over our graphs, and are no better on them (`tests/bench/ethos_u.py observers`). Weights have 8 bits.
+
+    16 bits reach to `HEADROOM` times those extremes: what another picture has beyond the range is cut off, which costs
+    far more than one of 16 bits does.
+    """
+    from executorch.backends.arm.quantizer import (
+        get_symmetric_a16w8_quantization_config,
+        get_symmetric_quantization_config,
+    )
     from executorch.backends.arm.quantizer.quantization_config import TOSAQuantizationConfig
     from torchao.quantization.pt2e import MinMaxObserver
 
-    found = get_symmetric_quantization_config(is_per_channel=True)
-    extremes = MinMaxObserver.with_args(eps=2**-16)
+    class Roomy(MinMaxObserver):  # type: ignore[misc]
+        def calculate_qparams(self) -> Any:
+            return self._calculate_qparams(HEADROOM * self.min_val, HEADROOM * self.max_val)
+
+    wide = activation_bits == 16
+    found = get_symmetric_a16w8_quantization_config() if wide else get_symmetric_quantization_config()
+    extremes = Roomy.with_args(eps=2**-24) if wide else MinMaxObserver.with_args(eps=2**-16)
     act = dataclasses.replace(found.input_activation, observer_or_fake_quant_ctr=extremes)
-    return TOSAQuantizationConfig(act, act, found.weight, found.bias, "extremes")
+    return TOSAQuantizationConfig(act, act, found.weight, found.bias, f"extremes, {activation_bits} bits")
 
 
 def _decomposable(module: Any) -> Any:
@@ -168,10 +183,11 @@ class VelaReport:
 
 @dataclass
 class Watch:
-    """What was seen while programs were lowered: reports by the bytes that Vela made, those of each method's pieces,
-    and why operators stay out, by their name and place."""
+    """What was seen while programs were lowered: reports and TOSA programs by the bytes that Vela made of them, those
+    of each method's pieces, and why operators stay out, by their name and place."""
 
     reports: dict[bytes, VelaReport] = field(default_factory=dict)
+    tosa: dict[bytes, bytes] = field(default_factory=dict)
     pieces: dict[str, list[VelaReport]] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
 
@@ -180,6 +196,12 @@ class Watch:
         calls = [node.args[0].target for node in module.graph.nodes if "call_delegate" in str(node.target)]
         found = [self.reports.get(getattr(module, name).processed_bytes) for name in calls]
         self.pieces[method] = [one for one in found if one is not None]
+
+    def write_tosa(self, folder: Path) -> None:
+        """Writes what Vela was given: the chip's programs can be checked by it where there is no chip."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for compiled, program in self.tosa.items():
+            tosa_file(folder, compiled).write_bytes(program)
 
     def table(
         self, pieces: Mapping[str, Sequence[VelaReport]], plan: Plan, target: Target
@@ -214,11 +236,13 @@ def watch_vela() -> Iterator[Watch]:
                     message = f"Vela cannot compile a piece of the graph: {said.last(error)}"
                     raise BackendError(message, code="export") from error
             seen.reports[made.processed_bytes] = read_summary(next(Path(folder, "output").glob("*_summary_*.csv")))
+            seen.tosa[made.processed_bytes] = flatbuffer
         return made
 
     backend.vela_compile, partitioner.WhyNoPartitionReporter = watched, Reasons
     try:
-        yield seen
+        with sizes_in_place():
+            yield seen
     finally:
         backend.vela_compile, partitioner.WhyNoPartitionReporter = compile_piece, reporter
 

@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgediff.backends._coreml_capture import operator_name, place_of
-from edgediff.backends._onnx_export import quiet_exporter
-from edgediff.errors import BackendError
+from edgediff.backends._capture import operator_name, place_of, quiet_exporter
+from edgediff.errors import BackendError, first_line
 
 if TYPE_CHECKING:
     from edgediff.backends._executorch_delegates import Delegate
@@ -69,7 +68,7 @@ def write_program(
             raise
         except Exception as error:  # the passes raise many kinds
             names = ", ".join(f"'{one.name}'" for one in methods)
-            message = f"graphs {names} cannot be lowered by ExecuTorch to '{delegate.name}': {_first_line(error)}"
+            message = f"graphs {names} cannot be lowered by ExecuTorch to '{delegate.name}': {_deepest(error)}"
             raise BackendError(message, code="export") from error
     del edge
     for plan in program.executorch_program.execution_plan:
@@ -202,9 +201,8 @@ def _bytes(node: Any) -> int:
     return sum(one.numel() * one.element_size() for one in values if hasattr(one, "element_size"))
 
 
-def _first_line(error: BaseException) -> str:
+def _deepest(error: BaseException) -> str:
     """The deepest cause's first line, and its kind."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0].rstrip('.') if lines else 'no message'}"
+    return f"{type(error).__name__}: {first_line(error)}"

@@ -7,14 +7,11 @@ version of the torch build) are taken out, so the same plan gives the same bytes
 
 from __future__ import annotations
 
-import logging
 import re
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from edgediff.errors import BackendError
+from edgediff.backends._capture import quiet_exporter
+from edgediff.errors import BackendError, first_line
 from edgediff.manifest import BATCH, TensorSpec
 
 if TYPE_CHECKING:
@@ -24,7 +21,6 @@ if TYPE_CHECKING:
 
 OPSET = 20
 MAX_BATCH = 16  # torch.export wants a range for the batch; a bundle runs 1 and 2
-NOISY = ("torch", "onnxscript", "onnx_ir", "onnx")
 
 
 def export_graph(variant: Variant) -> ir.Model:
@@ -40,22 +36,6 @@ def export_graph(variant: Variant) -> ir.Model:
     _type_ends(variant.name, model.graph.inputs, variant.inputs)
     _type_ends(variant.name, model.graph.outputs, variant.outputs)
     return model
-
-
-@contextmanager
-def quiet_exporter() -> Iterator[None]:
-    """Within it the exporter's warnings and log lines below an error reach nobody's terminal."""
-    loggers = [logging.getLogger(name) for name in NOISY]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
 
 
 def _capture(variant: Variant) -> Any:
@@ -77,7 +57,7 @@ def _capture(variant: Variant) -> Any:
             return torch.export.export(variant.module, tuple(example), dynamic_shapes=dynamic, strict=False)
     except Exception as error:  # torch.export raises many kinds
         message = (
-            f"graph '{variant.name}' cannot be traced by torch.export: {_first_line(error)}; "
+            f"graph '{variant.name}' cannot be traced by torch.export: {first_line(error)}; "
             "its modules must not branch on values of tensors"
         )
         raise BackendError(message, code="export") from error
@@ -109,7 +89,7 @@ def _explain(name: str, program: Any, error: Exception) -> str:
         cause = cause.__cause__
     missing = re.search(r"No ONNX function found for <OpOverload\(op='([^']+)'", "\n".join(chain))
     if missing is None:
-        return f"graph '{name}' cannot be written as ONNX: {_first_line(error)}; the cause is chained"
+        return f"graph '{name}' cannot be written as ONNX: {first_line(error)}; the cause is chained"
     operator = missing[1]
     place = _module_of(program, operator.rpartition(".")[2])
     return (
@@ -126,11 +106,6 @@ def _module_of(program: Any, operator: str) -> str:
             path, kind = list(stack.values())[-1]
             return f" in module '{path}' ({str(kind).rpartition('.')[2]})"
     return ""
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def _strip_notes(model: ir.Model) -> None:

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgediff.backends import Array, Artifacts, Runner
+from edgediff.backends._capture import function_name, graph_batches
 from edgediff.backends._coreml_runners import MAIN
 from edgediff.errors import BackendError
 from edgediff.manifest import Artifact, Graph
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from edgediff.backends._coreml_link import Compress, Description
     from edgediff.compression import Encoded
     from edgediff.mil import Program
-    from edgediff.plan import Plan
     from edgediff.target import CoreMLTable, Target
     from edgediff.variants import Variant, Variants
 
@@ -81,22 +81,6 @@ def check_deployment(table: CoreMLTable) -> None:
             "choose attention 'split_einsum' or 'original', or deployment 'iOS18'"
         )
         raise BackendError(message, where="[coreml]", code="deployment")
-
-
-def graph_batches(plan: Plan) -> dict[str, tuple[int, ...]]:
-    """Graph of the denoiser -> the batch sizes that the program runs it at, in the order of first use."""
-    found: dict[str, list[int]] = {name: [] for name in plan.graphs}
-    for call, guidance in zip(plan.schedule.calls, plan.guidance.calls, strict=True):
-        if call in found:
-            batch = 2 if guidance is not None and plan.guidance.mode == "batched" else 1
-            if batch not in found[call]:
-                found[call].append(batch)
-    return {name: tuple(batches) or (1,) for name, batches in found.items()}
-
-
-def function_name(graph: str, batch: int, batches: tuple[int, ...]) -> str:
-    """The function of a graph at a batch size: the graph's name for the first of its `batches`."""
-    return graph if batch == batches[0] else f"{graph}_batch{batch}"
 
 
 def _lower_component(
@@ -203,7 +187,7 @@ def _convert(
 ) -> tuple[str, ...] | None:
     """Writes one function; returns the islands that it has. None of them given: they are measured."""
     from edgediff.backends._attention import rewrite_attention
-    from edgediff.backends._coreml_capture import capture_program
+    from edgediff.backends._capture import capture_program
     from edgediff.backends._coreml_convert import convert_program
     from edgediff.backends._coreml_islands import choose_islands
 
@@ -276,6 +260,11 @@ def _check_sizes(out: Path, target: Target) -> None:
 
 
 # Running
+
+
+def stand_in(artifact: Artifact) -> str:
+    """What computes a package on this machine; empty on a Mac, where Core ML does."""
+    return "" if sys.platform == "darwin" else "edgediff's evaluator of Core ML programs"
 
 
 def open_runner(

@@ -4,6 +4,7 @@
     executorch/unet.ptd             with format `ptd`: the delegate's weights, beside a program of a few hundred KB
     executorch/text_encoder.pte     method `text_encoder`
     executorch/vae_decoder.pte      method `vae_decoder`
+    executorch/tosa/<sha256>.tosa   for Ethos-U: what Vela made the piece with that hash from, to check it by here
 
 Sizes are fixed. A graph that the program runs with and without guidance has a second method `<graph>_batch1`.
 Inputs and outputs are those of the manifest, in its order. The graphs are rewritten (`_executorch_rewrite`) so that
@@ -28,7 +29,8 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from edgediff.backends import Array, Artifacts, Runner
-from edgediff.errors import BackendError, unknown
+from edgediff.backends._executorch_standin import STAND_INS, StandInProgram
+from edgediff.errors import BackendError, first_line, unknown
 from edgediff.manifest import Artifact, Graph
 from edgediff.plugins import import_or_explain
 
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from edgediff.variants import Variant, Variants
 
 NAME = "executorch"
+TOSA = f"{NAME}/tosa"
 TOOLS = ("executorch", "torchao")
 CODES_WEIGHTS = True  # `plan.weights` is heeded: `int4/32` and the like
 TRACED_CALLS, TRACE_BYTES = 3, 1 << 20
@@ -68,6 +71,7 @@ def lower(variants: Variants, target: Target, out: Path) -> Artifacts:
         for component, members in components.items():
             graphs.update(_lower_component(component, members, variants, target, delegate, out, seen))
         if seen is not None:
+            seen.write_tosa(out / TOSA)
             pieces = {name: seen.pieces.get(one.function or name, ()) for name, one in graphs.items()}
             profile = seen.table(pieces, variants.plan, target)
     _check_memory(graphs, target, out)
@@ -79,8 +83,8 @@ def _lower_component(
     component: str, members: list[Variant], variants: Variants, target: Target, delegate: Delegate, out: Path,
     seen: Watch | None,
 ) -> dict[str, Artifact]:
+    from edgediff.backends._capture import function_name, graph_batches
     from edgediff.backends._executorch_lower import Method, peak_bytes, write_program
-    from edgediff.backends.coreml import function_name, graph_batches
 
     plan = variants.plan
     batches, wanted = graph_batches(plan), plan.backends[NAME]
@@ -135,7 +139,8 @@ def _program(
     """The graph as an exported program, rewritten and quantized."""
     import torch
 
-    from edgediff.backends._coreml_capture import capture_program
+    from edgediff.backends._capture import capture_program
+    from edgediff.backends._executorch_lower import quiet_executorch
     from edgediff.backends._executorch_rewrite import rewrite_program
 
     if variants.plan.weights and variant.name in variants.plan.graphs:
@@ -148,7 +153,9 @@ def _program(
         dtype=torch.float16 if precision == "fp16" and delegate.halves else torch.float32,
     )
     if delegate.quantize is not None:
-        program = delegate.quantize(program, calibration_calls(variants, variant, batch), variant.name)
+        calls = calibration_calls(variants, variant, batch)
+        with quiet_executorch():
+            program = delegate.quantize(program, calls, variant.name)
     elif precision == "int8":
         from edgediff.backends._executorch_quantize import quantize_program
 
@@ -245,24 +252,13 @@ def _open(
     folder: Path, graph: Graph, artifact: Artifact, batch: int, threads: int | None, *, traced: bool = False
 ) -> tuple[ExecuTorchRunner, Any]:
     """The runner of a method and its program; a traced program is not shared."""
-    import_or_explain("executorch.runtime", needed_by=NAME)
     path = folder / artifact.file
     with runtime_log() as log:
-        from executorch.runtime import Runtime
-
-        missing = [one for one in artifact.delegates if not Runtime.get().backend_registry.is_available(one)]
-        if missing:
-            message = (
-                f"needs {', '.join(missing)}, which ExecuTorch's runtime for Python has not: run it on the device, or "
-                "build for a target whose delegate is 'xnnpack'"
-            )
-            raise BackendError(message, where=artifact.file, code="delegate")
+        program = _program_for(folder, artifact, log, traced)
         if threads is not None:
             from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
 
             _unsafe_reset_threadpool(threads)
-        data = folder / artifact.data[0] if artifact.data else None
-        program = _load_program(path, data, log, traced=True) if traced else _open_program(path, data, log)
         name = _method_name(program, artifact.function or graph.component, batch, path)
         _check_ends(program.metadata(name), graph, batch, path)
         try:
@@ -298,20 +294,50 @@ class ExecuTorchRunner:
         try:
             values = self._method.execute(tensors)
         except RuntimeError as error:
-            raise BackendError(f"ExecuTorch failed: {_said(error)}", where=str(self._path), code="run") from error
+            raise BackendError(f"ExecuTorch failed: {first_line(error)}", where=str(self._path), code="run") from error
         return {name: value.numpy() for name, value in zip(self._outputs, values, strict=True)}
 
 
 _OPEN: WeakValueDictionary[tuple[str, int], Any] = WeakValueDictionary()  # alive while a runner is
 
 
-def _open_program(path: Path, data: Path | None, log: Log) -> Any:
-    """The program of a file, which the runners of its methods share."""
+def _program_for(folder: Path, artifact: Artifact, log: Log, traced: bool) -> Any:
+    """The program of an artifact, which the runners of its methods share; a traced one is not shared."""
+    path = folder / artifact.file
+    data = folder / artifact.data[0] if artifact.data else None
+    missing = lacking(artifact)
+    if missing and (traced or not set(artifact.delegates) <= STAND_INS.keys()):
+        message = (
+            f"needs {', '.join(missing)}, which ExecuTorch's runtime for Python has not: run it on the device, or "
+            "build for a target whose delegate is 'xnnpack'"
+        )
+        raise BackendError(message, where=artifact.file, code="delegate")
+    if traced:
+        return _load_program(path, data, log, traced=True)
     key = (str(path.resolve()), path.stat().st_mtime_ns if path.exists() else 0)
     program = _OPEN.get(key)
     if program is None:
-        program = _OPEN[key] = _load_program(path, data, log)
+        if missing:
+            _check_header(path)
+            program = StandInProgram(path, folder / TOSA)
+        else:
+            program = _load_program(path, data, log)
+        _OPEN[key] = program
     return program
+
+
+def stand_in(artifact: Artifact) -> str:
+    """What computes an artifact on this machine where ExecuTorch's runtime cannot; empty where it can."""
+    return " and ".join(STAND_INS[one] for one in lacking(artifact) if one in STAND_INS)
+
+
+def lacking(artifact: Artifact) -> list[str]:
+    """Delegates of an artifact that the runtime here has not. Raises MissingLibrary."""
+    with runtime_log():
+        import_or_explain("executorch.runtime", needed_by=NAME)
+        from executorch.runtime import Runtime
+
+        return [one for one in artifact.delegates if not Runtime.get().backend_registry.is_available(one)]
 
 
 def _load_program(path: Path, data: Path | None, log: Log, *, traced: bool = False) -> Any:
@@ -382,7 +408,7 @@ class Log:
         """Its last complaint; the exception's own words where there is none."""
         self._file.seek(0)
         lines = [line for line in self._file.read().decode(errors="replace").splitlines() if "cpuinfo" not in line]
-        return lines[-1].rpartition("] ")[2].strip() if lines else _said(error)
+        return lines[-1].rpartition("] ")[2].strip() if lines else first_line(error)
 
 
 @contextlib.contextmanager
@@ -398,7 +424,3 @@ def runtime_log() -> Iterator[Log]:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
-
-
-def _said(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgediff.backends import Array, Artifacts, Runner
-from edgediff.errors import BackendError, did_you_mean
+from edgediff.errors import BackendError, did_you_mean, first_line
 from edgediff.manifest import BATCH, Artifact, Graph, TensorSpec
 from edgediff.plugins import import_or_explain
 
@@ -106,7 +106,7 @@ def _open(path: Path, graph: Graph, batch: int, threads: int | None, trace: Path
     try:
         session = runtime.InferenceSession(str(path), options, providers=[PROVIDER])
     except Exception as error:  # its classes have no public base
-        message = f"ONNX Runtime cannot load it: {_first_line(error)}"
+        message = f"ONNX Runtime cannot load it: {first_line(error)}"
         raise BackendError(message, where=str(path), code="load") from error
     _check_ends(session.get_inputs(), graph.inputs, batch, path)
     _check_ends(session.get_outputs(), graph.outputs, batch, path)
@@ -125,7 +125,7 @@ class OnnxRunner:
         try:
             values = self._session.run(self._outputs, inputs)
         except Exception as error:  # its classes have no public base
-            message = f"ONNX Runtime failed: {_first_line(error)}"
+            message = f"ONNX Runtime failed: {first_line(error)}"
             raise BackendError(message, where=str(self._path), code="run") from error
         return dict(zip(self._outputs, values, strict=True))
 
@@ -183,7 +183,7 @@ def _convert_to_ort(graphs: dict[str, Artifact], out: Path) -> dict[str, Artifac
                 enable_type_reduction=True,
             )
     except Exception as error:  # its classes have no public base
-        raise BackendError(f"ONNX Runtime cannot convert to .ort: {_first_line(error)}", code="ort") from error
+        raise BackendError(f"ONNX Runtime cannot convert to .ort: {first_line(error)}", code="ort") from error
     for path in {out / part for one in graphs.values() for part in (one.file, *one.data)}:
         path.unlink()
     config = out / NAME / "required_operators_and_types.config"
@@ -224,7 +224,3 @@ def _check_ends(found: Any, specs: tuple[TensorSpec, ...], batch: int, path: Pat
     if not fits:
         message = f"holds {have} where the manifest says {want}; build the bundle again"
         raise BackendError(message, where=str(path), code="signature")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgediff import errors
+from edgediff.backends import stand_in
 from edgediff.config import parse
 from edgediff.errors import ConfigError, EdgeDiffError, LinkError
 from edgediff.latency import LatencyTable
-from edgediff.runtime import choose_backend
+from edgediff.runtime import choose_backend, used_graphs
 
 if TYPE_CHECKING:
     from edgediff.bundle import Bundle
@@ -127,10 +128,12 @@ def compare_bundles(
 def _measurable(bundle: Bundle, backend: str | None) -> str:
     """The backend, unless its times here would say nothing about its device."""
     name = choose_backend(bundle.manifest, backend)
-    if name == "coreml" and sys.platform != "darwin":
+    graphs = bundle.manifest.graphs
+    said = stand_in(name, [graphs[graph].artifacts[name] for graph, _ in used_graphs(bundle.manifest)])
+    if said:
         raise LinkError(
-            "Core ML runs on a Mac; here its programs are evaluated with PyTorch, whose times say nothing about it. "
-            "Profile on a Mac, or predict with edgediff estimate",
+            f"the runtime of '{name}' is not on this machine; here {said} computes its programs, whose times say "
+            "nothing about it. Profile on the device (Core ML: on a Mac), or predict with edgediff estimate",
             code="unknown_device",
         )
     return name

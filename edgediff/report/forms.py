@@ -73,6 +73,7 @@ class MeasureForm(Form):
 
 
 class BackendForm(Form):
+    stand_in: str = ""
     graphs: dict[str, MeasureForm] = {}
     trajectory: MeasureForm | None = None
     image: MeasureForm | None = None

@@ -47,7 +47,9 @@ def _backend(key: str, found: Mapping[str, Any]) -> Html:
     mark = _mark(found.get("ok"))
     said = (trajectory or {}).get("problem")
     problem = tag("p", str(said), class_="caveat") if said else None
-    return join([tag("h4", key, " ", mark), problem, table(head, rows, numbers=(2, 3, 5))])
+    other = found.get("stand_in")
+    by = tag("p", f"Computed by {other}, not by the device's own runtime.", class_="note") if other else None
+    return join([tag("h4", key, " ", mark), by, problem, table(head, rows, numbers=(2, 3, 5))])
 
 
 def _row(title: Child, part: Mapping[str, Any], precision: str) -> list[Child]:

@@ -27,7 +27,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from edgediff.backends import _executorch_ethos as ethos
-from edgediff.backends._coreml_capture import capture_program
+from edgediff.backends._capture import capture_program
 from edgediff.backends._executorch_delegates import Delegate, find_delegate
 from edgediff.backends._executorch_lower import Method, write_program
 from edgediff.backends._executorch_rewrite import rewrite_program
@@ -41,7 +41,7 @@ from edgediff.pipeline import Pipeline, load_pipeline
 from edgediff.program import make_manifest
 from edgediff.recipe import CalibrationTable, load_recipe
 from edgediff.runtime import Session
-from edgediff.target import Target, load_target
+from edgediff.target import ExecuTorchTable, Target, load_target
 from edgediff.tokenizer import Tokenizer
 from edgediff.trace import calibration_prompts
 from edgediff.variants import Variant, Variants, build_variants
@@ -84,13 +84,17 @@ def near(exact: Any, coarse: Any) -> float:
     return psnr(exact, coarse, float(np.abs(exact).max()))
 
 
-def table(targets: Sequence[str], recipe: str, graphs: Sequence[str]) -> None:
+def find_chip(name: str, bits: int) -> ExecuTorchTable:
+    return load_target(name).executorch.model_copy(update={"activation_bits": bits})
+
+
+def table(targets: Sequence[str], recipe: str, graphs: Sequence[str], bits: int) -> None:
     _, variants, _ = prepare(recipe, load_target(targets[0]))
     print("| chip | graph | pieces on the NPU | operators on the CPU | MMACs | cycles | ms | memory KiB | "
           "PSNR dB: median, worst | quantizing, lowering s |\n|---|---|---|---|---|---|---|---|---|---|")
     for graph in graphs or tuple(variants.plan.graphs):
         for name in targets:
-            chip = load_target(name).executorch
+            chip = find_chip(name, bits)
             delegate = find_delegate(chip, "int8")
             _, quantized, found, seconds = quantize(variants, variants.graphs[graph], delegate)
             start = time.perf_counter()
@@ -117,8 +121,9 @@ def observers(recipe: str, graphs: Sequence[str]) -> None:
     _, variants, _ = prepare(recipe, target)
     delegate = find_delegate(target.executorch, "int8")
     for graph in graphs or tuple(variants.plan.graphs):
-        for name, config in (("extremes", ethos.int8_config), ("histograms", get_symmetric_quantization_config)):
-            with mock.patch.object(ethos, "int8_config", config):
+        histograms = lambda bits: get_symmetric_quantization_config()  # noqa: E731
+        for name, config in (("extremes", ethos.npu_config), ("histograms", histograms)):
+            with mock.patch.object(ethos, "npu_config", config):
                 _, _, found, seconds = quantize(variants, variants.graphs[graph], delegate)
             print(f"{graph}, {name}: PSNR median {np.median(found):.1f} dB, worst {min(found):.1f}; {seconds:.0f} s",
                   flush=True)
@@ -137,11 +142,10 @@ class Simulated:
         return {spec.name: value.numpy() for spec, value in zip(self._variant.outputs, values, strict=True)}
 
 
-def pictures(recipe: str, graphs: Sequence[str], count: int) -> None:
-    """Pictures with the named graphs in 8 bits, beside those of PyTorch in fp32, both judged."""
-    target = load_target("ethos_u85_2048")
-    pipeline, variants, manifest = prepare(recipe, target)
-    delegate = find_delegate(target.executorch, "int8")
+def pictures(recipe: str, graphs: Sequence[str], count: int, bits: int) -> None:
+    """Pictures with the named graphs in integers, beside those of PyTorch in fp32, both judged."""
+    pipeline, variants, manifest = prepare(recipe, load_target("ethos_u85_2048"))
+    delegate = find_delegate(find_chip("ethos_u85_2048", bits), "int8")
     exact = eager_runners(variants)
     coarse: dict[str, Any] = dict(exact)
     for graph in graphs or tuple(variants.graphs):
@@ -170,13 +174,14 @@ def main() -> None:
     parser.add_argument("--target", action="append", default=[])
     parser.add_argument("--graph", action="append", default=[])
     parser.add_argument("--prompts", type=int, default=4)
+    parser.add_argument("--bits", type=int, choices=(8, 16), default=8, help="of activations")
     args = parser.parse_args()
     if args.what == "table":
-        table(args.target or ["ethos_u85_2048", "ethos_u55_256"], args.recipe, args.graph)
+        table(args.target or ["ethos_u85_2048", "ethos_u55_256"], args.recipe, args.graph, args.bits)
     elif args.what == "observers":
         observers(args.recipe, args.graph)
     else:
-        pictures(args.recipe, args.graph, args.prompts)
+        pictures(args.recipe, args.graph, args.prompts, args.bits)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from edgediff.backends import executorch
-from edgediff.backends._coreml_capture import capture_program
+from edgediff.backends._capture import capture_program
 from edgediff.backends._executorch_delegates import find_delegate
 from edgediff.backends._executorch_lower import Method, write_program
 from edgediff.backends._executorch_rewrite import REWRITES, rewrite_program

@@ -7,6 +7,8 @@
 #include <fstream>
 
 #include <executorch/extension/tensor/tensor.h>
+#include <executorch/runtime/backend/interface.h>
+#include <executorch/runtime/backend/options.h>
 
 #include "errors.hpp"
 
@@ -106,6 +108,16 @@ bool fits(const MethodMeta& meta, const Graph& graph, std::int32_t batch) {
   return true;
 }
 
+/// Methods that share weights pack them for XNNPACK once: by itself it packs all of them again for each. The wheel has
+/// no header with the words.
+void share_packed_weights() {
+  executorch::runtime::BackendOptions<1> options;
+  if (options.set_option("weight_cache_enabled", true) != Error::Ok ||
+      executorch::runtime::set_option("XnnpackBackend", options.view()) != Error::Ok) {
+    throw Failed("XNNPACK does not take the option weight_cache_enabled: this runner has another ExecuTorch than ours");
+  }
+}
+
 std::int64_t planned(const MethodMeta& meta) {
   std::int64_t bytes = 0;
   for (std::size_t index = 0; index < meta.num_memory_planned_buffers(); ++index) {
@@ -118,7 +130,9 @@ std::int64_t planned(const MethodMeta& meta) {
 }  // namespace
 
 Engine::Engine(const Manifest& manifest, std::filesystem::path folder, bool traced)
-    : manifest_(manifest), folder_(std::move(folder)), traced_(traced) {}
+    : manifest_(manifest), folder_(std::move(folder)), traced_(traced) {
+  share_packed_weights();
+}
 
 Engine::Module& Engine::open(const Artifact& artifact) {
   std::unique_ptr<Module>& module = modules_[artifact.file];

@@ -1,22 +1,61 @@
-"""A variant as an exported program of fixed sizes that Core ML's converter takes."""
+"""A variant as an exported program of fixed sizes, in core operators: what Core ML and ExecuTorch are given; and the
+batch sizes that a plan runs its graphs at."""
 
 from __future__ import annotations
 
+import logging
 import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgediff.backends._onnx_export import quiet_exporter
-from edgediff.errors import BackendError
+from edgediff.errors import BackendError, first_line
 from edgediff.manifest import BATCH
 
 if TYPE_CHECKING:
+    from edgediff.plan import Plan
     from edgediff.variants import Variant
+
+NOISY = ("torch", "onnxscript", "onnx_ir", "onnx")
 
 # Nodes that hand their input on: checks, views and copies that mean nothing in a program without side effects.
 PASSED_ON = {"alias", "detach", "lift_fresh_copy", "lift_fresh", "contiguous", "clone"}
 RESHAPES = {"reshape", "expand"}  # dropped where they change nothing
 DROPPED = {"_assert_tensor_metadata", "_assert_async", "_assert_scalar", "sym_constrain_range"}
+
+
+@contextmanager
+def quiet_exporter() -> Iterator[None]:
+    """Within it the exporter's warnings and log lines below an error reach nobody's terminal."""
+    loggers = [logging.getLogger(name) for name in NOISY]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+def graph_batches(plan: Plan) -> dict[str, tuple[int, ...]]:
+    """Graph of the denoiser -> the batch sizes that the program runs it at, in the order of first use."""
+    found: dict[str, list[int]] = {name: [] for name in plan.graphs}
+    for call, guidance in zip(plan.schedule.calls, plan.guidance.calls, strict=True):
+        if call in found:
+            batch = 2 if guidance is not None and plan.guidance.mode == "batched" else 1
+            if batch not in found[call]:
+                found[call].append(batch)
+    return {name: tuple(batches) or (1,) for name, batches in found.items()}
+
+
+def function_name(graph: str, batch: int, batches: tuple[int, ...]) -> str:
+    """The function of a graph at a batch size: the graph's name for the first of its `batches`."""
+    return graph if batch == batches[0] else f"{graph}_batch{batch}"
 
 
 def capture_program(variant: Variant, batch: int) -> Any:
@@ -34,9 +73,8 @@ def capture_program(variant: Variant, batch: int) -> Any:
         try:
             program = torch.export.export(variant.module, example, strict=False).run_decompositions({})
         except Exception as error:  # torch.export raises many kinds
-            lines = str(error).strip().splitlines() or [type(error).__name__]
             message = (
-                f"graph '{variant.name}' cannot be traced by torch.export: {lines[0].strip().rstrip('.')}; "
+                f"graph '{variant.name}' cannot be traced by torch.export: {first_line(error)}; "
                 "its modules must not branch on values of tensors"
             )
             raise BackendError(message, code="export") from error
@@ -65,24 +103,6 @@ def clean_program(program: Any) -> None:
             graph.erase_node(node)
     graph.eliminate_dead_code()
     program.graph_module.recompile()
-
-
-def check_operators(name: str, program: Any) -> None:
-    """Raises BackendError naming the first operator that Core ML has no form for, the module it is in and the line
-    that calls it."""
-    from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY
-    from coremltools.converters.mil.frontend.torch.utils import sanitize_op_kind
-
-    for node in program.graph_module.graph.nodes:
-        if node.op != "call_function" or operator_name(node) == "getitem":
-            continue
-        kind = sanitize_op_kind(str(node.target))
-        if kind not in _TORCH_OPS_REGISTRY:
-            message = (
-                f"graph '{name}': Core ML has no form for operator '{kind}'{place_of(node)}; "
-                "replace the operation in the network, or leave this backend out of the target"
-            )
-            raise BackendError(message, code="export")
 
 
 def operator_name(node: Any) -> str:
