@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import os
 import shutil
 
 import pytest
@@ -27,7 +28,7 @@ from edgediff.backends import _executorch_ethos, _executorch_retrace, executorch
 from edgediff.backends._executorch_delegates import find_delegate
 from edgediff.backends._executorch_ethos import (
     VelaReport,
-    _quiet_output,
+    _complaint,
     calls_per_image,
     compile_spec,
     host_nodes,
@@ -37,6 +38,7 @@ from edgediff.backends._executorch_ethos import (
 )
 from edgediff.backends._executorch_lower import Method, write_program
 from edgediff.backends._executorch_rewrite import rewrite_program
+from edgediff.backends._output import ERR, OUT, hear_output
 
 TARGETS = ("ethos_u55_256", "ethos_u65_512", "ethos_u85_2048")
 
@@ -193,8 +195,10 @@ def test_keeping_the_graph_between_rounds_changes_no_byte(quantized, tmp_path, m
     refresh = _executorch_retrace.refresh_sizes
     monkeypatch.setattr(_executorch_retrace, "refresh_sizes", lambda *a: rounds.append(0) or refresh(*a))
     written = []
-    for name, kept in (("kept", _executorch_retrace.sizes_in_place), ("plain", contextlib.nullcontext)):
-        monkeypatch.setattr(_executorch_ethos, "sizes_in_place", kept)
+    for name in ("kept", "plain"):
+        if name == "plain":
+            monkeypatch.setattr(_executorch_ethos, "sizes_in_place", contextlib.nullcontext)
+            monkeypatch.setattr(_executorch_ethos, "weights_by_name", contextlib.nullcontext)
         delegate = find_delegate(table_of(), "int8")
         with delegate.watch() as seen:
             write_program([Method("block", quantized)], delegate, tmp_path / name, seen=seen)
@@ -295,8 +299,11 @@ def test_a_summary_of_another_form_is_an_error(tmp_path):
         read_summary(path)
 
 
-def test_what_was_printed_is_told_in_its_last_complaint():
-    with _quiet_output() as said:
+def test_what_was_printed_is_told_in_its_last_complaint(capfd):
+    with hear_output(OUT, ERR) as said:
         print("Error: first")
         print("ERROR: the last\nbye")
-        assert said.last(ValueError("own words")) == "ERROR: the last"
+        os.write(ERR, b"below Python\n")
+        assert _complaint(said, ValueError("own words")) == "ERROR: the last"
+        assert "below Python" in said.lines()
+    assert capfd.readouterr() == ("", "")

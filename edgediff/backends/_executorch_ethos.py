@@ -15,9 +15,6 @@ import contextlib
 import csv
 import dataclasses
 import importlib.metadata
-import io
-import os
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,9 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgediff.backends._capture import operator_name, place_of
-from edgediff.backends._executorch_retrace import sizes_in_place
+from edgediff.backends._executorch_retrace import sizes_in_place, weights_by_name
 from edgediff.backends._executorch_rewrite import MASKED
 from edgediff.backends._executorch_standin import tosa_file
+from edgediff.backends._output import ERR, OUT, Said, hear_output
 from edgediff.errors import BackendError, unknown
 from edgediff.latency import DeviceFacts, LatencyTable, NpuEstimate, graph_times, image_times
 
@@ -229,11 +227,11 @@ def watch_vela() -> Iterator[Watch]:
     def watched(flatbuffer: bytes, flags: list[str], **options: Any) -> Any:
         options.pop("intermediate_path", None)
         with tempfile.TemporaryDirectory() as folder:
-            with _quiet_output() as said:
+            with hear_output(OUT, ERR) as said:
                 try:
                     made = compile_piece(flatbuffer, flags, **options, intermediate_path=folder)
                 except (Exception, SystemExit) as error:  # Vela raises many kinds, and ends the process
-                    message = f"Vela cannot compile a piece of the graph: {said.last(error)}"
+                    message = f"Vela cannot compile a piece of the graph: {_complaint(said, error)}"
                     raise BackendError(message, code="export") from error
             seen.reports[made.processed_bytes] = read_summary(next(Path(folder, "output").glob("*_summary_*.csv")))
             seen.tosa[made.processed_bytes] = flatbuffer
@@ -241,7 +239,7 @@ def watch_vela() -> Iterator[Watch]:
 
     backend.vela_compile, partitioner.WhyNoPartitionReporter = watched, Reasons
     try:
-        with sizes_in_place():
+        with sizes_in_place(), weights_by_name():
             yield seen
     finally:
         backend.vela_compile, partitioner.WhyNoPartitionReporter = compile_piece, reporter
@@ -264,36 +262,10 @@ def read_summary(path: Path) -> VelaReport:
         raise BackendError(message, where=path.name, code="vela") from error
 
 
-class _Said:
-    """What a compiler printed, in Python and below it."""
-
-    def __init__(self, file: Any, text: io.StringIO) -> None:
-        self._file, self._text = file, text
-
-    def last(self, error: BaseException) -> str:
-        """Its last complaint; the exception's own words where there is none."""
-        sys.stdout.flush()
-        self._file.seek(0)
-        lines = (self._file.read().decode(errors="replace") + self._text.getvalue()).splitlines()
-        found = [line.strip() for line in lines if "error" in line.lower()]
-        return found[-1] if found else f"{type(error).__name__}: {error}"
-
-
-@contextlib.contextmanager
-def _quiet_output() -> Iterator[_Said]:
-    """Within it what is printed, by Python or by a compiled library, goes into a file."""
-    text, kept = io.StringIO(), [os.dup(1), os.dup(2)]
-    with tempfile.TemporaryFile() as file:
-        sys.stdout.flush()
-        for number in (1, 2):
-            os.dup2(file.fileno(), number)
-        try:
-            with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
-                yield _Said(file, text)
-        finally:
-            for number, old in zip((1, 2), kept, strict=True):
-                os.dup2(old, number)
-                os.close(old)
+def _complaint(said: Said, error: BaseException) -> str:
+    """Vela's last one; the exception's own words where there is none."""
+    found = [line.strip() for line in said.lines() if "error" in line.lower()]
+    return found[-1] if found else f"{type(error).__name__}: {error}"
 
 
 # What Vela says of a bundle

@@ -1,9 +1,11 @@
-"""Arm's passes over large graphs in minutes.
+"""Arm's passes over large graphs in minutes: what they compute again and again is kept.
 
 The pass that moves transposes traces the whole graph anew after every round of moves, only to know the sizes of what it
 moved; a U-Net takes hundreds of rounds. Here a round computes the sizes of the nodes that changed and of what hangs on
-them, and the graph is traced once, when the pass is done. What comes out is the same, byte for byte
-(`tests/test_executorch_ethos.py`).
+them, and the graph is traced once, when the pass is done. And all passes ask a program's signature for every node
+whether it is a weight, for which the signature makes a dictionary of all weights each time.
+
+What comes out is the same, byte for byte (`tests/test_executorch_ethos.py`).
 """
 
 from __future__ import annotations
@@ -40,6 +42,36 @@ def sizes_in_place() -> Iterator[None]:
         yield
     finally:
         Pass.call, Pass._retrace = call, retrace
+
+
+@contextlib.contextmanager
+def weights_by_name() -> Iterator[None]:
+    """Within it a program's signature keeps its dictionaries of weights until its list of inputs has other members."""
+    from torch.export.graph_signature import ExportGraphSignature as Signature
+
+    names = ("inputs_to_parameters", "inputs_to_buffers", "inputs_to_lifted_tensor_constants")
+    made = {name: vars(Signature)[name] for name in names}
+    known: dict[int, tuple[Any, list[Any], dict[str, Any]]] = {}
+
+    def keep(name: str) -> property:
+        def find(self: Any) -> Any:
+            _, inputs, found = known.get(id(self), (self, [], {}))
+            if inputs != self.input_specs:
+                found = {}
+                known[id(self)] = (self, list(self.input_specs), found)
+            if name not in found:
+                found[name] = made[name].fget(self)
+            return found[name]
+
+        return property(find)
+
+    for name in names:
+        setattr(Signature, name, keep(name))
+    try:
+        yield
+    finally:
+        for name in names:
+            setattr(Signature, name, made[name])
 
 
 def refresh_sizes(graph: Any, seen: Seen) -> None:

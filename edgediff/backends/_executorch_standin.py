@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import torch
 
+from edgediff.backends._output import ERR, OUT, hear_output
 from edgediff.errors import BackendError, unknown
 from edgediff.plugins import import_or_explain
 
@@ -149,9 +150,10 @@ class _Tosa:
         import tosa_reference_model
 
         arrays = [tensor.numpy() for tensor in tensors[:self.inputs]]
-        found, status = tosa_reference_model.run(
-            self._graph, arrays, verbosity="NONE", initialize_variable_tensor_from_numpy=True
-        )
+        with hear_output(OUT, ERR):  # it remarks upon every program that its version can read
+            found, status = tosa_reference_model.run(
+                self._graph, arrays, verbosity="NONE", initialize_variable_tensor_from_numpy=True
+            )
         if status != tosa_reference_model.GraphStatus.TOSA_VALID:
             message = f"Arm's reference model of TOSA refuses it: {str(status).rpartition('.')[2]}"
             raise BackendError(message, where=self._file.name, code="run")

@@ -18,7 +18,6 @@ import contextlib
 import importlib.metadata
 import os
 import struct
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -30,6 +29,7 @@ import numpy as np
 
 from edgediff.backends import Array, Artifacts, Runner
 from edgediff.backends._executorch_standin import STAND_INS, StandInProgram
+from edgediff.backends._output import ERR, Said, hear_output
 from edgediff.errors import BackendError, first_line, unknown
 from edgediff.manifest import Artifact, Graph
 from edgediff.plugins import import_or_explain
@@ -264,7 +264,7 @@ def _open(
         try:
             method = program.load_method(name)
         except RuntimeError as error:
-            message = f"ExecuTorch cannot load '{name}': {log.last(error)}"
+            message = f"ExecuTorch cannot load '{name}': {_complaint(log, error)}"
             raise BackendError(message, where=str(path), code="load") from error
     return ExecuTorchRunner(method, program, graph, batch, path), program
 
@@ -301,7 +301,7 @@ class ExecuTorchRunner:
 _OPEN: WeakValueDictionary[tuple[str, int], Any] = WeakValueDictionary()  # alive while a runner is
 
 
-def _program_for(folder: Path, artifact: Artifact, log: Log, traced: bool) -> Any:
+def _program_for(folder: Path, artifact: Artifact, log: Said, traced: bool) -> Any:
     """The program of an artifact, which the runners of its methods share; a traced one is not shared."""
     path = folder / artifact.file
     data = folder / artifact.data[0] if artifact.data else None
@@ -340,7 +340,7 @@ def lacking(artifact: Artifact) -> list[str]:
         return [one for one in artifact.delegates if not Runtime.get().backend_registry.is_available(one)]
 
 
-def _load_program(path: Path, data: Path | None, log: Log, *, traced: bool = False) -> Any:
+def _load_program(path: Path, data: Path | None, log: Said, *, traced: bool = False) -> Any:
     """A program, checked by its header and by the runtime as it is read."""
     from executorch.runtime import Runtime, Verification
 
@@ -351,7 +351,7 @@ def _load_program(path: Path, data: Path | None, log: Log, *, traced: bool = Fal
             debug_buffer_size=TRACE_BYTES if traced else 0,
         )
     except (RuntimeError, OSError) as error:
-        message = f"is no program that ExecuTorch can read: {log.last(error)}; build the bundle again"
+        message = f"is no program that ExecuTorch can read: {_complaint(log, error)}; build the bundle again"
         raise BackendError(message, where=str(path), code="load") from error
 
 
@@ -398,29 +398,16 @@ def _check_ends(method: Any, graph: Graph, batch: int, path: Path) -> None:
         raise BackendError(message, where=str(path), code="signature")
 
 
-class Log:
-    """What the runtime wrote to the standard error stream."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-
-    def last(self, error: Exception) -> str:
-        """Its last complaint; the exception's own words where there is none."""
-        self._file.seek(0)
-        lines = [line for line in self._file.read().decode(errors="replace").splitlines() if "cpuinfo" not in line]
-        return lines[-1].rpartition("] ")[2].strip() if lines else first_line(error)
-
-
 @contextlib.contextmanager
-def runtime_log() -> Iterator[Log]:
+def runtime_log() -> Iterator[Said]:
     """Within it the runtime's own lines go into a log: it says what is wrong there, not in its exceptions, and says
     much else on its first load. So does Python's warning that its interface may change."""
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as file, warnings.catch_warnings():
+    with warnings.catch_warnings(), hear_output(ERR) as said:
         warnings.simplefilter("ignore")
-        os.dup2(file.fileno(), 2)
-        try:
-            yield Log(file)
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+        yield said
+
+
+def _complaint(said: Said, error: Exception) -> str:
+    """The runtime's last one; the exception's own words where there is none."""
+    lines = [line for line in said.lines() if "cpuinfo" not in line]
+    return lines[-1].rpartition("] ")[2].strip() if lines else first_line(error)
