@@ -88,10 +88,16 @@ def _placement_lines(manifest: Manifest) -> list[str]:
             pieces = ", ".join(f"{delegate} x {count}" for delegate, count in one.delegates.items()) or "none"
             memory = f"{one.memory_bytes / 1e6:.1f}" if one.memory_bytes is not None else ""
             rows.append((name, pieces, str(sum(one.outside.values())), memory))
-            rows += [("", f"  {count} x {shorten(what, 44)}", "", "") for what, count in one.outside.items()]
+            rows += [("", f"  {count} x {_operator_text(what)}", "", "") for what, count in one.outside.items()]
         if rows:
             lines += [format_table((backend, "delegate", "outside", "MB at work"), rows), ""]
     return lines
+
+
+def _operator_text(what: str) -> str:
+    """An operator and the end of where it is: `sin in ...proj' (Timesteps), embeddings.py:1084`."""
+    operator, _, place = what.partition(" in module ")
+    return f"{operator} in {shorten(place, 40 - len(operator))}" if place else operator
 
 
 def parity_text(found: dict[str, Any]) -> str:

@@ -375,6 +375,18 @@ def test_core_ml_takes_the_graph_whole_and_computes_it(lab, precision, capfd):
     assert lab.worst(precision, delegate="coreml") >= {"fp32": 120.0, "fp16": 70.0}[precision]
 
 
+def test_core_ml_computes_the_text_encoder_in_halves_too_and_says_so(lab, tmp_path):
+    pytest.importorskip("coremltools")
+    whole, variants = build_variants(lab.pipeline, tiny_plan(lab.pipeline, {})), lab.variants("fp16")
+    variants = replace(variants, graphs={**variants.graphs, "text_encoder": whole.graphs["text_encoder"]})
+    artifact = executorch.lower(variants, target(delegate="coreml"), tmp_path).graphs["text_encoder"]
+    assert artifact.precision == "fp16"
+    graph, encoder = typed(variants.graphs["text_encoder"]), eager.eager_runners(whole)["text_encoder"]
+    tokens = {graph.inputs[0].name: np.arange(np.prod(graph.inputs[0].sized(1))).reshape(graph.inputs[0].sized(1)) % 9}
+    found = executorch.open_runner(tmp_path, graph, artifact, batch=1).run(tokens)
+    assert all(45 < ratio(value, found[name]) < 110 for name, value in encoder.run(tokens).items())
+
+
 @pytest.mark.parametrize("precision", [pytest.param("fp32", marks=pytest.mark.slow), "fp16"])
 def test_vulkan_takes_the_graph_whole_and_runs_on_the_device_alone(lab, precision):
     out, variants, artifacts = lab.lower(precision, delegate="vulkan")

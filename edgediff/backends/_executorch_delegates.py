@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class Delegate:
     """`partitioners` makes them anew for every method. `forms` are the rewrites of `_executorch_rewrite` that it
     wants. `backend_ids` are its names in a program. `may_leave`: operators may stay outside it. `halves`: for fp16 it
-    wants a graph in halves; others turn a fp32 graph themselves. `quantize` makes int8 of every component in the
-    delegate's own way (program, calls, graph's name), `watch` is entered around lowering and keeps what the vendor's
-    compiler says. `tools`: packages whose versions the manifest names."""
+    wants a graph in halves, and text encoder and decoder stay fp32; others turn all fp32 graphs themselves. `quantize`
+    makes int8 of every component in the delegate's own way (program, calls, graph's name), `watch` is entered around
+    lowering and keeps what the vendor's compiler says. `tools`: packages whose versions the manifest names."""
 
     name: str
     partitioners: Callable[[], list[Any]]

@@ -9,7 +9,7 @@
 Sizes are fixed. A graph that the program runs with and without guidance has a second method `<graph>_batch1`.
 Inputs and outputs are those of the manifest, in its order. The graphs are rewritten (`_executorch_rewrite`) so that
 XNNPACK takes all of each; what stays outside is counted in the manifest. `int8` is said in `_executorch_quantize`;
-`fp16` computes in halves but for the time embedding, and text encoder and decoder stay fp32.
+`fp16` computes in halves but for the time embedding; with XNNPACK, text encoder and decoder stay fp32.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _lower_component(
     plan = variants.plan
     batches, wanted = graph_batches(plan), plan.backends[NAME]
     denoiser = component == next(iter(variants.denoisers().values())).component
-    precision = wanted.precision if denoiser or delegate.quantize is not None else "fp32"
+    precision = wanted.precision if denoiser or not delegate.halves else "fp32"
     methods: dict[str, list[Method]] = {}
     for variant in members:
         sizes = batches.get(variant.name, (1,))
