@@ -106,7 +106,7 @@ def verify(args: Namespace) -> Answer:
 def run(args: Namespace) -> Answer:
     """`runtime.generate_steps`, a step at a time, then the PNG, with what made it in its text chunk; or the WAV."""
     from edgediff.bundle import open_bundle
-    from edgediff.runtime import GenerationStep, generate_steps
+    from edgediff.runtime import GenerationStep, choose_backend, find_stand_in, generate_steps
 
     out = Path(args.out)
     if out.suffix.lower() not in (".png", ".wav"):
@@ -139,8 +139,10 @@ def run(args: Namespace) -> Answer:
     else:
         _save_png(found, out, made)
         what, size = "image", f"{found.width} x {found.height}"
-    data = {what: args.out, **made, "steps": len(steps), "seconds": seconds}
-    return Answer(data, f"{args.out}: {size}, {len(steps)} steps in {seconds:.2f} s")
+    by = find_stand_in(bundle.manifest, choose_backend(bundle.manifest, args.backend))
+    data = {what: args.out, **made, "steps": len(steps), "seconds": seconds, "stand_in": by}
+    note = f"\ncomputed by {by}, not by the device's own runtime" if by else ""
+    return Answer(data, f"{args.out}: {size}, {len(steps)} steps in {seconds:.2f} s{note}")
 
 
 def profile(args: Namespace) -> Answer:

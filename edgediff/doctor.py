@@ -25,7 +25,7 @@ State = Literal["ok", "missing", "broken", "note"]
 
 OLDEST_PYTHON = (3, 11)
 PROBE_SECONDS = 120.0
-EXTRAS_SHOWN = ("onnxruntime", "coreml", "executorch")
+EXTRAS_SHOWN = ("onnxruntime", "coreml", "executorch", "ethosu")
 # Imports what the extra of a backend's name brings, then the backend; the last line of output is the finding.
 PROBE = """
 import sys
@@ -116,9 +116,12 @@ def check_libraries() -> Iterator[Check]:
     for requirement in wanted:
         if _applies(requirement, ""):
             yield _check_library(requirement, "")
+    shown = {"edgediff"}  # an extra may take another along
     for extra in EXTRAS_SHOWN:
         for requirement in wanted:
-            if _applies(requirement, extra) and not _applies(requirement, ""):
+            new = requirement.name not in shown and not _applies(requirement, "")
+            if new and _applies(requirement, extra):
+                shown.add(requirement.name)
                 yield _check_library(requirement, extra)
 
 

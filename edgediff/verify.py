@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgediff.backends import Array, Runner, stand_in
+from edgediff.backends import Array, Runner
 from edgediff.errors import BackendError, ModelError
 from edgediff.manifest import Manifest
 from edgediff.metrics import psnr
 from edgediff.recipe import CalibrationTable
-from edgediff.runtime import Session, choose_backend, list_backends, open_session
+from edgediff.runtime import Session, choose_backend, find_stand_in, list_backends, open_session
 
 if TYPE_CHECKING:
     from edgediff.bundle import Bundle
@@ -265,10 +265,9 @@ def _verify_backend(bundle: Bundle, plan: Plan, name: str, recordings: Recording
     trajectory, image = _compare_program(session, recordings, told)
     image["floor_db"] = plan.parity.image_db
     image["ok"] = bool(trajectory["finite"] and image["psnr_db"] >= plan.parity.image_db)
-    artifacts = [bundle.manifest.graphs[graph].artifacts[name] for graph in graphs]
     return {
         "ok": all(graph["ok"] for graph in graphs.values()) and image["ok"],
-        "stand_in": stand_in(name, artifacts), "graphs": graphs, "trajectory": trajectory, "image": image,
+        "stand_in": find_stand_in(bundle.manifest, name), "graphs": graphs, "trajectory": trajectory, "image": image,
         "seconds": round(time.perf_counter() - start, 3),
     }
 

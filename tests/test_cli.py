@@ -356,6 +356,20 @@ def test_a_missed_floor_is_exit_status_1(bundle, capsys, monkeypatch):
     assert said.endswith("a floor was missed\n")
 
 
+def test_what_computes_in_the_place_of_the_devices_runtime_is_named(workshop, bundle, capsys, monkeypatch):
+    from edgediff.backends import eager
+
+    monkeypatch.setattr(eager, "stand_in", lambda artifact: "an abacus", raising=False)
+    note = "computed by an abacus, not by the device's own runtime"
+    assert f"eager: {note}" in text(capsys, "verify", bundle)
+    assert note in text(capsys, "run", bundle, "red heart", str(workshop / "2.png"))
+    assert answer(capsys, "run", bundle, "red heart", str(workshop / "2.png"))["stand_in"] == "an abacus"
+    error = answer(capsys, "profile", bundle, code=2)["error"]
+    assert "here an abacus computes its programs, whose times say nothing about it" in error["message"]
+    monkeypatch.undo()
+    assert answer(capsys, "verify", bundle)["backends"]["eager"]["stand_in"] == ""
+
+
 def test_run_makes_the_picture_that_python_makes(workshop, bundle, capsys):
     from PIL import Image
 

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgediff import errors
-from edgediff.backends import stand_in
 from edgediff.config import parse
 from edgediff.errors import ConfigError, EdgeDiffError, LinkError
 from edgediff.latency import LatencyTable
-from edgediff.runtime import choose_backend, used_graphs
+from edgediff.runtime import choose_backend, find_stand_in
 
 if TYPE_CHECKING:
     from edgediff.bundle import Bundle
@@ -128,9 +127,7 @@ def compare_bundles(
 def _measurable(bundle: Bundle, backend: str | None) -> str:
     """The backend, unless its times here would say nothing about its device."""
     name = choose_backend(bundle.manifest, backend)
-    graphs = bundle.manifest.graphs
-    said = stand_in(name, [graphs[graph].artifacts[name] for graph, _ in used_graphs(bundle.manifest)])
-    if said:
+    if said := find_stand_in(bundle.manifest, name):
         raise LinkError(
             f"the runtime of '{name}' is not on this machine; here {said} computes its programs, whose times say "
             "nothing about it. Profile on the device (Core ML: on a Mac), or predict with edgediff estimate",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgediff.backends import Array, Runner
 from edgediff.errors import BundleError
-from edgediff.runtime.runners import choose_backend, list_backends, used_graphs
+from edgediff.runtime.runners import choose_backend, find_stand_in, list_backends, used_graphs
 from edgediff.runtime.session import FIXED_INPUTS, MAX_SEED, GenerationStep, Session, TextTokenizer, open_session
 from edgediff.runtime.sound import Sound
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FIXED_INPUTS", "MAX_SEED", "GenerationStep", "Runner", "Session", "Sound", "TextTokenizer", "choose_backend",
-    "generate", "generate_steps", "list_backends", "open_session", "used_graphs",
+    "find_stand_in", "generate", "generate_steps", "list_backends", "open_session", "used_graphs",
 ]
 
 

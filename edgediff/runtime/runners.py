@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
-from edgediff.backends import Array, Runner, StatefulRunner, held_states
+from edgediff.backends import Array, Runner, StatefulRunner, held_states, stand_in
 from edgediff.errors import BackendError, unknown
 from edgediff.manifest import Manifest
 from edgediff.plugins import load_plugin
@@ -22,6 +22,11 @@ def used_graphs(manifest: Manifest) -> tuple[tuple[str, int], ...]:
     if program.decode.graph is not None:
         found.append((program.decode.graph, 1))
     return tuple(dict.fromkeys(found))
+
+
+def find_stand_in(manifest: Manifest, backend: str) -> str:
+    """What computes a backend's programs on this machine where its own runtime is not, in a few words; else empty."""
+    return stand_in(backend, [manifest.graphs[graph].artifacts[backend] for graph, _ in used_graphs(manifest)])
 
 
 def list_backends(manifest: Manifest) -> list[str]:
