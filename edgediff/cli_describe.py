@@ -39,9 +39,23 @@ def describe_bundle(manifest: Manifest) -> dict[str, Any]:
         "macs_per_image": sum(manifest.graphs[name].macs * count for name, count in (*calls, *once)),
         "backends": list_backends(manifest),
         "graphs": {name: _describe_graph(manifest, name, used_graphs(manifest)) for name in manifest.graphs},
+        "memory": {name: need for name in list_backends(manifest) if (need := _memory_needs(manifest, name))},
         "parity_ok": manifest.parity["ok"] if manifest.parity else None,
         "profile": manifest.profile,
     }
+
+
+def _memory_needs(manifest: Manifest, backend: str) -> dict[str, Any]:
+    """Bytes of a backend's programs, weights included, and of what its hungriest graph needs beside them; empty where
+    the backend does not say what a graph needs."""
+    artifacts = {name: one for name, graph in manifest.graphs.items() if (one := graph.artifacts.get(backend))}
+    needs = {name: one.memory_bytes for name, one in artifacts.items() if one.memory_bytes is not None}
+    if not needs:
+        return {}
+    files = {file for one in artifacts.values() for file in one.files}
+    programs = sum(entry.bytes for entry in manifest.files if entry.path in files)
+    graph = max(needs, key=lambda name: needs[name])
+    return {"programs_bytes": programs, "work_bytes": needs[graph], "graph": graph}
 
 
 def _describe_graph(manifest: Manifest, name: str, used: tuple[tuple[str, int], ...]) -> dict[str, Any]:
@@ -71,6 +85,11 @@ def summary_text(bundle: Bundle) -> str:
         *_placement_lines(manifest),
         f"image      {facts['macs_per_image'] / 1e9:.2f} GMACs, {facts['parameters'] / 1e6:.2f} M parameters",
         f"backends   {', '.join(facts['backends'])}",
+        *(
+            f"memory     {name}: {need['programs_bytes'] / 1e6:.1f} MB of programs, "
+            f"{need['work_bytes'] / 1e6:.1f} MB at work in {need['graph']}"
+            for name, need in facts["memory"].items()
+        ),
         f"parity     {parity[facts['parity_ok']]}",
         f"profile    {profiled}",
     ])

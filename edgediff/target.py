@@ -82,7 +82,8 @@ class ExecuTorchTable(BackendTable):
     keeps XNNPACK's weights in a file of their own. `query_chunk` queries of attention at a time (0: all) bound its
     memory. `chip` is the delegate's word for the hardware (`ethos-u85-256`, `SM8650`), where it wants one; `system`
     and `memory` are Vela's words for what is around an Ethos-U (empty: what ExecuTorch takes for the chip);
-    `activation_bits` 16 instead of 8 halve its rate, and are 12 dB nearer to fp32.
+    `activation_bits` 16 instead of 8 halve its rate, and are 12 dB nearer to fp32 (Ethos-U85; smaller ones
+    leave parts of a graph with them to the CPU).
     """
 
     format: Literal["onnx", "ort", "mlpackage", "pte", "ptd"] = "pte"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -329,6 +330,30 @@ def test_inspect(bundle, capsys):
         Path(bundle, "manifest.json").stat().st_size
     )
     assert "not verified yet: edgediff verify" in text(capsys, "inspect", bundle)
+
+
+def test_inspect_says_who_runs_what_and_in_how_much_memory(bundle):
+    from edgediff.cli_describe import describe_bundle, summary_text
+
+    opened = edgediff.open_bundle(bundle)
+    left = "sin in module 'unet.down_blocks.0.a_module_of_a_long_name.time_proj' (Timesteps), embeddings.py:1084"
+    graphs = dict(opened.manifest.graphs)
+    for name, memory in (("full", 3_000_000), ("shallow", 2_000_000)):
+        artifact = graphs[name].artifacts["eager"].model_copy(
+            update={"delegates": {"SomeBackend": 2}, "outside": {left: 4}, "memory_bytes": memory}
+        )
+        graphs[name] = graphs[name].model_copy(update={"artifacts": {"eager": artifact}})
+    manifest = opened.manifest.model_copy(update={"graphs": graphs})
+    said = summary_text(dataclasses.replace(opened, manifest=manifest)).splitlines()
+    assert max(map(len, said)) <= 80
+    row = next(line for line in said if line.startswith("full"))
+    assert row.split() == ["full", "SomeBackend", "x", "2", "4", "3.0"]
+    assert any(re.search(r"4 x sin in \.\.\..*' \(Timesteps\), embeddings.py:1084", line) for line in said)
+    files = {file for graph in graphs.values() for file in graph.artifacts["eager"].files}
+    programs = sum(entry.bytes for entry in manifest.files if entry.path in files)
+    need = {"programs_bytes": programs, "work_bytes": 3_000_000, "graph": "full"}
+    assert describe_bundle(manifest)["memory"] == {"eager": need}
+    assert f"memory     eager: {programs / 1e6:.1f} MB of programs, 3.0 MB at work in full" in said
 
 
 def test_verify_keeps_its_result_in_the_manifest(bundle, capsys):

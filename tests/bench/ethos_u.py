@@ -114,12 +114,11 @@ def table(targets: Sequence[str], recipe: str, graphs: Sequence[str], bits: int)
 
 
 def observers(recipe: str, graphs: Sequence[str]) -> None:
-    """Extremes, which the backend takes, beside Arm's histograms."""
+    """Extremes, which the backend takes, beside Arm's histograms, at 8 bits."""
     from executorch.backends.arm.quantizer import get_symmetric_quantization_config
 
-    target = load_target("ethos_u85_2048")
-    _, variants, _ = prepare(recipe, target)
-    delegate = find_delegate(target.executorch, "int8")
+    _, variants, _ = prepare(recipe, load_target("ethos_u85_2048"))
+    delegate = find_delegate(find_chip("ethos_u85_2048", 8), "int8")
     for graph in graphs or tuple(variants.plan.graphs):
         histograms = lambda bits: get_symmetric_quantization_config()  # noqa: E731
         for name, config in (("extremes", ethos.npu_config), ("histograms", histograms)):
