@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from edgediff.plan import Plan
     from edgediff.target import ExecuTorchTable, Target
 
-HEADROOM = 2.0
-MASK = -16.0  # e^-16 is far below what 8 bits of a softmax can tell from 0
+HEADROOM = 4.0
+HIDDEN = 12.0  # e^-12 beside a place's own logit is less than 16 bits of a softmax can tell from 0
 MEMORIES = ("sram", "dram", "on_chip_flash", "off_chip_flash")
 Call = tuple["torch.Tensor", ...]
 
@@ -82,7 +82,7 @@ def quantize_for_npu(program: Any, calls: Sequence[Call], table: ExecuTorchTable
             f"graph '{name}' for Ethos-U needs calibration data and has none: build from a pipeline (`edgediff build` "
             "makes it from the recipe's calibration prompts)", code="calibration",
         )
-    module = _decomposable(program.module(check_guards=False))
+    module = _decomposable(program.module(check_guards=False), calls)
     quantizer = OutsideTheHost(compile_spec(table))
     quantizer.set_global(npu_config(table.activation_bits))
     for node in host_nodes(module.graph):
@@ -102,12 +102,8 @@ def _run_pt2e(module: Any, quantizer: Any, calls: Sequence[Call], example: Call)
 
 
 def npu_config(activation_bits: int = 8) -> Any:
-    """Arm's own configuration, but scales from the extremes that calibration saw: its histograms take many times as
-    long over our graphs, and are no better on them (`tests/bench/ethos_u.py observers`). Weights have 8 bits.
-
-    16 bits reach to `HEADROOM` times those extremes: what another picture has beyond the range is cut off, which costs
-    far more than one of 16 bits does.
-    """
+    """Arm's own configuration for 8 bits. For 16 its ranges are those that calibration saw, times `HEADROOM`: what
+    another picture has beyond a range is cut off, which costs far more than two of 16 bits do. Weights have 8 bits."""
     from executorch.backends.arm.quantizer import (
         get_symmetric_a16w8_quantization_config,
         get_symmetric_quantization_config,
@@ -119,27 +115,52 @@ def npu_config(activation_bits: int = 8) -> Any:
         def calculate_qparams(self) -> Any:
             return self._calculate_qparams(HEADROOM * self.min_val, HEADROOM * self.max_val)
 
-    wide = activation_bits == 16
-    found = get_symmetric_a16w8_quantization_config() if wide else get_symmetric_quantization_config()
-    extremes = Roomy.with_args(eps=2**-24) if wide else MinMaxObserver.with_args(eps=2**-16)
-    act = dataclasses.replace(found.input_activation, observer_or_fake_quant_ctr=extremes)
-    return TOSAQuantizationConfig(act, act, found.weight, found.bias, f"extremes, {activation_bits} bits")
+    if activation_bits == 8:
+        return get_symmetric_quantization_config()
+    found = get_symmetric_a16w8_quantization_config()
+    ranges = Roomy.with_args(eps=2**-24)
+    act = dataclasses.replace(found.input_activation, observer_or_fake_quant_ctr=ranges)
+    return TOSAQuantizationConfig(act, act, found.weight, found.bias, "16 bits with headroom")
 
 
-def _decomposable(module: Any) -> Any:
-    """Softmax by the name under which Arm's passes take it apart; masks no deeper than `MASK`, as 8 bits between 0 and
-    -10000 would leave nothing of the logits."""
+def _decomposable(module: Any, calls: Sequence[Call]) -> Any:
+    """Softmax by the name under which Arm's passes take it apart; masks no deeper than what hides a place, as 8 bits
+    between 0 and -10000 would leave nothing of the logits."""
     import torch
 
     for node in module.graph.nodes:
         if node.target is torch.ops.aten._softmax.default:
             node.target, node.args = torch.ops.aten.softmax.int, node.args[:2]
-    for name, value in module.named_buffers():
-        if value.is_floating_point() and value.numel() and float(value.min()) <= MASKED:
-            owner, _, leaf = name.rpartition(".")
-            module.get_submodule(owner).register_buffer(leaf, value.clamp(min=MASK))
+    masks = {
+        name: value for name, value in module.named_buffers()
+        if value.is_floating_point() and value.numel() and float(value.min()) <= MASKED
+    }
+    for name, depth in mask_depths(module, set(masks), calls).items():
+        owner, _, leaf = name.rpartition(".")
+        module.get_submodule(owner).register_buffer(leaf, masks[name].clamp(min=-depth))
     module.recompile()
     return module
+
+
+def mask_depths(module: Any, masks: set[str], calls: Sequence[Call]) -> dict[str, float]:
+    """How far below 0 each mask has to be: half again the widest row of logits that calibration adds it to, and
+    `HIDDEN` more."""
+    import torch
+
+    class Rows(torch.fx.Interpreter):
+        def run_node(self, node: Any) -> Any:
+            found = [one.target for one in node.all_input_nodes if one.op == "get_attr" and one.target in masks]
+            for logits in (self.env[one] for one in node.all_input_nodes if found and one.op != "get_attr"):
+                width = float((logits.amax(-1) - logits.amin(-1)).max())
+                widths.update({name: max(width, widths[name]) for name in found})
+            return super().run_node(node)
+
+    widths = dict.fromkeys(masks, 0.0)
+    if masks:
+        with torch.no_grad():
+            for call in calls:
+                Rows(module).run(*call)
+    return {name: 1.5 * width + HIDDEN for name, width in widths.items()}
 
 
 def host_inputs(graph: Any) -> list[Any]:

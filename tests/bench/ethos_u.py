@@ -23,6 +23,8 @@ from unittest import mock
 
 import numpy as np
 import torch
+from executorch.backends.arm.quantizer.quantization_config import TOSAQuantizationConfig
+from torchao.quantization.pt2e import MinMaxObserver
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -47,6 +49,7 @@ from edgediff.trace import calibration_prompts
 from edgediff.variants import Variant, Variants, build_variants
 from edgediff.verify import record_calls
 
+ARM_CONFIG = ethos.npu_config
 PROMPTS = 3  # pictures whose calls are recorded; those of the last are for the comparison alone
 
 
@@ -114,18 +117,21 @@ def table(targets: Sequence[str], recipe: str, graphs: Sequence[str], bits: int)
 
 
 def observers(recipe: str, graphs: Sequence[str]) -> None:
-    """Extremes, which the backend takes, beside Arm's histograms, at 8 bits."""
-    from executorch.backends.arm.quantizer import get_symmetric_quantization_config
-
+    """At 8 bits Arm's histograms, which the backend takes, beside the extremes that calibration saw."""
     _, variants, _ = prepare(recipe, load_target("ethos_u85_2048"))
     delegate = find_delegate(find_chip("ethos_u85_2048", 8), "int8")
     for graph in graphs or tuple(variants.plan.graphs):
-        histograms = lambda bits: get_symmetric_quantization_config()  # noqa: E731
-        for name, config in (("extremes", ethos.npu_config), ("histograms", histograms)):
+        for name, config in (("histograms", ARM_CONFIG), ("extremes", extremes)):
             with mock.patch.object(ethos, "npu_config", config):
                 _, _, found, seconds = quantize(variants, variants.graphs[graph], delegate)
             print(f"{graph}, {name}: PSNR median {np.median(found):.1f} dB, worst {min(found):.1f}; {seconds:.0f} s",
                   flush=True)
+
+
+def extremes(bits: int) -> TOSAQuantizationConfig:
+    found = ARM_CONFIG(bits)
+    act = replace(found.input_activation, observer_or_fake_quant_ctr=MinMaxObserver.with_args(eps=2**-16))
+    return TOSAQuantizationConfig(act, act, found.weight, found.bias, "extremes")
 
 
 class Simulated:
