@@ -325,6 +325,16 @@ def test_a_busy_machine_and_an_estimate_are_announced(bundle: Bundle, tmp_path: 
     assert "load average 7.5 on 8 cores before the run. These times are upper bounds." in tree.text
     _, tree = render(tmp_path, bundle, profiles=[{**PROFILE, "source": "estimated"}])
     assert "Estimated, not measured" in tree.text
+    assert "Measured on" not in tree.text and "Times estimated for" in tree.text
+    assert "estimated, not measured" in tree.text, "beside the key figure"
+
+
+def test_what_a_vendors_compiler_says_is_shown_as_such(bundle: Bundle, tmp_path: Path) -> None:
+    said = {"cycles": 1_234_567, "clock_mhz": 500, "macs": 8_000_000, "pieces": 2, "memory_kib": {"sram": 2048.0}}
+    _, tree = render(tmp_path, bundle, profiles=[{**PROFILE, "source": "vendor-estimate", "npu": {"full": said}}])
+    assert "The vendor's estimate, not measured." in tree.text
+    assert "Times estimated by the vendor's tools for" in tree.text
+    assert "full 1,234,567 8.00 MMAC 2 2,048 KiB sram" in tree.text
 
 
 def test_a_long_run_on_a_device_shows_how_it_slows_down(bundle: Bundle, tmp_path: Path) -> None:

@@ -30,11 +30,12 @@ from edgediff.report.origin import files_section, provenance_section
 from edgediff.report.parity import parity_section, parity_words
 from edgediff.report.quality import SEPARATE_RUNS, evaluate_command, pictures_section, quality_section
 from edgediff.report.subject import Subject
-from edgediff.report.timing import latency_section
+from edgediff.report.timing import MADE, image_time, latency_section
 from edgediff.units import UnitGraph
 
 if TYPE_CHECKING:
     from edgediff.estimate import PlanEstimate
+    from edgediff.latency import LatencyTable
 
 STYLE = Path(__file__).with_name("style.css")
 # Nothing is fetched and nothing runs, whatever a name or a file might try.
@@ -92,7 +93,9 @@ def _masthead(subjects: Sequence[Subject], when: datetime) -> Html:
 def _lede(subject: Subject) -> Html:
     plan, device = subject.plan, subject.profile.device if subject.profile else None
     share = percent(plan.cost.macs / plan.cost.reference_macs)
-    where = f" Measured on {device.cpu or device.name} with {device.runtime or device.backend}." if device else ""
+    where = ""
+    if subject.profile and device:
+        where = f" {MADE[subject.profile.source]} {device.cpu or device.name} with {device.runtime or device.backend}."
     return tag(
         "p", name(plan.model.id), " by the recipe ", name(plan.recipe_name), " for ", name(plan.target_name),
         f": {plan.sampler.kind}, {plan.sampler.steps} steps, {share} of the untouched model's arithmetic.{where}",
@@ -118,13 +121,19 @@ def _key_figures(subject: Subject) -> Html:
         _key_figure("arithmetic", percent(cost.macs / cost.reference_macs),
                     f"of the untouched model; {macs(cost.macs)} per image"),
         _key_figure(titles[quality], written(found.get(quality)), beside, evaluate_command(subject)),
-        _key_figure("per image, p50", milliseconds(profile.end_to_end_ms.p50) if profile else None,
-                    f"peak memory {figure(profile.peak_rss_mb, 0, 'MB')}" if profile else "",
+        _key_figure("per image, p50", milliseconds(profile.end_to_end_ms.p50) if profile else None, _beside(profile),
                     f"edgediff profile {subject.quoted}"),
         _key_figure("conversion", parity, words, f"edgediff verify {subject.quoted}", state),
         _key_figure("on disk", size(subject.bytes), f"{len(subject.manifest.files)} files"),
     ]  # fmt: skip
     return tag("ul", *entries, class_="figures")
+
+
+def _beside(profile: LatencyTable | None) -> str:
+    if profile is None:
+        return ""
+    memory = f"peak memory {figure(profile.peak_rss_mb, 0, 'MB')}"
+    return memory if profile.source == "measured" else f"{profile.source}, not measured"
 
 
 def _key_figure(title: str, value: str | None, beside: str, command: str = "", state: str = "") -> Html:
@@ -150,7 +159,7 @@ def _overview_row(index: int, subject: Subject) -> list[Child]:
     state, _ = parity_words(subject)
     return [
         tag("a", name(subject.title), href=f"#bundle-{index}"), name(subject.plan.recipe_name), macs(cost.macs),
-        percent(cost.macs / cost.reference_macs), milliseconds(profile.end_to_end_ms.p50 if profile else None),
+        percent(cost.macs / cost.reference_macs), image_time(profile),
         figure(profile.peak_rss_mb, 0, "MB") if profile else figure(None),
         percent(found.get("retrieval_at_1"), 1), figure(found.get("psnr_db"), 1, "dB"), figure(found.get("ssim"), 3),
         tag("span", {"missing": NOT_MEASURED}.get(state, state), class_=f"mark {_KIND[state]}"), size(subject.bytes),

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from edgediff.latency import SHOWN_OPERATORS, LatencyTable, throttling, throttling_curve
 from edgediff.report.charts import bars, stacked, ticks
-from edgediff.report.markup import Child, Html, code, facts, figure, join, milliseconds, missing, percent, table, tag
+from edgediff.report.markup import (
+    Child,
+    Html,
+    code,
+    facts,
+    figure,
+    join,
+    macs,
+    milliseconds,
+    missing,
+    percent,
+    table,
+    tag,
+)
 from edgediff.report.subject import Subject
 
 MEGABYTE = "MB"
@@ -13,6 +26,10 @@ BEWARE = {
     "emulated": "Emulated: run on another machine in the device's stead. These are not the device's times.",
     "vendor-estimate": "The vendor's estimate, not measured.",
 }
+MADE = {
+    "measured": "Measured on", "estimated": "Times estimated for", "emulated": "Times emulated for",
+    "vendor-estimate": "Times estimated by the vendor's tools for",
+}  # fmt: skip
 
 
 def latency_section(subject: Subject) -> Html:
@@ -21,9 +38,15 @@ def latency_section(subject: Subject) -> Html:
         return missing("Latency and memory", f"edgediff profile {subject.quoted}")
     found = subject.profile
     return join([
-        _caveats(found), _whole(found), _sustained(found), _split(subject, found), _graphs(found), _operators(found),
-        _device(found),
+        _caveats(found), _whole(found), _sustained(found), _split(subject, found), _graphs(found), _npu(found),
+        _operators(found), _device(found),
     ])
+
+
+def image_time(found: LatencyTable | None) -> Child:
+    """p50 of an image, over what it is where it was not measured."""
+    said = milliseconds(found.end_to_end_ms.p50 if found else None)
+    return said if found is None or found.source == "measured" else join([said, tag("small", found.source)])
 
 
 def _caveats(found: LatencyTable) -> Html:
@@ -113,6 +136,19 @@ def _graphs(found: LatencyTable) -> Html:
     words = "@2 is one call for both prompts, @1 a call for the prompt alone."
     note = tag("p", words, class_="note") if split else None
     return join([tag("h4", "Each graph, per call"), table(head, rows, numbers=(1, 2, 3, 4, 5)), note])
+
+
+def _npu(found: LatencyTable) -> Html | None:
+    """What the vendor's compiler says of each graph."""
+    if not found.npu:
+        return None
+    rows: list[list[Child]] = [
+        [code(graph), f"{one.cycles:,}", macs(one.macs), one.pieces,
+         ", ".join(f"{kib:,.0f} KiB {memory}" for memory, kib in one.memory_kib.items())]
+        for graph, one in found.npu.items()
+    ]  # fmt: skip
+    head = ("graph", "cycles", "arithmetic", "pieces", "memory used")
+    return join([tag("h4", "On the NPU, by its vendor's compiler"), table(head, rows, numbers=(1, 2, 3))])
 
 
 def _device(found: LatencyTable) -> Html:
