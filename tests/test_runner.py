@@ -7,6 +7,7 @@ for the processor: the same outputs as the Python bindings, the same programs as
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 import socket
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -134,6 +135,28 @@ def test_outputs_are_those_of_the_python_bindings(runner, checked, tmp_path):
     error = np.abs(load_file(saved)["vae_decoder.0.image"] - reference).max()
     told = next(line for line in found if line["graph"] == "vae_decoder")
     assert told["max_abs"] == pytest.approx(error, abs=1e-12)
+
+
+def test_methods_share_their_packed_weights(runner, tmp_path):
+    """`full` at batch 1 and at batch 2 in one process: 67 MB of weights are packed once, not twice."""
+    if runner.start:
+        pytest.skip("an emulator's memory is its own")
+    case = CASES["batched"]
+    heavy = standin_pte.Heavy(case.manifest.graphs["full"])
+    file = standin_pte.lower(case.manifest, tmp_path / "graphs.pte", delegate=True, full=heavy)
+    bundle = standin_pte.write_bundle(case, tmp_path / "bundle", file)
+    standin_pte.write_golden(case.manifest, bundle, file)
+    golden = bundle / "golden" / "full.safetensors"
+    both, peaks = load_file(golden), []
+    for calls in ("0", "01"):
+        save_file({name: value for name, value in both.items() if name[0] in calls}, golden)
+        command = [*read_runner(runner.folder).facts.command, str(bundle), "--check", "--floor", "100"]
+        with subprocess.Popen(command, cwd=runner.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+            _, status, used = os.wait4(run.pid, 0)
+            run.returncode = os.waitstatus_to_exitcode(status)
+        assert run.returncode == 0
+        peaks.append(used.ru_maxrss / 1000)
+    assert peaks[0] > 67 and peaks[1] - peaks[0] < 30, peaks
 
 
 @pytest.fixture(scope="module")
