@@ -23,9 +23,6 @@ from edgediff.backends._output import ERR, OUT, hear_output
 from edgediff.errors import BackendError, unknown
 from edgediff.plugins import import_or_explain
 
-STAND_INS = {
-    "CoreMLBackend": "edgediff's evaluator of Core ML programs", "EthosUBackend": "Arm's reference model of TOSA",
-}  # fmt: skip
 SHARED = b"CMJR"  # before a reference to a package that several methods share
 TYPES = {
     0: torch.uint8, 1: torch.int8, 2: torch.int16, 3: torch.int32, 4: torch.int64, 5: torch.float16, 6: torch.float32,
@@ -80,12 +77,11 @@ class StandInProgram:
 
     def _piece(self, delegate: Any) -> Piece:
         payload = bytes(self._file.program.backend_delegate_data[delegate.processed.index].data)
-        if delegate.id == "CoreMLBackend":
-            return self._core_ml(payload)
-        if delegate.id == "EthosUBackend":
-            return self._ethos_u(payload)
-        message = f"{unknown('delegate', delegate.id, STAND_INS)}: nothing here stands in for it"
-        raise BackendError(message, where=str(self._path), code="delegate")
+        makers = {"CoreMLBackend": self._core_ml, "EthosUBackend": self._ethos_u}
+        if delegate.id not in makers:
+            message = f"{unknown('delegate', delegate.id, makers)}: nothing here stands in for it"
+            raise BackendError(message, where=str(self._path), code="delegate")
+        return makers[delegate.id](payload)
 
     def _core_ml(self, payload: bytes) -> Piece:
         """A package, or the function of one that several methods share."""

@@ -28,7 +28,6 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from edgediff.backends import Array, Artifacts, Runner
-from edgediff.backends._executorch_standin import STAND_INS, StandInProgram
 from edgediff.backends._output import ERR, Said, hear_output
 from edgediff.errors import BackendError, first_line, unknown
 from edgediff.manifest import Artifact, Graph
@@ -46,6 +45,9 @@ NAME = "executorch"
 TOSA = f"{NAME}/tosa"
 TOOLS = ("executorch", "torchao")
 CODES_WEIGHTS = True  # `plan.weights` is heeded: `int4/32` and the like
+STAND_INS = {
+    "CoreMLBackend": "edgediff's evaluator of Core ML programs", "EthosUBackend": "Arm's reference model of TOSA",
+}  # fmt: skip
 TRACED_CALLS, TRACE_BYTES = 3, 1 << 20
 DTYPES = {3: "int32", 4: "int64", 5: "float16", 6: "float32"}  # ExecuTorch's numbers of types
 
@@ -318,6 +320,8 @@ def _program_for(folder: Path, artifact: Artifact, log: Said, traced: bool) -> A
     program = _OPEN.get(key)
     if program is None:
         if missing:
+            from edgediff.backends._executorch_standin import StandInProgram
+
             _check_header(path)
             program = StandInProgram(path, folder / TOSA)
         else:
