@@ -15,7 +15,7 @@ from edgediff.errors import ConfigError, MissingLibrary, unknown
 EXTRAS = {
     "onnx": "onnxruntime", "onnxscript": "onnxruntime", "onnxruntime": "onnxruntime",
     "coremltools": "coreml", "executorch": "executorch", "torchao": "executorch", "optimum": "optimum",
-    "ethosu": "ethosu", "tosa_serializer": "ethosu",
+    "ethosu": "ethosu", "tosa_serializer": "ethosu", "tosa_reference_model": "ethosu",
 }
 
 

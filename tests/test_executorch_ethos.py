@@ -185,6 +185,13 @@ def test_without_its_tosa_program_a_piece_runs_on_the_device_alone(lowered, tmp_
         executorch.open_runner(tmp_path / "bundle", graph, artifacts.graphs["full"], batch=1)
 
 
+def test_without_arms_reference_model_the_extra_is_named(lowered, monkeypatch):
+    artifacts, graph, out = lowered
+    monkeypatch.setitem(__import__("sys").modules, "tosa_reference_model", None)
+    with pytest.raises(MissingLibrary, match=r'library \'tosa_reference_model\': pip install "edgediff\[ethosu\]"'):
+        executorch.open_runner(out, graph, artifacts.graphs["full"], batch=1)
+
+
 def test_sixteen_bits_are_nearer(program):
     exact, calls = program.module(check_guards=False), make_calls()
     coarse = find_delegate(table_of(activation_bits=16), "int8").quantize(program, calls, "block")
