@@ -8,7 +8,7 @@ may also expose `stand_in(artifact) -> str`: what computes an artifact here wher
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -51,14 +51,6 @@ def held_states(runner: Runner) -> Mapping[str, str]:
     """The states of a runner; none of one that keeps nothing."""
     found: Mapping[str, str] = getattr(runner, "states", {})
     return found
-
-
-def stand_in(backend: str, artifacts: Iterable[Artifact]) -> str:
-    """What computes these artifacts on this machine in the place of their own runtime, in a few words; empty where that
-    runtime does."""
-    ask = getattr(load_plugin("backends", backend), "stand_in", None)
-    found = dict.fromkeys(ask(one) for one in artifacts) if ask is not None else {}
-    return " and ".join(word for word in found if word)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
-from edgediff.backends import Array, Runner, StatefulRunner, held_states, stand_in
+from edgediff.backends import Array, Runner, StatefulRunner, held_states
 from edgediff.errors import BackendError, unknown
 from edgediff.manifest import Manifest
 from edgediff.plugins import load_plugin
@@ -26,7 +26,11 @@ def used_graphs(manifest: Manifest) -> tuple[tuple[str, int], ...]:
 
 def find_stand_in(manifest: Manifest, backend: str) -> str:
     """What computes a backend's programs on this machine where its own runtime is not, in a few words; else empty."""
-    return stand_in(backend, [manifest.graphs[graph].artifacts[backend] for graph, _ in used_graphs(manifest)])
+    ask = getattr(load_plugin("backends", backend), "stand_in", None)
+    if ask is None:
+        return ""
+    found = [ask(manifest.graphs[graph].artifacts[backend]) for graph, _ in used_graphs(manifest)]
+    return " and ".join(filter(None, dict.fromkeys(found)))
 
 
 def list_backends(manifest: Manifest) -> list[str]:
