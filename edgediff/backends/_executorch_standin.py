@@ -250,13 +250,10 @@ class StandInMethod:
         values = [self._argument(index) for index in step.args[:len(arguments)]]
         given = [value for one, value in zip(arguments, values, strict=True) if not one.kwarg_only]
         keywords = {one.name: value for one, value in zip(arguments, values, strict=True) if one.kwarg_only}
-        self._values[step.args[-1]].copy_(self._called(operator, given, keywords, step))
-
-    def _called(self, operator: Any, given: list[Any], keywords: dict[str, Any], step: Any) -> Any:
-        """What it makes, in memory of its own: PyTorch may not write where it still reads."""
-        outs = [one.name for one in operator._schema.arguments if one.is_out]
         place = self._values[step.args[-1]]
-        return operator(*given, **keywords, **{name: torch.empty_like(place) for name in outs})
+        # In memory of its own first: PyTorch may not write where it still reads.
+        outs = {one.name: torch.empty_like(place) for one in operator._schema.arguments if one.is_out}
+        place.copy_(operator(*given, **keywords, **outs))
 
     def _argument(self, index: int) -> Any:
         value = self._values[index]
