@@ -49,7 +49,7 @@ kotlin-runner:
 
 # For aarch64, from ExecuTorch's wheel, into ~/.cache/edgediff/runners: needs a compiler, no executorch here.
 runner: $(READY)
-	$(BIN)/python -m edgediff.links.build_runner
+	$(BIN)/python -m edgediff.links._build_runner
 
 test-aarch64: $(READY)
 	@for tool in g++ aarch64-linux-gnu-g++ qemu-aarch64-static adb; do command -v $$tool >/dev/null || \

@@ -17,22 +17,22 @@ __version__ = "0.1.0"
 # name -> module that defines it, in the order of the stages. The imports below say the same to type checkers.
 _PUBLIC = {
     "EdgeDiffError": "errors",
-    "Recipe": "recipe",
-    "Target": "target",
+    "Recipe": "documents.recipe",
+    "Target": "documents.target",
     "Pipeline": "pipeline",
-    "Trace": "trace",
-    "Scores": "scores",
-    "Plan": "plan",
+    "Trace": "sampling.trace",
+    "Scores": "scoring.scores",
+    "Plan": "documents.plan",
     "Variants": "variants",
-    "Manifest": "manifest",
+    "Manifest": "runtime.manifest",
     "Bundle": "bundle",
-    "LatencyTable": "latency",
-    "load_recipe": "recipe",
-    "load_target": "target",
+    "LatencyTable": "runtime.latency",
+    "load_recipe": "documents.recipe",
+    "load_target": "documents.target",
     "load_pipeline": "pipeline",
-    "record_trace": "trace",
-    "score_trace": "scores",
-    "make_plan": "planner",
+    "record_trace": "sampling.trace",
+    "score_trace": "scoring.scores",
+    "make_plan": "planning.planner",
     "build_variants": "variants",
     "lower_variants": "backends",
     "distill_model": "flow",
@@ -51,27 +51,27 @@ if TYPE_CHECKING:
     from edgediff.backends import lower_variants as lower_variants
     from edgediff.bundle import Bundle as Bundle
     from edgediff.bundle import open_bundle as open_bundle
+    from edgediff.documents.plan import Plan as Plan
+    from edgediff.documents.recipe import Recipe as Recipe
+    from edgediff.documents.recipe import load_recipe as load_recipe
+    from edgediff.documents.target import Target as Target
+    from edgediff.documents.target import load_target as load_target
     from edgediff.errors import EdgeDiffError as EdgeDiffError
     from edgediff.evaluation import evaluate_bundle as evaluate_bundle
     from edgediff.flow import build as build
     from edgediff.flow import distill_model as distill_model
-    from edgediff.latency import LatencyTable as LatencyTable
-    from edgediff.manifest import Manifest as Manifest
     from edgediff.pipeline import Pipeline as Pipeline
     from edgediff.pipeline import load_pipeline as load_pipeline
-    from edgediff.plan import Plan as Plan
-    from edgediff.planner import make_plan as make_plan
+    from edgediff.planning.planner import make_plan as make_plan
     from edgediff.profiling import profile_bundle as profile_bundle
-    from edgediff.recipe import Recipe as Recipe
-    from edgediff.recipe import load_recipe as load_recipe
     from edgediff.report import render_report as render_report
     from edgediff.runtime import generate as generate
-    from edgediff.scores import Scores as Scores
-    from edgediff.scores import score_trace as score_trace
-    from edgediff.target import Target as Target
-    from edgediff.target import load_target as load_target
-    from edgediff.trace import Trace as Trace
-    from edgediff.trace import record_trace as record_trace
+    from edgediff.runtime.latency import LatencyTable as LatencyTable
+    from edgediff.runtime.manifest import Manifest as Manifest
+    from edgediff.sampling.trace import Trace as Trace
+    from edgediff.sampling.trace import record_trace as record_trace
+    from edgediff.scoring.scores import Scores as Scores
+    from edgediff.scoring.scores import score_trace as score_trace
     from edgediff.variants import Variants as Variants
     from edgediff.variants import build_variants as build_variants
     from edgediff.verify import verify_bundle as verify_bundle

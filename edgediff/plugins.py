@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 
 from edgediff.errors import ConfigError, MissingLibrary, unknown
+
+Progress = Callable[[str, int, int], None]
+"""How work that takes time tells whoever watches: what is being done, steps done, steps in all."""
 
 EXTRAS = {
     "onnx": "onnxruntime", "onnxscript": "onnxruntime", "onnxruntime": "onnxruntime",

@@ -19,15 +19,15 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from edgediff.config import dump_json
-from edgediff.distilled import NETWORK, PHASES, WEIGHTS, DistilledFolder
+from edgediff.documents.plan import Plan
 from edgediff.errors import ModelError, PlanError, unknown
-from edgediff.manifest import BATCH, TensorSpec
+from edgediff.graph.schedule import OWN, UNTOUCHED, Wiring, carry_name, wire_schedule
+from edgediff.graph.units import UnitGraph
 from edgediff.networks import evaluate, family_of
 from edgediff.networks._operators import copy_without_operators
-from edgediff.plan import Plan
+from edgediff.pipeline.distilled import NETWORK, PHASES, WEIGHTS, DistilledFolder
 from edgediff.plugins import load_plugin, plugin_names
-from edgediff.schedule import OWN, UNTOUCHED, Wiring, carry_name, wire_schedule
-from edgediff.units import UnitGraph
+from edgediff.runtime.manifest import BATCH, TensorSpec
 
 if TYPE_CHECKING:
     from edgediff.pipeline import Pipeline
@@ -242,6 +242,11 @@ def cut_network(model: nn.Module, graph: UnitGraph, units: Iterable[str]) -> tup
     if found != expected:
         raise PlanError(f"cutting left {found} parameters where the unit graph counts {expected}")
     return network, cut
+
+
+def kept_modules(model: nn.Module, graph: UnitGraph, units: Iterable[str]) -> frozenset[str]:
+    """Names of the modules that are left when `units` are cut. Raises what `cut_network` raises."""
+    return frozenset(name for name, _ in cut_network(model, graph, units)[0].named_modules())
 
 
 def save_network(network: nn.Module, graph: UnitGraph, folder: Path) -> None:

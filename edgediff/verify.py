@@ -17,20 +17,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgediff.backends import Array, Runner
+from edgediff.documents.recipe import CalibrationTable
 from edgediff.errors import BackendError, ModelError
-from edgediff.manifest import Manifest
 from edgediff.metrics import psnr
-from edgediff.recipe import CalibrationTable
+from edgediff.plugins import Progress
 from edgediff.runtime import Session, choose_backend, find_stand_in, list_backends, open_session
+from edgediff.runtime.engine import Array, Runner
+from edgediff.runtime.manifest import Manifest
 
 if TYPE_CHECKING:
     from edgediff.bundle import Bundle
+    from edgediff.documents.plan import Plan
     from edgediff.pipeline import Pipeline
-    from edgediff.plan import Plan
     from edgediff.variants import Variants
 
-Progress = Callable[[str, int, int], None]
 CAP_DB = 200.0  # what equal tensors get: JSON has no infinity. fp32 against fp32 comes to about 135
 IMAGE_CAP_DB = 99.0
 NOT_FINITE = {"psnr_db": 0.0, "max_abs": float(np.finfo(np.float32).max), "finite": False}
@@ -101,7 +101,7 @@ def eager_recordings(
     saved on a large network. The picture then is empty for latents above `GOLDEN_LATENT`: decoding 512 x 512 takes
     0.8 GB beside the loaded model, and the decoder has no golden file. Memory: the kept calls only.
     """
-    from edgediff.trace import calibration_prompts
+    from edgediff.sampling.trace import calibration_prompts
 
     prompt = calibration_prompts(pipeline, CalibrationTable(prompts=1))[0]
     session, runners, counts = _recording_session(pipeline, variants, manifest, KEPT if whole else 1)
@@ -123,7 +123,7 @@ def record_calls(
 ) -> tuple[Recording, ...]:
     """Makes pictures of calibration prompts with PyTorch; `kept` calls of every graph and picture, spread over its
     trajectory. What a quantizer of activations learns from."""
-    from edgediff.trace import calibration_prompts
+    from edgediff.sampling.trace import calibration_prompts
 
     found: list[Recording] = []
     for index, prompt in enumerate(calibration_prompts(pipeline, CalibrationTable(prompts=prompts))):
@@ -139,7 +139,7 @@ def _recording_session(
 ) -> tuple[Session, dict[str, _Recorder], dict[str, int]]:
     """A session over PyTorch whose runners keep that many calls, and how often each graph is called."""
     from edgediff.backends.eager import eager_runners
-    from edgediff.tokenizer import Tokenizer
+    from edgediff.runtime.tokenizer import Tokenizer
 
     counts = _count_calls(manifest)
     runners = {

@@ -20,7 +20,18 @@ from pathlib import Path
 from typing import Any
 
 from edgediff.config import dump_json
-from edgediff.manifest import (
+from edgediff.documents.plan import (
+    BackendPlan,
+    Cost,
+    EqualCompute,
+    GraphPlan,
+    GuidancePlan,
+    ModelRef,
+    Plan,
+    SamplerPlan,
+)
+from edgediff.graph.schedule import HOLD, Row, Schedule
+from edgediff.runtime.manifest import (
     Artifact,
     Decode,
     Encode,
@@ -33,9 +44,7 @@ from edgediff.manifest import (
     TensorSpec,
     Tokenize,
 )
-from edgediff.plan import BackendPlan, Cost, EqualCompute, GraphPlan, GuidancePlan, ModelRef, Plan, SamplerPlan
-from edgediff.schedule import HOLD, Row, Schedule
-from edgediff.steps import Update
+from edgediff.runtime.steps import Update
 
 GOLDEN = Path(__file__).parent / "golden"
 LATENT, WIDTH, LENGTH, CARRY = (4, 8, 8), 4, 6, (2, 4, 4)

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from hostile import CARRY, LATENT, LENGTH, WIDTH, make_manifest, valid_tree
 
-from edgediff.backends import Array
-from edgediff.manifest import Classes, Decode, Manifest, ProgramRow, TensorSpec
-from edgediff.rng import Rng
 from edgediff.runtime import Session
-from edgediff.steps import Clip, Update
+from edgediff.runtime.engine import Array
+from edgediff.runtime.manifest import Classes, Decode, Manifest, ProgramRow, TensorSpec
+from edgediff.runtime.rng import Rng
+from edgediff.runtime.steps import Clip, Update
 
 EVERY = 17  # of a latent's values, the golden file keeps one in so many
 LABEL = TensorSpec(name="class_labels", dtype="int64", shape=("batch",))

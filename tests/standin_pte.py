@@ -13,8 +13,8 @@ from program_cases import Letters, ProgramCase
 from safetensors.numpy import save_file
 
 from edgediff.config import dump_json
-from edgediff.manifest import BATCH, Artifact, Graph, Manifest, TensorSpec
-from edgediff.rng import Rng
+from edgediff.runtime.manifest import BATCH, Artifact, Graph, Manifest, TensorSpec
+from edgediff.runtime.rng import Rng
 
 
 class Denoiser(torch.nn.Module):

@@ -14,14 +14,17 @@ import pytest
 import torch
 from torch import nn
 
-from edgediff.backends import _onnx_export, _onnx_fp16, _onnx_int8, eager, lower_variants
+from edgediff.backends import eager, lower_variants
 from edgediff.backends import onnxruntime as ort_backend
+from edgediff.backends.onnxruntime import export as _onnx_export
+from edgediff.backends.onnxruntime import fp16 as _onnx_fp16
+from edgediff.backends.onnxruntime import int8 as _onnx_int8
+from edgediff.documents.plan import BackendPlan
+from edgediff.documents.target import load_target
 from edgediff.errors import BackendError
-from edgediff.manifest import Graph, TensorSpec
+from edgediff.graph.schedule import Row, Schedule, wire_schedule
 from edgediff.metrics import psnr
-from edgediff.plan import BackendPlan
-from edgediff.schedule import Row, Schedule, wire_schedule
-from edgediff.target import load_target
+from edgediff.runtime.manifest import Graph, TensorSpec
 from edgediff.variants import DenoiserGraph, Variant, build_variants
 from tests.tiny import cached_exports, tiny_pipeline, tiny_plan
 
@@ -322,7 +325,7 @@ def test_running_needs_no_torch(lab, tmp_path):
     code = f"""
 import json, pathlib, sys
 import numpy as np
-from edgediff.manifest import Artifact, Graph
+from edgediff.runtime.manifest import Artifact, Graph
 from edgediff.plugins import load_plugin
 read = lambda name: pathlib.Path({str(tmp_path)!r}, name).read_text()
 graph, artifact = Graph.model_validate_json(read("graph.json")), Artifact.model_validate_json(read("artifact.json"))

@@ -34,8 +34,8 @@ from edgediff.bundle import (
     update_manifest,
 )
 from edgediff.config import Model
+from edgediff.documents.schemas import FOLDER, MODELS, render_schema
 from edgediff.errors import BundleError, OutputError
-from edgediff.schemas import FOLDER, MODELS, render_schema
 
 
 @pytest.fixture
@@ -462,7 +462,7 @@ def test_golden_files_are_up_to_date(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_schemas_are_up_to_date(name: str) -> None:
     written = (FOLDER / f"{name}.schema.json").read_text(encoding="utf-8")
-    assert written == render_schema(name), "run: python -m edgediff.schemas"
+    assert written == render_schema(name), "run: python -m edgediff.documents.schemas"
 
 
 def test_schemas_accept_what_is_valid_and_name_what_is_not() -> None:
@@ -480,5 +480,5 @@ def test_schemas_accept_what_is_valid_and_name_what_is_not() -> None:
 
 
 def test_reading_a_bundle_does_not_import_torch() -> None:
-    code = "import sys, edgediff.bundle, edgediff.runtime, edgediff.schemas; sys.exit('torch' in sys.modules)"
+    code = "import sys, edgediff.bundle, edgediff.runtime, edgediff.documents.schemas; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

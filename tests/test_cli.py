@@ -16,12 +16,14 @@ from pathlib import Path
 import pytest
 
 import edgediff
-from edgediff import cli, cli_commands, cli_text
-from edgediff.cli import COMMANDS, main, make_parser
-from edgediff.cli_commands import Answer
+from edgediff.cli import commands as cli_commands
+from edgediff.cli import main as main_module
+from edgediff.cli import text as cli_text
+from edgediff.cli.commands import Answer
+from edgediff.cli.main import COMMANDS, main, make_parser
+from edgediff.documents.recipe import load_recipe
+from edgediff.documents.target import load_target
 from edgediff.errors import ModelError
-from edgediff.recipe import load_recipe
-from edgediff.target import load_target
 from tests.tiny import write_tiny_model
 
 LISTS = ("recipes", "devices", "methods")
@@ -38,7 +40,7 @@ def failing(monkeypatch):
     def install(error: BaseException) -> None:
         def run(args):
             raise error
-        monkeypatch.setitem(COMMANDS, "recipes", cli.Command(run, "fails"))
+        monkeypatch.setitem(COMMANDS, "recipes", main_module.Command(run, "fails"))
     return install
 
 
@@ -152,7 +154,7 @@ def test_interrupted(failing, capsys):
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX systems")
 def test_ctrl_c_ends_a_running_command_with_one_line():
-    code = ("import signal, sys, time\nfrom edgediff import cli\n"
+    code = ("import signal, sys, time\nfrom edgediff.cli import main as cli\n"
             "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job's child ignores it
             "def run(args):\n    print('ready', flush=True)\n    time.sleep(60)\n"
             "cli.COMMANDS['recipes'] = cli.Command(run, 'waits')\nsys.exit(cli.main(['recipes']))")
@@ -176,7 +178,7 @@ def test_a_reader_that_leaves_is_no_error():
 
 
 def test_it_works_in_an_empty_folder_and_any_locale(tmp_path):
-    settings = {"cwd": tmp_path, "env": {**os.environ, "LC_ALL": "C", "PYTHONPATH": str(Path(cli.__file__).parents[1])}}
+    settings = {"cwd": tmp_path, "env": {**os.environ, "LC_ALL": "C", "PYTHONPATH": str(Path(edgediff.__file__).parents[1])}}
     assert "balanced" in shell("recipes", **settings).stdout
     assert shell("--version", **settings).stdout.startswith("edgediff 0.")
     assert list(tmp_path.iterdir()) == []
@@ -333,7 +335,7 @@ def test_inspect(bundle, capsys):
 
 
 def test_inspect_says_who_runs_what_and_in_how_much_memory(bundle):
-    from edgediff.cli_describe import describe_bundle, summary_text
+    from edgediff.cli.describe import describe_bundle, summary_text
 
     opened = edgediff.open_bundle(bundle)
     left = "sin in module 'unet.down_blocks.0.a_module_of_a_long_name.time_proj' (Timesteps), embeddings.py:1084"
@@ -416,7 +418,7 @@ def test_run_says_what_the_bundle_has_not(workshop, bundle, capsys):
 
 def test_profile_keeps_its_table_in_the_manifest(bundle, capsys, monkeypatch):
     from edgediff import profiling
-    from edgediff.latency import LatencyTable, graph_times, image_times
+    from edgediff.runtime.latency import LatencyTable, graph_times, image_times
 
     table = LatencyTable(
         source="measured", device={"name": "this machine", "backend": "eager"},

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from edgediff.config import Model, dump_json, parse, parse_json, read_json, read_toml, write_text_atomic
+from edgediff.documents.recipe import Recipe, list_recipes, load_recipe
+from edgediff.documents.target import Target, list_targets, load_target
 from edgediff.errors import ConfigError, OutputError, did_you_mean, unknown
-from edgediff.recipe import Recipe, list_recipes, load_recipe
-from edgediff.target import Target, list_targets, load_target
 
 
 class Inner(Model):
@@ -185,7 +185,7 @@ def test_did_you_mean() -> None:
 
 def test_config_does_not_import_torch() -> None:
     code = (
-        "import sys, edgediff.recipe, edgediff.target, edgediff.plan, edgediff.manifest; "
+        "import sys, edgediff.documents.recipe, edgediff.documents.target, edgediff.documents.plan, edgediff.runtime.manifest; "
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

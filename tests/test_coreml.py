@@ -10,14 +10,15 @@ import pytest
 pytest.importorskip("coremltools")
 
 from edgediff import mil
-from edgediff.backends import _capture, _coreml_convert, coreml, eager
-from edgediff.backends._coreml_link import Description, Part, link_functions
-from edgediff.compression import decode, encode, parse_format
+from edgediff.backends import _capture, coreml, eager
+from edgediff.backends.coreml import convert as _coreml_convert
+from edgediff.backends.coreml.link import Description, Part, link_functions
+from edgediff.documents.plan import BackendPlan
+from edgediff.documents.target import Target
+from edgediff.documents.weight_format import decode, encode, parse_format
 from edgediff.errors import BackendError
-from edgediff.manifest import Graph
 from edgediff.metrics import psnr
-from edgediff.plan import BackendPlan
-from edgediff.target import Target
+from edgediff.runtime.manifest import Graph
 from edgediff.variants import build_variants
 from tests.tiny import cached_conversions, tiny_pipeline, tiny_plan
 
@@ -300,8 +301,8 @@ def apple(pipeline, built, tmp_path_factory):
     import shutil
 
     from edgediff.bundle import BundleWriter
+    from edgediff.bundle.assemble import make_manifest, write_parts
     from edgediff.layouts import export_layout
-    from edgediff.program import make_manifest, write_parts
 
     source, variants, artifacts = built
     folder = tmp_path_factory.mktemp("apple")

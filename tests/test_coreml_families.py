@@ -20,11 +20,11 @@ from edgediff import mil
 from edgediff.backends import coreml, eager
 from edgediff.backends._attention import rewrite_attention
 from edgediff.backends._capture import capture_program
-from edgediff.backends._coreml_convert import convert_program
-from edgediff.manifest import TensorSpec
+from edgediff.backends.coreml.convert import convert_program
+from edgediff.documents.plan import BackendPlan
+from edgediff.documents.target import Target
 from edgediff.metrics import psnr
-from edgediff.plan import BackendPlan
-from edgediff.target import Target
+from edgediff.runtime.manifest import TensorSpec
 from edgediff.variants import Variant, build_variants
 from tests.test_coreml import example, near, typed
 from tests.tiny import tiny_plan

@@ -11,15 +11,16 @@ import pytest
 pytest.importorskip("coremltools")
 
 from edgediff import mil
-from edgediff.backends import Artifacts, coreml, held_states
+from edgediff.backends import Artifacts, coreml
+from edgediff.bundle.assemble import make_manifest
+from edgediff.documents.plan import BackendPlan, GuidancePlan
+from edgediff.documents.target import Target
 from edgediff.errors import BackendError, BundleError
-from edgediff.manifest import Manifest
-from edgediff.plan import BackendPlan, GuidancePlan
-from edgediff.program import make_manifest
+from edgediff.graph.schedule import Forecast
 from edgediff.runtime import Session
+from edgediff.runtime.engine import held_states
+from edgediff.runtime.manifest import Manifest
 from edgediff.runtime.runners import open_runners
-from edgediff.schedule import Forecast
-from edgediff.target import Target
 from edgediff.variants import build_variants
 from tests.test_coreml import FLOORS, example, near, size, typed
 from tests.tiny import cached_conversions, tiny_pipeline, tiny_plan
@@ -193,9 +194,9 @@ def test_a_feature_for_other_graphs_may_cross_to_the_second_chunk(tmp_path):
     import coremltools as ct
     from coremltools.converters.mil import Builder as mb
 
-    from edgediff.backends._coreml_chunks import plan_cuts, take_chunk
-    from edgediff.backends._coreml_link import Part, link_functions
-    from edgediff.manifest import Artifact, Graph, TensorSpec
+    from edgediff.backends.coreml.chunks import plan_cuts, take_chunk
+    from edgediff.backends.coreml.link import Part, link_functions
+    from edgediff.runtime.manifest import Artifact, Graph, TensorSpec
 
     weights = np.random.default_rng(0).standard_normal((2, 8, 8)).astype(np.float32)
 
@@ -249,7 +250,7 @@ def test_a_schedule_that_mixes_past_features_cannot_have_states(pipeline, tmp_pa
 def test_a_program_with_no_place_for_a_cut_is_refused():
     from types import SimpleNamespace
 
-    from edgediff.backends._coreml_chunks import plan_cuts
+    from edgediff.backends.coreml.chunks import plan_cuts
 
     package = SimpleNamespace(block=lambda name: SimpleNamespace(operations=[]))
     with pytest.raises(BackendError, match=r"function 'main' cannot be cut in two: .*; choose chunks 1"):
@@ -291,8 +292,8 @@ def test_apples_folder_of_either_form_computes_the_denoiser(lowered, pipeline, t
     import torch
 
     from edgediff.bundle import BundleWriter
+    from edgediff.bundle.assemble import write_parts
     from edgediff.layouts import export_layout
-    from edgediff.program import write_parts
 
     (source, manifest), variants = lowered[0][form], lowered[1]
     with BundleWriter(tmp_path / "tiny.edgediff") as writer:

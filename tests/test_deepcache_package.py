@@ -7,8 +7,8 @@ import torch
 
 from edgediff.pipeline import GLYPH, load_pipeline
 from edgediff.reuse import Setting, deepcache
-from edgediff.rollout import Rollout
-from edgediff.trace import guidance_calls, step_table
+from edgediff.sampling.rollout import Rollout
+from edgediff.sampling.trace import guidance_calls, step_table
 from tests.tiny import tiny_pipeline
 
 CALLS, SCALE = 10, 3.0

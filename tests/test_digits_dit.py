@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.claims.digits_dit import ASSET, CLASSES, SCALE, Judge
+from edgediff.graph.schedule import full_schedule
 from edgediff.pipeline import load_pipeline
 from edgediff.plugins import load_plugin
 from edgediff.reuse import Setting
-from edgediff.rollout import Rollout
-from edgediff.schedule import full_schedule
-from edgediff.trace import guidance_calls, step_table
-from tests.bench.digits_dit import ASSET, CLASSES, SCALE, Judge
+from edgediff.sampling.rollout import Rollout
+from edgediff.sampling.trace import guidance_calls, step_table
 
 PICTURES, STEPS = 40, 10
 

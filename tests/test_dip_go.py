@@ -9,15 +9,15 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from edgediff.documents.plan import GuidancePlan
 from edgediff.errors import ConfigError, MethodError
-from edgediff.plan import GuidancePlan
+from edgediff.graph.schedule import HOLD, wire_schedule
 from edgediff.reuse import Setting, dip_go, gates
 from edgediff.reuse._gates import GateTable, Gating, choose_gates
 from edgediff.reuse._pruner import PrunerNetwork
 from edgediff.reuse._supernet import SuperNet, ssim_loss
-from edgediff.rollout import Rollout
-from edgediff.schedule import HOLD, wire_schedule
-from edgediff.trace import guidance_calls, step_table
+from edgediff.sampling.rollout import Rollout
+from edgediff.sampling.trace import guidance_calls, step_table
 from tests.tiny import tiny_pipeline
 from tests.tiny_families import family_pipeline
 

@@ -23,11 +23,11 @@ from edgediff.distill.losses import FeatureWeights, Outputs, distillation_loss
 from edgediff.distill.pairs import find_pairs, read_picture
 from edgediff.distill.tapped import TappedNetwork, choose_taps
 from edgediff.distill.training import Noising, Place, Training, rate_at
-from edgediff.distilled import read_distilled
+from edgediff.documents.plan import Cut
+from edgediff.documents.recipe import DistillTable, Recipe
 from edgediff.errors import ConfigError, EdgeDiffError, MethodError, ModelError, OutputError
 from edgediff.pipeline import Pipeline, load_pipeline
-from edgediff.plan import Cut
-from edgediff.recipe import DistillTable, Recipe
+from edgediff.pipeline.distilled import read_distilled
 from edgediff.variants import cut_network, load_network
 from tests.tiny import tiny_pipeline, write_tiny_model
 
@@ -227,7 +227,7 @@ def test_glyph_brings_its_own_set(tmp_path, monkeypatch):
     from safetensors.torch import save_file
 
     from edgediff.embedded.glyphs import load_glyphs
-    from edgediff.tokenizer import Tokenizer
+    from edgediff.runtime.tokenizer import Tokenizer
 
     glyph, glyphs = load_pipeline("glyph"), load_glyphs()
     monkeypatch.setenv("EDGEDIFF_CACHE", str(tmp_path))
@@ -332,7 +332,7 @@ probe_every = 2
 
 def test_killed_and_resumed_ends_byte_identical(model, data, tmp_path, capsys):
     """kill -9 after a checkpoint and before the next one, then --resume on the command line."""
-    from edgediff.cli import main
+    from edgediff.cli.main import main
 
     (tmp_path / "recipe.toml").write_text(RECIPE, encoding="utf-8")
     words = ["distill", str(model), "--recipe", str(tmp_path / "recipe.toml"), "--data", str(data), "--device", "cpu"]
@@ -433,7 +433,7 @@ def test_several_processes_share_a_step(model, data, tmp_path):
     """Two processes, started as `accelerate launch` starts them, end near the one-process result."""
     (tmp_path / "recipe.toml").write_text(RECIPE.replace("steps = 12", "steps = 3"), encoding="utf-8")
     words = [str(model), "--recipe", str(tmp_path / "recipe.toml"), "--data", str(data), "--device", "cpu"]
-    main = "import sys; from edgediff.cli import main; sys.exit(main(sys.argv[1:]))"
+    main = "import sys; from edgediff.cli.main import main; sys.exit(main(sys.argv[1:]))"
     (tmp_path / "main.py").write_text(main, encoding="utf-8")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     root = str(Path(__file__).parents[1])

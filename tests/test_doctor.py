@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-from edgediff import doctor
-from edgediff.cli import main
-from edgediff.doctor import Check
+from edgediff.cli import doctor
+from edgediff.cli.doctor import Check
+from edgediff.cli.main import main
 
 
 @pytest.fixture

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from edgediff.cli_describe import estimates_text
+from edgediff.cli.describe import estimates_text
+from edgediff.documents.plan import BackendPlan
+from edgediff.documents.target import Target, load_target
 from edgediff.errors import ConfigError
 from edgediff.estimate import estimate_graph, estimate_plan, price_units
 from edgediff.estimate.coefficients import TERM_NAMES, load_coefficients
@@ -21,11 +23,9 @@ from edgediff.estimate.operators import Operator, OperatorTable
 from edgediff.estimate.record import record_operators
 from edgediff.estimate.roofline import PART_OF
 from edgediff.estimate.rows import Chip, Measurement, cpu_rows, hexagon_rows, load_graphs
+from edgediff.graph.schedule import wire_schedule
 from edgediff.networks import family_of
-from edgediff.plan import BackendPlan
 from edgediff.report.devices import devices_plot
-from edgediff.schedule import wire_schedule
-from edgediff.target import Target, load_target
 from tests.tiny import tiny_pipeline, tiny_plan
 
 BACKENDS = {"onnxruntime": BackendPlan(precision="fp16")}

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 from edgediff.bundle import Bundle, BundleWriter
+from edgediff.bundle.assemble import make_manifest, write_parts
 from edgediff.config import dump_json
+from edgediff.documents.plan import BackendPlan, EqualCompute
+from edgediff.documents.target import load_target
 from edgediff.errors import ConfigError, EvaluationError, OutputError
 from edgediff.evaluation import evaluate_bundle, pictures, read_prompts
 from edgediff.evaluation.layers import map_layers
@@ -17,11 +20,8 @@ from edgediff.evaluation.pictures import PictureCache, Sampling, program_digest
 from edgediff.evaluation.scoring import Scorer, compare_figures
 from edgediff.metrics import PSNR_CAP
 from edgediff.pipeline import Pipeline
-from edgediff.plan import BackendPlan, EqualCompute
 from edgediff.plugins import load_plugin
-from edgediff.program import make_manifest, write_parts
 from edgediff.runtime import Session, open_session
-from edgediff.target import load_target
 from edgediff.variants import build_variants
 from tests.tiny import tiny_pipeline, tiny_plan
 

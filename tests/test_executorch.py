@@ -13,16 +13,17 @@ from torch.nn import functional
 
 pytest.importorskip("executorch")
 
-from edgediff.backends import _executorch_lower, eager, executorch
+from edgediff.backends import eager, executorch
 from edgediff.backends._capture import clean_program
-from edgediff.backends._executorch_delegates import find_delegate
-from edgediff.backends._executorch_quantize import LAYERS, group_linears, quantize_program, worth_bits
-from edgediff.backends._executorch_rewrite import rewrite_program
+from edgediff.backends.executorch import lower as _executorch_lower
+from edgediff.backends.executorch.delegates import find_delegate
+from edgediff.backends.executorch.quantize import LAYERS, group_linears, quantize_program, worth_bits
+from edgediff.backends.executorch.rewrite import rewrite_program
+from edgediff.documents.plan import BackendPlan, WeightPlan
+from edgediff.documents.target import Target
 from edgediff.errors import BackendError
-from edgediff.manifest import Artifact, Graph, TensorSpec
 from edgediff.metrics import psnr
-from edgediff.plan import BackendPlan, WeightPlan
-from edgediff.target import Target
+from edgediff.runtime.manifest import Artifact, Graph, TensorSpec
 from edgediff.variants import Variant, build_variants
 from tests.tiny import tiny_pipeline, tiny_plan
 
@@ -405,7 +406,7 @@ def test_more_memory_than_the_target_has(lab):
 
 
 def test_the_runtime_traces_its_operators(lab, tmp_path):
-    from edgediff.links.imports import import_etdump
+    from edgediff.links._imports import import_etdump
 
     out, variants, artifacts = lab.lower()
     variant = variants.graphs["shallow"]

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
+from edgediff.documents.plan import BackendPlan
+from edgediff.documents.target import load_target
 from edgediff.errors import BackendError, MissingLibrary
-from edgediff.latency import LatencyTable
-from edgediff.manifest import BATCH, Graph, TensorSpec
+from edgediff.graph.schedule import HOLD
 from edgediff.metrics import psnr
-from edgediff.plan import BackendPlan
-from edgediff.schedule import HOLD
-from edgediff.target import load_target
+from edgediff.runtime.latency import LatencyTable
+from edgediff.runtime.manifest import BATCH, Graph, TensorSpec
 from edgediff.variants import Variant, Variants
 from edgediff.verify import Recording
 from tests.tiny import tiny_pipeline, tiny_plan
@@ -24,9 +24,12 @@ from tests.tiny import tiny_pipeline, tiny_plan
 pytest.importorskip("executorch")
 pytest.importorskip("ethosu.vela")
 
-from edgediff.backends import _executorch_ethos, _executorch_retrace, executorch
-from edgediff.backends._executorch_delegates import find_delegate
-from edgediff.backends._executorch_ethos import (
+from edgediff.backends import executorch
+from edgediff.backends._output import ERR, OUT, hear_output
+from edgediff.backends.executorch import ethos as _executorch_ethos
+from edgediff.backends.executorch import retrace as _executorch_retrace
+from edgediff.backends.executorch.delegates import find_delegate
+from edgediff.backends.executorch.ethos import (
     VelaReport,
     _complaint,
     calls_per_image,
@@ -36,9 +39,8 @@ from edgediff.backends._executorch_ethos import (
     vendor_table,
     watch_vela,
 )
-from edgediff.backends._executorch_lower import Method, write_program
-from edgediff.backends._executorch_rewrite import rewrite_program
-from edgediff.backends._output import ERR, OUT, hear_output
+from edgediff.backends.executorch.lower import Method, write_program
+from edgediff.backends.executorch.rewrite import rewrite_program
 
 TARGETS = ("ethos_u55_256", "ethos_u65_512", "ethos_u85_2048")
 

@@ -14,17 +14,17 @@ from edgediff.distill import distill_network, load_samples, prepare_folder
 from edgediff.distill.checkpoint import read_losses
 from edgediff.distill.experts import GAIN, Experts, RoutedNetwork, find_experts, phase_of
 from edgediff.distill.tapped import TappedNetwork
-from edgediff.distilled import PHASES, Phases, hash_file, read_distilled
+from edgediff.documents.plan import Cut
+from edgediff.documents.recipe import DistillTable, Recipe, SamplerTable, StageTable
 from edgediff.errors import MethodError, ModelError, PlanError
 from edgediff.flow import build, plan_build
+from edgediff.graph.schedule import HOLD, Row, Schedule, split_phases
 from edgediff.networks import evaluate
 from edgediff.pipeline import Pipeline, load_pipeline
-from edgediff.plan import Cut
-from edgediff.recipe import DistillTable, Recipe, SamplerTable, StageTable
-from edgediff.rollout import Rollout
+from edgediff.pipeline.distilled import PHASES, Phases, hash_file, read_distilled
 from edgediff.runtime import open_session
-from edgediff.schedule import HOLD, Row, Schedule, split_phases
-from edgediff.trace import step_table
+from edgediff.sampling.rollout import Rollout
+from edgediff.sampling.trace import step_table
 from edgediff.variants import cut_network, load_network, load_phases
 from edgediff.verify import verify_bundle
 from tests.tiny import cached_exports, tiny_pipeline, write_tiny_model

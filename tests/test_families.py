@@ -11,15 +11,22 @@ import torch
 from diffusers import DDIMScheduler, DiTPipeline
 
 import edgediff as ed
+from edgediff.documents.recipe import CalibrationTable, GuidanceTable, Recipe
 from edgediff.errors import BackendError, ConfigError, EvaluationError, MethodError, ModelError
 from edgediff.flow import distill_model, plan_build
 from edgediff.layouts import export_layout
 from edgediff.pipeline import load_pipeline
 from edgediff.profiling.worker import time_image
-from edgediff.recipe import CalibrationTable, GuidanceTable, Recipe
-from edgediff.rollout import Rollout
 from edgediff.runtime import open_session
-from edgediff.trace import asked_guidance, calibration_prompts, guidance_calls, record_trace, sample_latents, step_table
+from edgediff.sampling.rollout import Rollout
+from edgediff.sampling.trace import (
+    asked_guidance,
+    calibration_prompts,
+    guidance_calls,
+    record_trace,
+    sample_latents,
+    step_table,
+)
 from tests.tiny import cached_exports
 from tests.tiny_families import KINDS, write_family
 

@@ -18,8 +18,8 @@ from hostile import ZIP_CASES
 from program_cases import draw, make_cases, run_case
 
 from edgediff.config import parse
-from edgediff.latency import LatencyTable, graph_times, image_times
-from edgediff.manifest import Manifest
+from edgediff.runtime.latency import LatencyTable, graph_times, image_times
+from edgediff.runtime.manifest import Manifest
 
 GOLDEN = Path(__file__).parent / "golden"
 HALVES = (0.0, -0.0, 1.0, -2.5, 65504.0, 65519.9, 65520.0, 6.1e-5, 5.96e-8, 2.98e-8, 2.99e-8, 1e-8, 1e30,

@@ -59,7 +59,7 @@ def test_import_edgediff_imports_next_to_nothing():
 
 @pytest.mark.parametrize("arguments", QUICK_COMMANDS, ids=" ".join)
 def test_quick_commands_do_without_torch(arguments):
-    code = "import sys; from edgediff.cli import main; main(sys.argv[1:]); print('torch' in sys.modules)"
+    code = "import sys; from edgediff.cli.main import main; main(sys.argv[1:]); print('torch' in sys.modules)"
     assert run_python(code, *arguments).endswith("False\n")
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from edgediff.config import parse_json
 from edgediff.errors import ConfigError, EdgeDiffError
-from edgediff.latency import LatencyTable, compare_samples, graph_times, image_times, percentiles, throttling
+from edgediff.runtime.latency import LatencyTable, compare_samples, graph_times, image_times, percentiles, throttling
 
 
 def table(**changes: Any) -> LatencyTable:

@@ -9,10 +9,10 @@ import subprocess
 import numpy as np
 import pytest
 
+from edgediff.documents.plan import BackendPlan
 from edgediff.errors import BackendError, ConfigError, OutputError
 from edgediff.layouts import export_layout
 from edgediff.metrics import psnr
-from edgediff.plan import BackendPlan
 from edgediff.runtime import open_session
 from tests.tiny import tiny_bundle, tiny_pipeline
 

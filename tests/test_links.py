@@ -14,11 +14,11 @@ import pytest
 
 from edgediff.bundle import open_bundle
 from edgediff.errors import BackendError, ConfigError, LinkError, OutputError
+from edgediff.links import _build_runner as build_runner_module
 from edgediff.links import adb
-from edgediff.links import build_runner as build_runner_module
-from edgediff.links.build_runner import build_runner
-from edgediff.links.heard import Heard
-from edgediff.links.runners import find_runner, read_runner
+from edgediff.links._build_runner import build_runner
+from edgediff.links._heard import Heard
+from edgediff.links._runners import find_runner, read_runner
 from edgediff.profiling import profile_bundle, profile_devices
 from tests.small_bundle import write_bundle
 from tests.standin_adbd import StandIn, own_server
@@ -181,7 +181,7 @@ def test_a_device_that_does_not_answer(tmp_path, monkeypatch):
 
 def test_a_runner_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setenv("EDGEDIFF_CACHE", str(tmp_path))
-    build = "build it: python -m edgediff.links.build_runner --architecture aarch64"
+    build = "build it: python -m edgediff.links._build_runner --architecture aarch64"
     with pytest.raises(LinkError, match=f"there is no runner for aarch64 in .*; {build}"):
         find_runner("arm64-v8a")
     with pytest.raises(LinkError, match=r"no runner can be built for the ABI 'armeabi-v7a' \(known: arm64-v8a, "):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from edgediff.errors import ConfigError
-from edgediff.latency import DeviceFacts, LatencyTable, Samples, image_times
-from edgediff.links.imports import import_ai_hub, import_etdump, import_onnxruntime_trace, join_operators
+from edgediff.links._imports import import_ai_hub, import_etdump, import_onnxruntime_trace, join_operators
+from edgediff.runtime.latency import DeviceFacts, LatencyTable, Samples, image_times
 
 PERF = """
 precisions:

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from edgediff.cli import main
+from edgediff.cli.main import main
 from edgediff.errors import ConfigError
-from edgediff.latency import DeviceFacts, LatencyTable, Samples, graph_times, image_times
-from edgediff.links.reading import read_measurements
+from edgediff.links._reading import read_measurements
+from edgediff.runtime.latency import DeviceFacts, LatencyTable, Samples, graph_times, image_times
 from tests.test_links_imports import PERF
 
 TRACE = [

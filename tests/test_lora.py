@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from edgediff.errors import ModelError
-from edgediff.lora import fuse_lora, fuse_pipeline, load_lora, lost_targets, read_lora
 from edgediff.pipeline import Pipeline
+from edgediff.pipeline.lora import fuse_lora, fuse_pipeline, load_lora, read_lora
+from edgediff.variants import kept_modules
 from tests.tiny import tiny_pipeline
 
 LINEAR = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -88,11 +89,12 @@ def test_alpha_scales(pipeline, tmp_path):
 
 
 def test_lost_targets_are_those_that_are_cut(pipeline, tmp_path):
-    pairs = read_lora(diffusers_state(pipeline), pipeline.denoiser)
-    assert lost_targets(pairs, pipeline.denoiser, pipeline.graph, ["down_blocks.0.attentions.0"]) == [LINEAR]
-    assert lost_targets(pairs, pipeline.denoiser, pipeline.graph, ["up_blocks.1"][:0]) == []
     save_file(diffusers_state(pipeline), tmp_path / "mine.safetensors")
-    fused, record = fuse_pipeline(pipeline, tmp_path / "mine.safetensors", 1.0, ["down_blocks.0.attentions.0"])
+    for cuts, lost in ((["down_blocks.0.attentions.0"], (LINEAR,)), ([], ())):
+        kept = kept_modules(pipeline.denoiser, pipeline.graph, cuts)
+        assert fuse_pipeline(pipeline, tmp_path / "mine.safetensors", 1.0, kept)[1].lost == lost
+    kept = kept_modules(pipeline.denoiser, pipeline.graph, ["down_blocks.0.attentions.0"])
+    fused, record = fuse_pipeline(pipeline, tmp_path / "mine.safetensors", 1.0, kept)
     assert (record.file, record.targets, record.lost) == ("mine.safetensors", 2, (LINEAR,))
     assert fused.weights == pipeline.weights
     assert fused.denoiser is not pipeline.denoiser
@@ -102,8 +104,8 @@ def test_what_is_distilled_is_the_fused_model(pipeline, tmp_path):
     """The teacher has the LoRA too, so at step 0 the uncut part of the student is that of the fused network."""
     from PIL import Image
 
+    from edgediff.documents.recipe import CalibrationTable, DistillTable, Recipe, SamplerTable, StageTable
     from edgediff.flow import distill_model
-    from edgediff.recipe import CalibrationTable, DistillTable, Recipe, SamplerTable, StageTable
     from edgediff.variants import load_network
 
     (tmp_path / "data").mkdir()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from edgediff.documents.plan import Plan
+from edgediff.documents.recipe import Recipe, load_recipe
+from edgediff.documents.target import load_target
 from edgediff.errors import ConfigError, MethodError, PlanError
 from edgediff.flow import plan_pipeline
-from edgediff.plan import Plan
-from edgediff.recipe import Recipe, load_recipe
+from edgediff.graph.schedule import Row, Schedule, merge_rows, wire_schedule
 from edgediff.reuse import Setting, deepcache
-from edgediff.schedule import Row, Schedule, merge_rows, wire_schedule
-from edgediff.steps import StepRow, StepTable, Update
-from edgediff.target import load_target
+from edgediff.runtime.steps import StepRow, StepTable, Update
 from edgediff.variants import build_variants
 from tests.tiny import tiny_pipeline
 

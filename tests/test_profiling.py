@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgediff.backends import held_states
 from edgediff.bundle import Bundle
 from edgediff.errors import BackendError, BundleError, ConfigError, EdgeDiffError, LinkError
-from edgediff.latency import throttling_curve
 from edgediff.profiling import compare_bundles, profile_bundle
 from edgediff.profiling.device import drop_from_cache, peak_rss_mb, pss_mb, read_device, rss_mb
 from edgediff.profiling.worker import Clock, Timed, trace_operators
+from edgediff.runtime.engine import held_states
+from edgediff.runtime.latency import throttling_curve
 from tests.small_bundle import write_bundle
 
 linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

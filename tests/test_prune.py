@@ -8,14 +8,14 @@ import random
 import pytest
 import torch
 
+from edgediff.documents.recipe import Recipe, StageTable
 from edgediff.errors import ConfigError, MethodError
 from edgediff.networks import evaluate
 from edgediff.prune import laptop
 from edgediff.prune._budget import select
 from edgediff.prune._candidates import candidates
-from edgediff.recipe import Recipe, StageTable
-from edgediff.scores import Scores, StageScores, read_spec, score_trace
-from edgediff.trace import record_trace
+from edgediff.sampling.trace import record_trace
+from edgediff.scoring.scores import Scores, StageScores, read_spec, score_trace
 from edgediff.variants import cut_network
 from tests.tiny import tiny_pipeline
 

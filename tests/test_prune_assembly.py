@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from edgediff.documents.recipe import CalibrationTable, Recipe, SamplerTable
 from edgediff.errors import MethodError
 from edgediff.pipeline import Pipeline, load_pipeline
 from edgediff.prune import assembly
-from edgediff.recipe import CalibrationTable, Recipe, SamplerTable
-from edgediff.trace import Trace, record_trace
+from edgediff.sampling.trace import Trace, record_trace
 from edgediff.variants import cut_network
 from tests.tiny import tiny_pipeline
 

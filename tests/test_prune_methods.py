@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 
+from edgediff.documents.recipe import CalibrationTable, Recipe, StageTable, list_recipes, load_recipe
 from edgediff.errors import ConfigError, MethodError, PlanError
+from edgediff.graph.units import Unit, UnitGraph
 from edgediff.networks import evaluate
 from edgediff.prune import bk_sdm, ld_pruner, magnitude, random
 from edgediff.prune._budget import Budget, call_time, choose, select_greedily
 from edgediff.prune._in_order import remove_in_order
 from edgediff.prune._latent_shift import Halves, Moments, shift
 from edgediff.prune._unit_costs import read_costs, time_units, write_costs
-from edgediff.recipe import CalibrationTable, Recipe, StageTable, list_recipes, load_recipe
-from edgediff.scores import StageScores, read_spec
-from edgediff.trace import calibration_prompts, record_trace, sample_latents
-from edgediff.units import Unit, UnitGraph
+from edgediff.sampling.trace import calibration_prompts, record_trace, sample_latents
+from edgediff.scoring.scores import StageScores, read_spec
 from tests.tiny import tiny_pipeline
 
 RECIPE = Recipe.model_validate({

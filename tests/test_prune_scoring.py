@@ -9,6 +9,7 @@ import torch
 
 from edgediff import networks
 from edgediff.config import cache_folder
+from edgediff.documents.recipe import Recipe
 from edgediff.errors import ConfigError, MethodError, PlanError
 from edgediff.prune import _prefix, laptop
 from edgediff.prune._additivity import compare_sums, draw_subsets
@@ -16,9 +17,8 @@ from edgediff.prune._budget import Budget
 from edgediff.prune._candidates import candidates, close_selection
 from edgediff.prune._memo import Memo
 from edgediff.prune._prefix import OutputLoss, calibration_batch
-from edgediff.recipe import Recipe
-from edgediff.scores import Scores, score_trace
-from edgediff.trace import record_trace
+from edgediff.sampling.trace import record_trace
+from edgediff.scoring.scores import Scores, score_trace
 from tests.tiny import tiny_pipeline
 
 RECIPE = Recipe.model_validate({

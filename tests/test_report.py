@@ -417,7 +417,7 @@ def test_figures_are_written_for_people() -> None:
 
 
 def test_the_json_of_the_table_is_what_the_report_reads() -> None:
-    from edgediff.latency import LatencyTable
+    from edgediff.runtime.latency import LatencyTable
 
     table = LatencyTable.model_validate({**PROFILE, "source": "estimated"})
     assert json.loads(table.to_json())["graphs"] == PROFILE["graphs"]

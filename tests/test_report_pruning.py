@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edgediff.report.pruning import render_pruning, verdicts
+from benchmarks.pages.pruning import render_pruning, verdicts
 
 
 def run(method: str, features: str, seed: int, hits: float, probe: float, **more: Any) -> dict[str, Any]:

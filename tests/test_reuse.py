@@ -7,12 +7,12 @@ import pytest
 from pydantic import ValidationError
 
 from edgediff.errors import ConfigError, MethodError, PlanError
+from edgediff.graph.schedule import HOLD, wire_schedule
 from edgediff.plugins import load_plugin
 from edgediff.reuse import Setting, magcache, smoothcache
 from edgediff.reuse._keys import centre_keys, spread_keys, uniform_keys
 from edgediff.reuse.taylorseer import taylor_weights
-from edgediff.schedule import HOLD, wire_schedule
-from edgediff.steps import StepRow, StepTable, Update
+from edgediff.runtime.steps import StepRow, StepTable, Update
 from tests.tiny import tiny_pipeline
 from tests.tiny_families import family_pipeline
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import edgediff as ed
-from edgediff.recipe import Recipe, load_recipe
-from edgediff.rollout import Rollout
+from edgediff.documents.recipe import Recipe, load_recipe
 from edgediff.runtime import open_session
-from edgediff.trace import step_table
+from edgediff.sampling.rollout import Rollout
+from edgediff.sampling.trace import step_table
 from tests.tiny import tiny_pipeline
 from tests.tiny_families import family_pipeline
 

@@ -16,7 +16,7 @@ import torch
 
 from edgediff.config import dump_json
 from edgediff.errors import ConfigError
-from edgediff.rng import Rng, normal, philox_4x32
+from edgediff.runtime.rng import Rng, normal, philox_4x32
 
 GOLDEN = Path(__file__).parent / "golden" / "rng.json"
 SHAPES = [(1,), (15,), (16,), (17,), (1024,), (1, 4, 64, 64)]
@@ -65,7 +65,7 @@ def golden() -> dict:
     return {
         "about": "Each stream starts from its seed (decimal text: seeds have 64 bits) and makes its draws in "
         "order. sha256 is of the values as little-endian float32, C order; values are exact. Defined in "
-        "edgediff/rng.py. Written by EDGEDIFF_WRITE_GOLDEN=1 pytest tests/test_rng.py",
+        "edgediff/runtime/rng.py. Written by EDGEDIFF_WRITE_GOLDEN=1 pytest tests/test_rng.py",
         "mt19937_words": {
             "seed": "5489",
             "first": [3499211612, 581869302, 3890346734],
@@ -118,7 +118,7 @@ def test_the_measured_bound_holds_on_avx2():
 
 
 def test_log_sine_and_cosine_are_right_to_the_last_bits():
-    from edgediff.rng import _log, _sin_cos
+    from edgediff.runtime.rng import _log, _sin_cos
 
     x = np.concatenate([np.arange(1, 2**16) * 2.0**-24, np.random.RandomState(0).uniform(0, 1, 20_000)])
     np.testing.assert_allclose(_log(x), np.log(x), rtol=5e-16)

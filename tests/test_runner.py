@@ -27,19 +27,19 @@ import program_cases
 import standin_pte
 
 from edgediff.bundle import Bundle, BundleWriter, open_bundle
-from edgediff.cli import main
+from edgediff.cli.main import main
 from edgediff.config import dump_json, read_json
+from edgediff.documents.plan import BackendPlan
 from edgediff.errors import LinkError
-from edgediff.latency import LatencyTable
 from edgediff.links import adb
-from edgediff.links.build_runner import build_runner
-from edgediff.links.imports import import_etdump
-from edgediff.links.runners import read_runner
-from edgediff.manifest import Manifest
+from edgediff.links._build_runner import build_runner
+from edgediff.links._imports import import_etdump
+from edgediff.links._runners import read_runner
 from edgediff.metrics import psnr
-from edgediff.plan import BackendPlan
-from edgediff.rng import Rng
 from edgediff.runtime import open_session
+from edgediff.runtime.latency import LatencyTable
+from edgediff.runtime.manifest import Manifest
+from edgediff.runtime.rng import Rng
 from tests.hostile import make_manifest, valid_parts
 from tests.standin_adbd import EMULATOR, StandIn, own_server
 from tests.tiny import tiny_bundle, tiny_pipeline

@@ -17,8 +17,6 @@ from PIL import Image
 from edgediff import plugins
 from edgediff.bundle import Bundle, open_bundle
 from edgediff.errors import BackendError, BundleError, ConfigError
-from edgediff.manifest import Graph, Manifest
-from edgediff.rng import Rng
 from edgediff.runtime import (
     GenerationStep,
     Session,
@@ -28,7 +26,9 @@ from edgediff.runtime import (
     open_session,
     used_graphs,
 )
-from edgediff.steps import Update
+from edgediff.runtime.manifest import Graph, Manifest
+from edgediff.runtime.rng import Rng
+from edgediff.runtime.steps import Update
 
 Calls = tuple[tuple[str | None, float | None], ...]
 GUIDED: Calls = (("full", 3.0), ("shallow", 5.0), (None, None), ("shallow", 2.0), ("full", 1.5))

@@ -21,9 +21,9 @@ from diffusers import DDIMScheduler
 from diffusers.schedulers import scheduling_ddpm
 
 from edgediff.errors import SamplerError
-from edgediff.rng import Rng
-from edgediff.sampler import SAMPLERS, extract_step_table, make_scheduler
-from edgediff.steps import Step, StepRow, StepTable, run_steps
+from edgediff.runtime.rng import Rng
+from edgediff.runtime.steps import Step, StepRow, StepTable, run_steps
+from edgediff.sampling.table import SAMPLERS, extract_step_table, make_scheduler
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 GOLDEN = Path(__file__).parent / "golden" / "steps.json"

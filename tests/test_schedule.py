@@ -11,10 +11,10 @@ from pydantic import ValidationError
 from test_runtime import Network, Tokenizer, make_runners
 
 from edgediff.errors import PlanError
+from edgediff.graph.schedule import HOLD, Forecast, Row, Schedule, fold_forecasts, wire_schedule
+from edgediff.graph.units import Unit, UnitGraph
 from edgediff.runtime import Session
-from edgediff.schedule import HOLD, Forecast, Row, Schedule, fold_forecasts, wire_schedule
-from edgediff.steps import Clip, StepRow, StepTable, Update, apply_update, run_steps
-from edgediff.units import Unit, UnitGraph
+from edgediff.runtime.steps import Clip, StepRow, StepTable, Update, apply_update, run_steps
 
 CALLS = ("full", "full", HOLD, HOLD, "full", HOLD, "full", HOLD)
 FORECASTS = (
@@ -146,6 +146,6 @@ def test_the_runtime_mixes_a_carry_and_holds_guidance() -> None:
 
 
 def session_start(session: Session, seed: int) -> np.ndarray:
-    from edgediff.rng import Rng
+    from edgediff.runtime.rng import Rng
 
     return np.asarray(Rng(seed).normal((1, *LATENT)), np.float32)

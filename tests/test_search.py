@@ -6,13 +6,13 @@ import itertools
 
 import pytest
 
+from edgediff.documents.plan import Plan
+from edgediff.documents.recipe import BudgetTable, Recipe, with_budget
+from edgediff.documents.target import load_target
 from edgediff.errors import ConfigError, PlanError
 from edgediff.flow import plan_pipeline
-from edgediff.plan import Plan
-from edgediff.recipe import BudgetTable, Recipe, with_budget
+from edgediff.planning.search import Candidate, choose
 from edgediff.report.frontier import front_section
-from edgediff.search import Candidate, choose
-from edgediff.target import load_target
 from tests.tiny import tiny_pipeline
 
 TARGET = load_target("pixel_9")

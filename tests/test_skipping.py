@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from edgediff.errors import MethodError
+from edgediff.graph.schedule import HOLD, Forecast, Row, Schedule
 from edgediff.reuse import Setting, linear_forecast, path_search
 from edgediff.reuse._skipping import Path, cheapest, find_paths, improve, minimax_path, walk
 from edgediff.reuse._trajectory import Trajectory, record
-from edgediff.rollout import Rollout
-from edgediff.schedule import HOLD, Forecast, Row, Schedule
-from edgediff.steps import StepRow, StepTable, Update
-from edgediff.trace import guidance_calls, step_table
+from edgediff.runtime.steps import StepRow, StepTable, Update
+from edgediff.sampling.rollout import Rollout
+from edgediff.sampling.trace import guidance_calls, step_table
 from tests.tiny import tiny_pipeline
 
 CALLS = 7

@@ -13,8 +13,8 @@ import pytest
 
 from edgediff.config import parse
 from edgediff.errors import SamplerError
-from edgediff.rng import Rng
-from edgediff.steps import Clip, StepRow, StepTable, Update, apply_update, run_steps
+from edgediff.runtime.rng import Rng
+from edgediff.runtime.steps import Clip, StepRow, StepTable, Update, apply_update, run_steps
 
 GOLDEN = Path(__file__).parent / "golden" / "steps.json"
 
@@ -197,7 +197,7 @@ def test_the_loop_costs_little_beside_a_graph_call():
 
 
 def test_steps_import_neither_torch_nor_diffusers():
-    code = "import sys, edgediff.steps; assert not {'torch', 'diffusers'} & set(sys.modules)"
+    code = "import sys, edgediff.runtime.steps; assert not {'torch', 'diffusers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=GOLDEN.parent.parent.parent)
 
 

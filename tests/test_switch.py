@@ -8,20 +8,20 @@ import pytest
 import torch
 
 from edgediff.backends.eager import eager_runners
+from edgediff.documents.plan import Cut
+from edgediff.documents.recipe import Recipe, SamplerTable, StageTable
+from edgediff.documents.target import load_target
 from edgediff.errors import MethodError, PlanError
 from edgediff.estimate import estimate_plan
 from edgediff.flow import build, plan_build
+from edgediff.graph.schedule import Row, Schedule, merge_rows, wire_schedule
 from edgediff.networks import evaluate
 from edgediff.pipeline import load_pipeline
-from edgediff.plan import Cut
-from edgediff.recipe import Recipe, SamplerTable, StageTable
 from edgediff.reuse import Setting
 from edgediff.reuse.switch import Spec, propose
-from edgediff.rollout import Rollout
 from edgediff.runtime import open_session
-from edgediff.schedule import Row, Schedule, merge_rows, wire_schedule
-from edgediff.target import load_target
-from edgediff.trace import step_table
+from edgediff.sampling.rollout import Rollout
+from edgediff.sampling.trace import step_table
 from edgediff.variants import build_variants, load_network
 from edgediff.verify import verify_bundle
 from tests.test_variants_distilled import CUTS, write_distilled

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from edgediff.cli import main
+from edgediff.cli.main import main
 from edgediff.config import parse
+from edgediff.documents.target import Target, list_targets, load_target
 from edgediff.errors import ConfigError
 from edgediff.estimate.rows import load_chips
-from edgediff.target import Target, list_targets, load_target
 
 WANTED = {
     "iphone_12", "iphone_13", "iphone_14_pro", "iphone_15_pro", "iphone_16_pro", "iphone_17_pro", "ipad_pro_m1",

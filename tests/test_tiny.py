@@ -8,10 +8,10 @@ import pytest
 import edgediff as ed
 from edgediff import flow
 from edgediff.bundle import open_bundle
+from edgediff.documents.recipe import Recipe
 from edgediff.errors import ConfigError, OutputError
-from edgediff.recipe import Recipe
 from edgediff.runtime import open_session
-from edgediff.trace import guidance_calls, sample_latents, step_table
+from edgediff.sampling.trace import guidance_calls, sample_latents, step_table
 from tests.tiny import tiny_pipeline
 
 RECIPE = Recipe.model_validate(

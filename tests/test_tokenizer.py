@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from edgediff.errors import ConfigError
-from edgediff.tokenizer import Tokenizer
+from edgediff.runtime.tokenizer import Tokenizer
 
 GOLDEN = Path(__file__).parent / "golden" / "tokenizer.json"
 EMBEDDED = Path(__file__).parent.parent / "edgediff" / "embedded" / "glyph" / "tokenizer"
@@ -340,7 +340,7 @@ def test_a_missing_or_damaged_file_is_named(name: str, golden: dict, tmp_path: P
 def test_the_tokenizer_needs_neither_torch_nor_transformers(golden: dict, tmp_path: Path):
     folder = write_folder(tmp_path / "t", golden["vocab"], golden["merges"], {})
     code = (
-        "import sys; from edgediff.tokenizer import Tokenizer; "
+        "import sys; from edgediff.runtime.tokenizer import Tokenizer; "
         f"Tokenizer.load({str(folder)!r}).encode('a heart', 8); "
         "assert not {'torch', 'transformers', 'diffusers'} & set(sys.modules), 'heavy import'"
     )

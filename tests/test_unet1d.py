@@ -10,14 +10,14 @@ import pytest
 import torch
 from diffusers import IPNDMScheduler, UNet1DModel
 
-from edgediff.cli import main
+from edgediff.cli.main import main
+from edgediff.documents.plan import BackendPlan
+from edgediff.documents.recipe import Recipe
 from edgediff.errors import BundleError, ModelError, PlanError, SamplerError
 from edgediff.networks import Sizes, evaluate, unit_graph
 from edgediff.pipeline import load_pipeline
-from edgediff.plan import BackendPlan
-from edgediff.recipe import Recipe
 from edgediff.runtime import Session
-from edgediff.trace import step_table
+from edgediff.sampling.trace import step_table
 from edgediff.variants import build_variants, cut_network
 from tests.tiny_families import SOUND, write_family
 
@@ -115,7 +115,7 @@ def test_sound_has_a_sampler_of_its_own(pipeline):
 @pytest.fixture(scope="module")
 def bundle(folder, tmp_path_factory):
     from edgediff import build
-    from edgediff.target import Target
+    from edgediff.documents.target import Target
 
     recipe = Recipe.model_validate({
         "name": "r", "sampler": {"kind": "ipndm", "steps": 6}, "reuse": [{"kind": "deepcache", "interval": 2}],
@@ -135,9 +135,9 @@ def test_a_bundle_of_sound_verifies(bundle):
 def test_the_untouched_program_makes_what_dance_diffusion_does(pipeline):
     """The same noise through diffusers' own model, scheduler and loop, as its pipeline runs them."""
     from edgediff.backends.eager import eager_runners
+    from edgediff.bundle.assemble import make_manifest
+    from edgediff.documents.target import Target
     from edgediff.flow import plan_pipeline
-    from edgediff.program import make_manifest
-    from edgediff.target import Target
 
     recipe = Recipe.model_validate({"name": "r", "sampler": {"kind": "ipndm", "steps": 6}})
     plan = plan_pipeline(pipeline, recipe, Target.model_validate({"name": "t", "backends": ["eager"]}))
@@ -194,7 +194,7 @@ def test_core_ml_s_programs_are_pytorch(pipeline, tmp_path, precision, floor):
     pytest.importorskip("coremltools")
     from edgediff import mil
     from edgediff.backends import coreml, eager
-    from edgediff.target import Target
+    from edgediff.documents.target import Target
     from tests.test_coreml import example, near, typed
     from tests.tiny import tiny_plan
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from edgediff.errors import PlanError
-from edgediff.schedule import HOLD, Row, Schedule, carry_name, full_schedule, used_rows, wire_schedule
-from edgediff.units import Unit, UnitGraph
+from edgediff.graph.schedule import HOLD, Row, Schedule, carry_name, full_schedule, used_rows, wire_schedule
+from edgediff.graph.units import Unit, UnitGraph
 
 
 def make_graph() -> UnitGraph:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from edgediff.distilled import LOSSES, NETWORK, RECORD, WEIGHTS, Base, Distilled, hash_file
+from edgediff.documents.plan import Cut
+from edgediff.documents.recipe import DistillTable, Recipe, SamplerTable, StageTable
 from edgediff.errors import ConfigError, ModelError, PlanError
 from edgediff.flow import build, plan_build
 from edgediff.pipeline import load_pipeline
-from edgediff.plan import Cut
-from edgediff.recipe import DistillTable, Recipe, SamplerTable, StageTable
+from edgediff.pipeline.distilled import LOSSES, NETWORK, RECORD, WEIGHTS, Base, Distilled, hash_file
 from edgediff.runtime import generate_steps
 from edgediff.variants import build_variants, cut_network, load_network, save_network
 from edgediff.verify import verify_bundle

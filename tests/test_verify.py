@@ -11,9 +11,9 @@ from safetensors.numpy import load_file
 
 from edgediff import verify
 from edgediff.backends import eager
+from edgediff.documents.plan import BackendPlan
+from edgediff.documents.recipe import ParityTable
 from edgediff.errors import BackendError, ModelError
-from edgediff.plan import BackendPlan
-from edgediff.recipe import ParityTable
 from edgediff.runtime import open_session
 from edgediff.variants import build_variants
 from tests.tiny import tiny_bundle, tiny_pipeline, tiny_plan

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from edgediff.compression import Format, Linear, Palette, Sparse, decode, encode, fit_table, parse_format
 from edgediff.config import parse
+from edgediff.documents.recipe import Recipe
+from edgediff.documents.weight_format import Format, Linear, Palette, Sparse, decode, encode, fit_table, parse_format
 from edgediff.errors import ConfigError
-from edgediff.recipe import Recipe
-from edgediff.trace import record_trace
-from edgediff.weight_bits import Layer, choose_formats, measure_layers
+from edgediff.planning.weight_bits import Layer, choose_formats, measure_layers
+from edgediff.sampling.trace import record_trace
 from tests.tiny import tiny_pipeline
 
 WEIGHT = np.random.default_rng(0).standard_normal((32, 24, 3, 3)).astype(np.float16)

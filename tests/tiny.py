@@ -18,11 +18,22 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from edgediff.backends import _onnx_export, lower_variants
+from edgediff.backends import lower_variants
+from edgediff.backends.onnxruntime import export as _onnx_export
+from edgediff.documents.plan import (
+    BackendPlan,
+    Cost,
+    Cut,
+    EqualCompute,
+    GraphPlan,
+    GuidancePlan,
+    ModelRef,
+    Plan,
+    SamplerPlan,
+)
+from edgediff.documents.target import load_target
+from edgediff.graph.schedule import HOLD, Row, Schedule, wire_schedule
 from edgediff.pipeline import Pipeline, load_pipeline, quiet_libraries
-from edgediff.plan import BackendPlan, Cost, Cut, EqualCompute, GraphPlan, GuidancePlan, ModelRef, Plan, SamplerPlan
-from edgediff.schedule import HOLD, Row, Schedule, wire_schedule
-from edgediff.target import load_target
 from edgediff.variants import Variant, build_variants
 
 if TYPE_CHECKING:
@@ -114,7 +125,7 @@ def tiny_plan(
 def tiny_bundle(out: Path, pipeline: Pipeline, backends: dict[str, BackendPlan], **options: Any) -> Bundle:
     """A whole bundle at `out`, by the same calls as `flow.build`; `options` are those of `tiny_plan`."""
     from edgediff.bundle import BundleWriter
-    from edgediff.program import make_manifest, write_parts
+    from edgediff.bundle.assemble import make_manifest, write_parts
     from edgediff.verify import eager_recordings, write_golden
 
     plan = tiny_plan(pipeline, backends, **options)

@@ -8,49 +8,17 @@ may also expose `stand_in(artifact) -> str`: what computes an artifact here wher
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from edgediff.latency import LatencyTable
-from edgediff.manifest import Artifact
 from edgediff.plugins import load_plugin
+from edgediff.runtime.latency import LatencyTable
+from edgediff.runtime.manifest import Artifact
 
 if TYPE_CHECKING:
-    from edgediff.target import Target
+    from edgediff.documents.target import Target
     from edgediff.variants import Variants
-
-Array = np.ndarray[Any, np.dtype[Any]]
-
-
-class Runner(Protocol):
-    """One graph, loaded."""
-
-    def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
-        """Outputs by name. The caller owns them; the inputs may be overwritten once `run` has returned."""
-        ...
-
-
-class StatefulRunner(Runner, Protocol):
-    """A runner that keeps carries itself, between its calls and those of the other graphs of its file.
-
-    `states` are the inputs and outputs that need not cross, by name. `run` takes and gives them all the same, and
-    remembers nothing; `run_held` leaves them out of both and keeps them in `memory`, an empty dictionary at the
-    first call of a picture, which all runners of a program are handed.
-    """
-
-    states: Mapping[str, str]
-
-    def run_held(self, inputs: dict[str, Array], memory: dict[str, Any]) -> dict[str, Array]: ...
-
-
-def held_states(runner: Runner) -> Mapping[str, str]:
-    """The states of a runner; none of one that keeps nothing."""
-    found: Mapping[str, str] = getattr(runner, "states", {})
-    return found
 
 
 @dataclass(frozen=True)

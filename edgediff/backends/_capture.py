@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgediff.errors import BackendError, first_line
-from edgediff.manifest import BATCH
+from edgediff.runtime.manifest import BATCH
 
 if TYPE_CHECKING:
-    from edgediff.plan import Plan
+    from edgediff.documents.plan import Plan
     from edgediff.variants import Variant
 
 NOISY = ("torch", "onnxscript", "onnx_ir", "onnx")

@@ -16,15 +16,16 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from edgediff.backends import Array, Artifacts, Runner
+from edgediff.backends import Artifacts
 from edgediff.errors import BackendError
-from edgediff.manifest import Artifact, Graph
+from edgediff.runtime.engine import Array, Runner
+from edgediff.runtime.manifest import Artifact, Graph
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from edgediff.target import Target
-    from edgediff.units import UnitGraph
+    from edgediff.documents.target import Target
+    from edgediff.graph.units import UnitGraph
     from edgediff.variants import DenoiserGraph, Variants
 
 NAME = "eager"
@@ -34,8 +35,8 @@ TOOLS = ("torch", "diffusers", "transformers", "safetensors")
 def lower(variants: Variants, target: Target, out: Path) -> Artifacts:
     """Writes the weights of every graph as safetensors. Raises BackendError for another precision than fp32,
     in which the reference is computed."""
+    from edgediff.graph.schedule import OWN
     from edgediff.pipeline import quiet_libraries
-    from edgediff.schedule import OWN
     from edgediff.variants import save_network
 
     precision = variants.plan.backends[NAME].precision
@@ -130,8 +131,8 @@ _LOADED: WeakValueDictionary[tuple[str, int], _Network] = WeakValueDictionary() 
 def _denoiser(source: Path, graph: Graph) -> DenoiserGraph:
     """The denoiser graph that reads and writes the carries of `graph`. What it computes follows from what it
     reads: liveness stops at held units."""
-    from edgediff.schedule import Wiring, carry_name
-    from edgediff.units import Action
+    from edgediff.graph.schedule import Wiring, carry_name
+    from edgediff.graph.units import Action
     from edgediff.variants import DenoiserGraph, load_network
 
     key = (str(source.resolve()), (source / "model.safetensors").stat().st_mtime_ns)

@@ -18,15 +18,15 @@ from edgediff.bundle.reader import MANIFEST_LIMIT, check_folder
 from edgediff.bundle.refusals import as_bundle_error, broken, format_size
 from edgediff.bundle.writer import BundleWriter, check_output, update_manifest
 from edgediff.config import read_json
+from edgediff.documents.plan import Plan
 from edgediff.errors import did_you_mean
-from edgediff.manifest import Manifest
-from edgediff.plan import Plan
+from edgediff.runtime.manifest import Manifest
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from edgediff.runtime import GenerationStep, Sound
-    from edgediff.tokenizer import Tokenizer
+    from edgediff.runtime.tokenizer import Tokenizer
 
 __all__ = [
     "MANIFEST", "MANIFEST_LIMIT", "Bundle", "BundleWriter", "check_output", "copy_hashed", "open_bundle",
@@ -57,7 +57,7 @@ class Bundle:
 
     def tokenizer(self) -> Tokenizer | None:
         """The tokenizer; None when the program has no text stage."""
-        from edgediff.tokenizer import Tokenizer
+        from edgediff.runtime.tokenizer import Tokenizer
 
         stage = self.manifest.program.tokenize
         return Tokenizer.load(self.path(stage.folder)) if stage else None

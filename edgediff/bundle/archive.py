@@ -25,7 +25,7 @@ from edgediff.bundle.refusals import (
     writing,
 )
 from edgediff.bundle.writer import BundleWriter
-from edgediff.manifest import FileEntry
+from edgediff.runtime.manifest import FileEntry
 
 if TYPE_CHECKING:
     from edgediff.bundle import Bundle

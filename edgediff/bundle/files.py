@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from edgediff.bundle.refusals import broken, printable
 from edgediff.errors import BundleError
-from edgediff.manifest import FileEntry, Manifest
+from edgediff.runtime.manifest import FileEntry, Manifest
 
 MANIFEST = "manifest.json"  # the one file that no bundle lists
 CHUNK = 4 << 20

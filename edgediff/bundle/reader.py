@@ -15,7 +15,7 @@ from edgediff.bundle.files import MANIFEST, check_files, check_hashes, not_a_fil
 from edgediff.bundle.refusals import as_bundle_error, broken, format_size, reading
 from edgediff.config import dump_json, parse, parse_json, read_text
 from edgediff.errors import ConfigError
-from edgediff.manifest import SCHEMA_MAJOR, Manifest, check_version
+from edgediff.runtime.manifest import SCHEMA_MAJOR, Manifest, check_version
 
 MANIFEST_LIMIT = 16 << 20  # bytes; a thousand rows with four graphs are below 1 MB
 

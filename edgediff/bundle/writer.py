@@ -28,7 +28,7 @@ from edgediff.bundle.refusals import (
 )
 from edgediff.config import dump_json, parse, parse_json, read_text, write_text_atomic
 from edgediff.errors import BundleError, ConfigError, OutputError
-from edgediff.manifest import FileEntry, Manifest
+from edgediff.runtime.manifest import FileEntry, Manifest
 
 if TYPE_CHECKING:
     from edgediff.bundle import Bundle

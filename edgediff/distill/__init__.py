@@ -15,8 +15,11 @@ from edgediff.config import dump_json, write_text_atomic
 from edgediff.distill.checkpoint import read_losses
 from edgediff.distill.experts import Experts
 from edgediff.distill.samples import Samples, load_samples
-from edgediff.distill.training import Place, Progress, Training
-from edgediff.distilled import (
+from edgediff.distill.training import Place, Training
+from edgediff.documents.plan import Cut
+from edgediff.documents.recipe import DistillTable
+from edgediff.errors import MethodError, OutputError
+from edgediff.pipeline.distilled import (
     CHECKPOINT,
     LOSSES,
     NETWORK,
@@ -30,9 +33,7 @@ from edgediff.distilled import (
     hash_file,
     is_distilled,
 )
-from edgediff.errors import MethodError, OutputError
-from edgediff.plan import Cut
-from edgediff.recipe import DistillTable
+from edgediff.plugins import Progress
 from edgediff.variants import save_network
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def encode_texts(pipeline: Pipeline, texts: list[str]) -> Tensor:
     """Token ids `[n, tokens]`."""
-    from edgediff.tokenizer import Tokenizer
+    from edgediff.runtime.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(pipeline.tokenizer_folder)
     return torch.tensor([tokenizer.encode(text, pipeline.tokens) for text in texts])

@@ -24,7 +24,7 @@ from edgediff.distill.tapped import TappedNetwork
 from edgediff.errors import MethodError
 
 if TYPE_CHECKING:
-    from edgediff.units import UnitGraph
+    from edgediff.graph.units import UnitGraph
 
 
 GAIN = 10.0  # how much faster shares move than weights: all steps of AdamW have one size, and theirs start at 0

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgediff.recipe import DistillTable
+from edgediff.documents.recipe import DistillTable
 
 NAMES = ("loss", "task", "output", "feature")
 DECAY, TINY = 0.99, 1e-6

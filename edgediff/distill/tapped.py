@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from edgediff.graph.units import UnitGraph
 from edgediff.networks import evaluate
-from edgediff.units import UnitGraph
 
 OUTSIDE = {"", "time_embedding", "conv_in", "conv_out"}
 

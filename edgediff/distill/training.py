@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,11 +20,12 @@ from edgediff.distill.experts import Experts, RoutedNetwork, find_experts
 from edgediff.distill.losses import NAMES, FeatureWeights, Outputs, distillation_loss
 from edgediff.distill.samples import Samples
 from edgediff.distill.tapped import TappedNetwork, choose_taps, use_plain_attention
-from edgediff.distilled import Lora
+from edgediff.documents.recipe import DistillTable
 from edgediff.errors import MethodError
-from edgediff.recipe import DistillTable
-from edgediff.sampler import make_scheduler
-from edgediff.units import UnitGraph
+from edgediff.graph.units import UnitGraph
+from edgediff.pipeline.distilled import Lora
+from edgediff.plugins import Progress
+from edgediff.sampling.table import make_scheduler
 from edgediff.variants import cut_network
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 CLIP_NORM, PROBES = 1.0, 64
 INPUTS = ("sample", "timestep", "encoder_hidden_states")
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

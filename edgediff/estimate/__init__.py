@@ -20,14 +20,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgediff.config import Model
+from edgediff.documents.plan import Plan
+from edgediff.documents.target import Target
 from edgediff.estimate.decompose import carried_values, graph_operators, unit_operators
 from edgediff.estimate.device import Device, open_device
 from edgediff.estimate.memory import plan_memory
 from edgediff.estimate.operators import OperatorTable
-from edgediff.plan import Plan
-from edgediff.schedule import HOLD, graph_for, wire_schedule
-from edgediff.target import Target
-from edgediff.units import Live, UnitGraph
+from edgediff.graph.schedule import HOLD, graph_for, wire_schedule
+from edgediff.graph.units import Live, UnitGraph
 
 __all__ = ["Interval", "PlanEstimate", "UnitPrices", "estimate_graph", "estimate_plan", "price_units"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edgediff.estimate.operators import Kind, Operator, OperatorTable, merged_table
-from edgediff.units import Live, Unit, UnitGraph
+from edgediff.graph.units import Live, Unit, UnitGraph
 
 # kind -> (arithmetic operators with weights, norms, element-wise passes, layout changes), attention's own apart.
 # Read off diffusers' blocks; element-wise passes count activations, additions and the halves of a norm's affine.

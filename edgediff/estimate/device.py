@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgediff.documents.target import ComputeUnit, Target
 from edgediff.errors import ConfigError, unknown
 from edgediff.estimate.coefficients import OTHER_GROUP, UNVERIFIED, find_class, load_host
 from edgediff.estimate.operators import Operator, OperatorTable
 from edgediff.estimate.roofline import PORT_BYTES, SPEED, VALUE_BYTES, design, operator_terms
-from edgediff.target import ComputeUnit, Target
 
 GUESSED_BANDWIDTH = {"npu": 34.0, "gpu": 34.0, "cpu": 20.0}
 GUESSED_GFLOPS = {"hexagon": 8000.0, "npu": 6000.0, "gpu": 1500.0}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from edgediff.documents.plan import Plan
 from edgediff.estimate.operators import OperatorTable
-from edgediff.plan import Plan
-from edgediff.schedule import UNTOUCHED, used_rows, wire_schedule
-from edgediff.units import UnitGraph
+from edgediff.graph.schedule import UNTOUCHED, used_rows, wire_schedule
+from edgediff.graph.units import UnitGraph
 
 BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 PROCESS_MB = 80.0  # runtime library, tokenizer, code: what an app holds before a model is opened

@@ -16,7 +16,7 @@ WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "w8a16": 1.0, "int8": 1.0}
 SPEED = {"fp32": 0.5, "fp16": 1.0, "w8a16": 1.0, "int8": 2.0}
 ON_CHIP_MB = 4.0  # an operator whose tensors take more than this goes to memory for the rest
 # Pixels along a side, and channels, that a kernel takes at once: fewer leave it idle. Published networks hardly show
-# it; without it the estimates of glyph on a CPU are twice as far off (tests/bench/estimator_host.py).
+# it; without it the estimates of glyph on a CPU are twice as far off (benchmarks/claims/estimator_host.py).
 SIDE, TILE = 8, 32
 PORT_BYTES = 4e-6  # MB of a value that enters or leaves a graph: the host's floats, converted on the way
 SPILLS = ("products", "attention", "light")

@@ -45,7 +45,7 @@ class Measurement:
 
 @lru_cache(maxsize=1)
 def load_graphs() -> dict[str, OperatorTable]:
-    """Operator tables of the architectures behind the rows (`tests/bench/estimator_graphs.py` writes them)."""
+    """Operator tables of the architectures behind the rows (`benchmarks/calibration/estimator_graphs.py` writes them)."""
     return read_tables(FOLDER / "graphs.json.gz")
 
 

@@ -19,7 +19,6 @@ from edgediff.errors import EvaluationError, SamplerError
 from edgediff.evaluation.layers import map_layers
 from edgediff.evaluation.pictures import (
     PictureCache,
-    Progress,
     Sampling,
     compressed_pictures,
     picture_keys,
@@ -27,12 +26,13 @@ from edgediff.evaluation.pictures import (
     reference_pictures,
 )
 from edgediff.evaluation.scoring import Figures, Judge, Scorer, compare_figures
+from edgediff.plugins import Progress
 from edgediff.runtime import choose_backend
 
 if TYPE_CHECKING:
     from edgediff.bundle import Bundle
+    from edgediff.documents.plan import Plan
     from edgediff.pipeline import Pipeline
-    from edgediff.plan import Plan
 
 __all__ = ["evaluate_bundle", "read_prompts"]
 
@@ -108,7 +108,7 @@ def evaluate_bundle(
 
 def _rivals(model: Pipeline, plan: Plan) -> list[Sampling]:
     """The plan's sampler with fewer steps at equal compute, and DPM++ 2M where it samples this model at all."""
-    from edgediff.trace import step_table
+    from edgediff.sampling.trace import step_table
 
     equal = Sampling.of_equal_compute(plan)
     other = Sampling("dpmpp_2m", equal.steps, equal.guidance)

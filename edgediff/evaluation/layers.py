@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgediff.plan import Plan
-from edgediff.schedule import graph_for, wire_schedule
-from edgediff.units import Unit, UnitGraph
+from edgediff.documents.plan import Plan
+from edgediff.graph.schedule import graph_for, wire_schedule
+from edgediff.graph.units import Unit, UnitGraph
 
 
 def map_layers(plan: Plan, graph: UnitGraph) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,17 +18,17 @@ from numpy.typing import NDArray
 
 from edgediff.config import dump_json
 from edgediff.errors import OutputError
+from edgediff.plugins import Progress
 from edgediff.runtime import open_session
 
 if TYPE_CHECKING:
     from edgediff.bundle import Bundle
-    from edgediff.manifest import Manifest
+    from edgediff.documents.plan import Plan
     from edgediff.pipeline import Pipeline
-    from edgediff.plan import Plan
+    from edgediff.runtime.manifest import Manifest
 
 Picture = NDArray[np.uint8]
 Stream = tuple[str, int]  # prompt, seed
-Progress = Callable[[str, int, int], None]
 
 BATCH = 8
 FORMAT = 1  # of the cache; another number makes all keys new
@@ -182,7 +182,7 @@ def _sample(model: Pipeline, sampling: Sampling, streams: list[Stream]) -> Pictu
     """A batch by the untouched network. Rounds to 8 bit as `runtime.Session.decode` does."""
     import torch
 
-    from edgediff.trace import sample_latents, step_table
+    from edgediff.sampling.trace import sample_latents, step_table
 
     table = step_table(model, sampling.sampler, sampling.steps)
     prompts, seeds = zip(*streams, strict=True)

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from edgediff.latency import MIN_PAIRS
 from edgediff.metrics import bootstrap_interval, frechet_distance, psnr, retrieval_hits, ssim
+from edgediff.runtime.latency import MIN_PAIRS
 
 Array = NDArray[Any]
 

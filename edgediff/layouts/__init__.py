@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgediff.errors import ConfigError, OutputError, unknown
-from edgediff.layouts._apple import write_apple
-from edgediff.layouts._optimum import write_optimum
+from edgediff.layouts.apple import write_apple
+from edgediff.layouts.optimum import write_optimum
 
 if TYPE_CHECKING:
     from edgediff.bundle import Bundle

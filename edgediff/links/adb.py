@@ -19,10 +19,11 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from edgediff.errors import LinkError, unknown
-from edgediff.latency import DeviceFacts, LatencyTable, Source, Thermal
-from edgediff.links.heard import STATUS, Heard
-from edgediff.links.imports import import_etdump, join_operators
-from edgediff.links.runners import ARCHITECTURES, DeviceRunner, find_runner, read_runner
+from edgediff.links._heard import STATUS, Heard
+from edgediff.links._imports import import_etdump, join_operators
+from edgediff.links._runners import ARCHITECTURES, DeviceRunner, find_runner, read_runner
+from edgediff.plugins import Progress
+from edgediff.runtime.latency import DeviceFacts, LatencyTable, Source, Thermal
 
 if TYPE_CHECKING:
     from edgediff.bundle import Bundle
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 FOLDER = "/data/local/tmp/edgediff"
 EMULATED = ("ro.kernel.qemu", "ro.boot.qemu", "ro.edgediff.standin")  # "1" in one of them
 ANSWER_SECONDS, HASH_SECONDS = 60.0, 1800.0  # a slow board hashes 3 GB in minutes
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgediff.errors import LinkError, unknown
-from edgediff.latency import DeviceFacts, LatencyTable, LoadTimes, Samples, graph_times, image_times
 from edgediff.plugins import import_or_explain
+from edgediff.runtime.latency import DeviceFacts, LatencyTable, LoadTimes, Samples, graph_times, image_times
 
 if TYPE_CHECKING:
     from edgediff.bundle import Bundle

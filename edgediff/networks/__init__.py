@@ -14,8 +14,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from edgediff.errors import ModelError
+from edgediff.graph.units import Live, Unit, UnitGraph
 from edgediff.plugins import load_plugin, plugin_names
-from edgediff.units import Live, Unit, UnitGraph
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

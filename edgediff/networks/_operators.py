@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from edgediff.units import Operator, OperatorKind, Unit, UnitGraph
+from edgediff.graph.units import Operator, OperatorKind, Unit, UnitGraph
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgediff.errors import ModelError
-from edgediff.units import Unit
+from edgediff.graph.units import Unit
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

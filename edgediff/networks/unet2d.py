@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgediff.errors import ModelError
+from edgediff.graph.units import Unit
 from edgediff.networks._unet_options import check_options
-from edgediff.units import Unit
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -11,15 +11,16 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgediff import errors
 from edgediff.config import parse
 from edgediff.errors import ConfigError, EdgeDiffError, LinkError
-from edgediff.latency import LatencyTable
+from edgediff.plugins import Progress
 from edgediff.runtime import choose_backend, find_stand_in
+from edgediff.runtime.latency import LatencyTable
 
 if TYPE_CHECKING:
     from edgediff.bundle import Bundle
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["compare_bundles", "profile_bundle", "profile_devices"]
 
 RUNNER_BACKEND = "executorch"  # of the runner that edgediff builds
-Progress = Callable[[str, int, int], None]
 
 
 def profile_bundle(
@@ -53,7 +53,7 @@ def profile_bundle(
     traced, and not timed.
 
     `device` is `host`, `adb` (the only device that adb sees) or `adb:SERIAL`; there `runner` makes the pictures, by
-    default the one of `edgediff.links.build_runner`. Raises LinkError for a device that cannot be reached,
+    default the one of `edgediff.links._build_runner`. Raises LinkError for a device that cannot be reached,
     ConfigError for counts, BackendError, BundleError, and EdgeDiffError `profiling` when the process dies.
     """
     _check(runs, warmup, sustained)
@@ -81,7 +81,7 @@ def profile_devices(
     _check(runs, warmup, sustained)
     serials = [_serial(device) for device in devices]
     from edgediff.links import adb
-    from edgediff.links.runners import read_runner
+    from edgediff.links._runners import read_runner
 
     chosen = None if runner is None else read_runner(runner)
     if per_op and chosen is not None and chosen.facts.backend != RUNNER_BACKEND:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,11 @@ from edgediff.estimate.coefficients import UnitClass, host_file
 from edgediff.estimate.fitting import Prior, fit, named_terms
 from edgediff.estimate.operators import Kind, Operator, OperatorTable
 from edgediff.estimate.rows import Chip, Measurement
-from edgediff.plugins import import_or_explain
+from edgediff.plugins import Progress, import_or_explain
 
-Progress = Callable[[str, int, int], None]
 REFERENCE = Prior(320.0, 20.0, 0.6, 0.6, 4.0, 30.0, sizes_free=True)
 SECONDS, RUNS = 0.25, 40
-SPREAD = 0.17  # of networks about the estimate, where operators alone were fitted; tests/bench/estimator_host.py
+SPREAD = 0.17  # of networks about the estimate, where operators alone were fitted; benchmarks/claims/estimator_host.py
 CONVOLUTIONS = ((16, 24), (48, 24), (96, 12), (192, 6), (64, 48), (128, 32), (320, 32), (640, 16), (1280, 8))
 PRODUCTS = ((1, 192, 192), (1, 1280, 1280), (24, 96, 96), (77, 768, 768), (144, 96, 384), (576, 48, 192), (576, 96, 96),
             (1024, 320, 320), (256, 640, 2560), (64, 1280, 1280), (77, 768, 3072), (4096, 64, 64))  # fmt: skip

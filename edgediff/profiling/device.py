@@ -11,7 +11,7 @@ import platform
 from collections.abc import Iterable
 from pathlib import Path
 
-from edgediff.latency import DeviceFacts
+from edgediff.runtime.latency import DeviceFacts
 
 CPUINFO, GOVERNOR = Path("/proc/cpuinfo"), Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 STATUS, ROLLUP = Path("/proc/self/status"), Path("/proc/self/smaps_rollup")

@@ -18,10 +18,14 @@ from typing import Any, cast
 
 import numpy as np
 
-from edgediff.backends import StatefulRunner, held_states
 from edgediff.bundle import Bundle, open_bundle
 from edgediff.errors import BackendError, EdgeDiffError
-from edgediff.latency import (
+from edgediff.links._imports import import_etdump, import_onnxruntime_trace, join_operators
+from edgediff.plugins import load_plugin
+from edgediff.profiling.device import drop_from_cache, peak_rss_mb, pss_mb, read_device, rss_mb
+from edgediff.runtime import Runner, Session, open_session, used_graphs
+from edgediff.runtime.engine import StatefulRunner, held_states
+from edgediff.runtime.latency import (
     DeviceFacts,
     GraphTimes,
     LatencyTable,
@@ -31,10 +35,6 @@ from edgediff.latency import (
     graph_times,
     image_times,
 )
-from edgediff.links.imports import import_etdump, import_onnxruntime_trace, join_operators
-from edgediff.plugins import load_plugin
-from edgediff.profiling.device import drop_from_cache, peak_rss_mb, pss_mb, read_device, rss_mb
-from edgediff.runtime import Runner, Session, open_session, used_graphs
 
 Tell = Callable[[str, int, int], None]
 Array = np.ndarray[Any, np.dtype[Any]]

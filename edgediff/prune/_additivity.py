@@ -6,9 +6,9 @@ import random
 from collections.abc import Mapping, Sequence
 
 from edgediff.config import Model
+from edgediff.graph.units import UnitGraph
 from edgediff.prune._budget import Budget
-from edgediff.scores import Milliseconds
-from edgediff.units import UnitGraph
+from edgediff.scoring.scores import Milliseconds
 
 
 class Additivity(Model):

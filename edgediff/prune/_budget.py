@@ -13,8 +13,8 @@ from pydantic import Field, model_validator
 
 from edgediff.config import Model
 from edgediff.errors import MethodError
-from edgediff.scores import Milliseconds
-from edgediff.units import UnitGraph
+from edgediff.graph.units import UnitGraph
+from edgediff.scoring.scores import Milliseconds
 
 Solver = Literal["milp", "greedy"]
 KEYS = ("parameters", "macs", "latency", "latency_ms")

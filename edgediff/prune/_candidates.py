@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from edgediff.errors import MethodError, unknown
-from edgediff.units import Unit, UnitGraph
+from edgediff.graph.units import Unit, UnitGraph
 
 Granularity = Literal["pair", "layer", "unit"]
 SUB_LAYERS = ("self_attention", "cross_attention", "feed_forward")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from edgediff.errors import MethodError, PlanError
+from edgediff.graph.units import UnitGraph
 from edgediff.prune._budget import Budget
-from edgediff.scores import Milliseconds
-from edgediff.units import UnitGraph
+from edgediff.scoring.scores import Milliseconds
 
 
 def remove_in_order(

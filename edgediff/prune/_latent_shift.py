@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from edgediff.graph.units import UnitGraph
     from edgediff.pipeline import Pipeline
-    from edgediff.steps import StepTable
-    from edgediff.units import UnitGraph
+    from edgediff.runtime.steps import StepTable
 
 Array = NDArray[np.float64]
 
@@ -90,7 +90,7 @@ class LatentSampler:
         protected names."""
         from edgediff.networks import evaluate
         from edgediff.networks._operators import copy_without_operators
-        from edgediff.trace import sample_latents
+        from edgediff.sampling.trace import sample_latents
 
         graph: UnitGraph = self.pipeline.graph.with_cuts(cuts)
         network, live = copy_without_operators(self.pipeline.denoiser, graph), graph.live()

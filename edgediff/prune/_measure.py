@@ -10,7 +10,7 @@ from edgediff.prune._prefix import OutputLoss, calibration_batch, digest_inputs
 
 if TYPE_CHECKING:
     from edgediff.pipeline import Pipeline
-    from edgediff.trace import Trace
+    from edgediff.sampling.trace import Trace
 
 
 def open_output_loss(pipeline: Pipeline, trace: Trace, timesteps: int, memory_gb: float) -> tuple[OutputLoss, Memo]:

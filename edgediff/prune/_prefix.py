@@ -13,13 +13,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from edgediff.units import Action, Live, UnitGraph
+from edgediff.graph.units import Action, Live, UnitGraph
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from edgediff.plugins import Progress
     from edgediff.prune._memo import Memo
-    from edgediff.trace import Progress, Trace
+    from edgediff.sampling.trace import Trace
 
 Cuts = tuple[str, ...]
 Chunk = tuple[int, int]

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from edgediff.config import Model, parse_json, read_text
 from edgediff.errors import MethodError, unknown
+from edgediff.graph.units import UnitGraph
 from edgediff.prune._budget import Budget
-from edgediff.scores import Milliseconds
-from edgediff.units import UnitGraph
+from edgediff.scoring.scores import Milliseconds
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from edgediff.pipeline import Pipeline
-    from edgediff.trace import Progress
+    from edgediff.plugins import Progress
 
 ROUNDS, WARM_UP = 15, 3
 

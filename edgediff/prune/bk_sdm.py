@@ -14,14 +14,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from edgediff.config import Model
+from edgediff.documents.plan import Cut
 from edgediff.errors import MethodError
-from edgediff.plan import Cut
-from edgediff.scores import StageScores
-from edgediff.units import UnitGraph
+from edgediff.graph.units import UnitGraph
+from edgediff.scoring.scores import StageScores
 
 if TYPE_CHECKING:
     from edgediff.pipeline import Pipeline
-    from edgediff.trace import Progress, Trace
+    from edgediff.plugins import Progress
+    from edgediff.sampling.trace import Trace
 
 Preset = Literal["base", "small", "tiny"]
 

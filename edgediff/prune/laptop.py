@@ -18,19 +18,20 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from edgediff.config import Model
-from edgediff.plan import Cut
+from edgediff.documents.plan import Cut
+from edgediff.graph.units import UnitGraph
 from edgediff.prune._additivity import Additivity, compare_sums, draw_subsets
 from edgediff.prune._budget import Budget, Solver, check_budget, choose
 from edgediff.prune._candidates import Granularity, candidates, check_scored, close_selection
 from edgediff.prune._measure import open_output_loss
 from edgediff.prune._unit_costs import budget_costs
-from edgediff.scores import Milliseconds, StageScores, check_finite
-from edgediff.units import UnitGraph
+from edgediff.scoring.scores import Milliseconds, StageScores, check_finite
 
 if TYPE_CHECKING:
     from edgediff.pipeline import Pipeline
+    from edgediff.plugins import Progress
     from edgediff.prune._prefix import OutputLoss
-    from edgediff.trace import Progress, Trace
+    from edgediff.sampling.trace import Trace
 
 ADDITIVE = 0.9  # R2 from which the sum of single losses is believed
 PARTS = 10

@@ -22,20 +22,21 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from edgediff.config import Model
+from edgediff.documents.plan import Cut
 from edgediff.errors import MethodError
-from edgediff.plan import Cut
+from edgediff.graph.units import UnitGraph
 from edgediff.prune._budget import Budget, check_budget
 from edgediff.prune._candidates import check_scored
 from edgediff.prune._in_order import remove_in_order
 from edgediff.prune._memo import Memo
 from edgediff.prune._unit_costs import budget_costs
-from edgediff.scores import Milliseconds, StageScores, check_finite
-from edgediff.units import UnitGraph
+from edgediff.scoring.scores import Milliseconds, StageScores, check_finite
 
 if TYPE_CHECKING:
     from edgediff.pipeline import Pipeline
+    from edgediff.plugins import Progress
     from edgediff.prune._latent_shift import Halves, LatentSampler
-    from edgediff.trace import Progress, Trace
+    from edgediff.sampling.trace import Trace
 
 Kind = Literal["conv", "linear", "norm", "activation", "attention", "feed_forward", "resnet"]
 KINDS: tuple[Kind, ...] = ("conv", "linear", "norm", "activation", "attention", "feed_forward", "resnet")
@@ -120,7 +121,7 @@ def operators(graph: UnitGraph, spec: Spec) -> tuple[str, ...]:
 
 def _sampler(spec: Spec, pipeline: Pipeline, trace: Trace) -> LatentSampler:
     from edgediff.prune._latent_shift import LatentSampler
-    from edgediff.trace import guidance_calls, step_table
+    from edgediff.sampling.trace import guidance_calls, step_table
 
     table = step_table(pipeline, spec.sampler, spec.steps)
     guidance = guidance_calls(spec.guidance, (0.0, 1.0), len(table.rows))

@@ -10,16 +10,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgediff.config import Model
-from edgediff.plan import Cut
+from edgediff.documents.plan import Cut
+from edgediff.graph.units import UnitGraph
 from edgediff.prune._budget import Budget, choose
 from edgediff.prune._candidates import Granularity, candidates, check_scored, close_selection, cuttable
 from edgediff.prune._unit_costs import budget_costs
-from edgediff.scores import StageScores
-from edgediff.units import UnitGraph
+from edgediff.scoring.scores import StageScores
 
 if TYPE_CHECKING:
     from edgediff.pipeline import Pipeline
-    from edgediff.trace import Progress, Trace
+    from edgediff.plugins import Progress
+    from edgediff.sampling.trace import Trace
 
 
 class Spec(Model):

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from edgediff.config import write_text_atomic
 from edgediff.errors import ConfigError
-from edgediff.latency import LatencyTable
 from edgediff.report.page import build_page
 from edgediff.report.subject import Source, make_subject
+from edgediff.runtime.latency import LatencyTable
 
 if TYPE_CHECKING:
     from edgediff.bundle import Bundle
     from edgediff.estimate import PlanEstimate
-    from edgediff.units import UnitGraph
+    from edgediff.graph.units import UnitGraph
 
 __all__ = ["render_report"]
 

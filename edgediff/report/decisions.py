@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from edgediff.documents.plan import Plan
 from edgediff.evaluation.layers import map_layers
-from edgediff.plan import Plan
+from edgediff.graph.schedule import HOLD
+from edgediff.graph.units import UnitGraph
 from edgediff.report.heatmap import draw_calls, draw_schedule, letters_of
 from edgediff.report.markup import Child, Html, code, facts, figure, join, macs, name, percent, size, table, tag
 from edgediff.report.quality import evaluate_command
 from edgediff.report.subject import Subject
-from edgediff.schedule import HOLD
-from edgediff.units import UnitGraph
 
 FOLD = 8  # longer lists are folded
 
@@ -77,7 +77,7 @@ def _carries(subject: Subject, carries: Sequence[str]) -> Child:
     if not carries:
         return tag("span", "nothing", class_="quiet")
     specs = subject.manifest.carries
-    from edgediff.schedule import carry_name
+    from edgediff.graph.schedule import carry_name
 
     known = [specs[carry_name(carry)] for carry in carries if carry_name(carry) in specs]
     count = sum(_values(spec.sized(1)) for spec in known) * 4

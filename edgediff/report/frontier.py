@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log
 
-from edgediff.plan import Front
+from edgediff.documents.plan import Front
 from edgediff.report.charts import key
 from edgediff.report.markup import Child, Html, figure, join, table, tag
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from edgediff.plan import Plan
+from edgediff.documents.plan import Plan
+from edgediff.graph.schedule import HOLD
 from edgediff.report.markup import Html, join, tag
-from edgediff.schedule import HOLD
 
 CELL, LABELS, TOP, SHARES = 13, 132, 40, 74
 # State -> letter and words; the letter is written into the cells, so that nobody has to tell colours apart.

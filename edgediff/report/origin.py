@@ -6,13 +6,13 @@ import shlex
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from edgediff.documents.recipe import list_recipes, load_recipe
+from edgediff.documents.target import list_targets, load_target
 from edgediff.errors import EdgeDiffError
-from edgediff.manifest import FileEntry
-from edgediff.recipe import list_recipes, load_recipe
 from edgediff.report.charts import bars
 from edgediff.report.markup import Child, Html, code, facts, join, name, size, table, tag
 from edgediff.report.subject import Subject
-from edgediff.target import list_targets, load_target
+from edgediff.runtime.manifest import FileEntry
 
 
 def files_section(subject: Subject) -> Html:

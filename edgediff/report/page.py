@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgediff import __version__
+from edgediff.graph.units import UnitGraph
 from edgediff.report.charts import Mark, dot_strip, key
 from edgediff.report.decisions import plan_section, schedule_section
 from edgediff.report.devices import devices_section
@@ -31,11 +32,10 @@ from edgediff.report.parity import parity_section, parity_words
 from edgediff.report.quality import SEPARATE_RUNS, evaluate_command, pictures_section, quality_section
 from edgediff.report.subject import Subject
 from edgediff.report.timing import MADE, image_time, latency_section
-from edgediff.units import UnitGraph
 
 if TYPE_CHECKING:
     from edgediff.estimate import PlanEstimate
-    from edgediff.latency import LatencyTable
+    from edgediff.runtime.latency import LatencyTable
 
 STYLE = Path(__file__).with_name("style.css")
 # Nothing is fetched and nothing runs, whatever a name or a file might try.

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 from pydantic import RootModel
 
 from edgediff.config import parse, read_json
+from edgediff.documents.plan import Plan
 from edgediff.errors import EvaluationError
 from edgediff.evaluation.pictures import PictureCache, program_digest
-from edgediff.latency import LatencyTable
-from edgediff.plan import Plan
+from edgediff.graph.schedule import HOLD, Row, used_rows
 from edgediff.report.forms import EvaluationForm, ParityForm
-from edgediff.schedule import HOLD, Row, used_rows
+from edgediff.runtime.latency import LatencyTable
 
 if TYPE_CHECKING:
     from edgediff.bundle import Bundle
-    from edgediff.manifest import Manifest
+    from edgediff.runtime.manifest import Manifest
 
 Source = Mapping[str, Any] | str | Path
 

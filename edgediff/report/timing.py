@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from edgediff.latency import SHOWN_OPERATORS, LatencyTable, throttling, throttling_curve
 from edgediff.report.charts import bars, stacked, ticks
 from edgediff.report.markup import (
     Child,
@@ -19,6 +18,7 @@ from edgediff.report.markup import (
     tag,
 )
 from edgediff.report.subject import Subject
+from edgediff.runtime.latency import SHOWN_OPERATORS, LatencyTable, throttling, throttling_curve
 
 MEGABYTE = "MB"
 BEWARE = {

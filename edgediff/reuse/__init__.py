@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgediff.errors import MethodError
-from edgediff.steps import StepTable
-from edgediff.units import UnitGraph
+from edgediff.graph.units import UnitGraph
+from edgediff.runtime.steps import StepTable
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edgediff.plugins import Progress
 from edgediff.reuse import Setting
 from edgediff.reuse._skipping import Gap
-from edgediff.reuse._trajectory import RIDGE, Progress, Trajectory
+from edgediff.reuse._trajectory import RIDGE, Trajectory
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from edgediff.rollout import Rollout
+    from edgediff.sampling.rollout import Rollout
 
 
 def fit_weights(

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from edgediff.networks import evaluate
+from edgediff.plugins import Progress
 from edgediff.reuse import Setting
-from edgediff.steps import StepRow, run_steps
+from edgediff.runtime.steps import StepRow, run_steps
 
 if TYPE_CHECKING:
-    from edgediff.rollout import Rollout
+    from edgediff.sampling.rollout import Rollout
 
 Visit = Callable[[int, dict[str, Tensor]], None]
-Progress = Callable[[str, int, int], None]
 
 
 def visit_features(

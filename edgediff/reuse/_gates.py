@@ -12,8 +12,8 @@ from pydantic import Field, model_validator
 
 from edgediff.config import Model
 from edgediff.errors import MethodError, did_you_mean
-from edgediff.schedule import HOLD, Row, Schedule
-from edgediff.units import UnitGraph
+from edgediff.graph.schedule import HOLD, Row, Schedule
+from edgediff.graph.units import UnitGraph
 
 Pattern = tuple[int, ...]
 Table = tuple[Pattern, ...]

@@ -21,11 +21,11 @@ from torch.utils.checkpoint import checkpoint
 
 from edgediff.networks import family_of
 from edgediff.reuse._gates import Gating, Table
-from edgediff.rng import Rng
-from edgediff.steps import StepRow, StepTable, run_steps
+from edgediff.runtime.rng import Rng
+from edgediff.runtime.steps import StepRow, StepTable, run_steps
 
 if TYPE_CHECKING:
-    from edgediff.rollout import Rollout
+    from edgediff.sampling.rollout import Rollout
 
 
 class SuperNet:

@@ -8,7 +8,6 @@ the reference, without another network call.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgediff.errors import MethodError
+from edgediff.plugins import Progress
 from edgediff.reuse import Setting
-from edgediff.steps import StepTable
+from edgediff.runtime.steps import StepTable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from edgediff.rollout import Rollout
+    from edgediff.sampling.rollout import Rollout
 
 Floats = NDArray[np.float64]
-Progress = Callable[[str, int, int], None]
 
 PROBES = 8  # calls at which the growth of an error is measured
 PROBE_PROMPTS = 6

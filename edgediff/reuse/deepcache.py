@@ -18,10 +18,10 @@ from pydantic import Field
 
 from edgediff.config import Model
 from edgediff.errors import MethodError
+from edgediff.graph.schedule import Row, Schedule, full_schedule
+from edgediff.graph.units import UnitGraph
 from edgediff.reuse import Setting
 from edgediff.reuse._keys import centre_keys
-from edgediff.schedule import Row, Schedule, full_schedule
-from edgediff.units import UnitGraph
 
 
 class Spec(Model):

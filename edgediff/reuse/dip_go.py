@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,19 +34,19 @@ from pydantic import Field
 
 from edgediff.config import Model, cache_folder, dump_json
 from edgediff.errors import MethodError
+from edgediff.graph.schedule import Schedule
 from edgediff.metrics import SSIM_WINDOW
+from edgediff.plugins import Progress
 from edgediff.reuse import Setting
 from edgediff.reuse._gates import GateTable, Gating, Pattern, Table, choose_gates
-from edgediff.schedule import Schedule
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from edgediff.reuse._pruner import PrunerNetwork
     from edgediff.reuse._supernet import SuperNet
-    from edgediff.rollout import Rollout
+    from edgediff.sampling.rollout import Rollout
 
-Progress = Callable[[str, int, int], None]
 SAVE_EVERY, CLIP_NORM = 10, 1.0
 
 

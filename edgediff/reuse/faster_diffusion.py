@@ -15,9 +15,9 @@ from pydantic import Field, model_validator
 
 from edgediff.config import Model
 from edgediff.errors import MethodError
+from edgediff.graph.schedule import Row, Schedule
 from edgediff.reuse import Setting
 from edgediff.reuse._keys import check_keys
-from edgediff.schedule import Row, Schedule
 
 PUBLISHED = {50: (0, 1, 2, 3, 5, 10, 15, 25, 35)}
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from edgediff.config import Model
+from edgediff.graph.schedule import Row, Schedule, full_schedule
 from edgediff.reuse import Setting
-from edgediff.schedule import Row, Schedule, full_schedule
 
 BRANCHES = ("attention_branch", "mlp_branch")
 

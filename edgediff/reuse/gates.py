@@ -17,9 +17,9 @@ from pydantic import model_validator
 
 from edgediff.config import Model, read_json
 from edgediff.errors import MethodError, unknown
+from edgediff.graph.schedule import HOLD, Row, Schedule
 from edgediff.reuse import Setting
 from edgediff.reuse._gates import GateTable, gate_schedule
-from edgediff.schedule import HOLD, Row, Schedule
 
 PRESETS = {"dipgo-sd15-50-p0.80": (50, (0, 7, 13, 19, 20, 21, 26, 32, 39, 48))}
 

@@ -8,9 +8,9 @@ The paper's interval is of noise levels; ours, as a recipe's `[guidance] interva
 from __future__ import annotations
 
 from edgediff.config import Model
-from edgediff.recipe import Interval
+from edgediff.documents.recipe import Interval
+from edgediff.graph.schedule import Schedule, full_schedule
 from edgediff.reuse import Setting
-from edgediff.schedule import Schedule, full_schedule
 
 
 class Spec(Model):

@@ -20,10 +20,10 @@ from pydantic import Field
 
 from edgediff.config import Model
 from edgediff.errors import MethodError
+from edgediff.graph.schedule import Row, Schedule
+from edgediff.graph.units import UnitGraph
 from edgediff.reuse import Setting
 from edgediff.reuse._keys import Mode, spread_keys
-from edgediff.schedule import Row, Schedule
-from edgediff.units import UnitGraph
 
 KINDS = ("self_attention", "cross_attention", "spatial_attention", "feed_forward", "attention_branch", "mlp_branch")
 

@@ -20,14 +20,15 @@ from pydantic import Field
 
 from edgediff.config import Model
 from edgediff.errors import MethodError
+from edgediff.graph.schedule import HOLD, Forecast, Row, Schedule
+from edgediff.plugins import Progress
 from edgediff.reuse import Setting
 from edgediff.reuse._closed_loop import fit_weights
 from edgediff.reuse._skipping import Path, cheapest, find_paths, improve, walk
-from edgediff.reuse._trajectory import Progress, Trajectory, read, record
-from edgediff.schedule import HOLD, Forecast, Row, Schedule
+from edgediff.reuse._trajectory import Trajectory, read, record
 
 if TYPE_CHECKING:
-    from edgediff.rollout import Rollout
+    from edgediff.sampling.rollout import Rollout
 
 NAME = "linear_forecast"
 IMPROVED = 4

@@ -19,16 +19,16 @@ from pydantic import Field
 
 from edgediff.config import Model
 from edgediff.errors import MethodError
+from edgediff.graph.schedule import HOLD, Row, Schedule
 from edgediff.reuse import Setting
-from edgediff.schedule import HOLD, Row, Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-    from edgediff.reuse._features import Progress
-    from edgediff.rollout import Rollout
+    from edgediff.plugins import Progress
+    from edgediff.sampling.rollout import Rollout
 
 
 class Spec(Model):

@@ -10,9 +10,9 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from edgediff.config import Model
+from edgediff.graph.schedule import HOLD, Row, Schedule
 from edgediff.reuse import Setting
 from edgediff.reuse._keys import Mode, check_keys, spread_keys
-from edgediff.schedule import HOLD, Row, Schedule
 
 
 class Spec(Model):

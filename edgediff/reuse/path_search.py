@@ -17,13 +17,14 @@ from pydantic import Field
 
 from edgediff.config import Model
 from edgediff.errors import MethodError
+from edgediff.graph.schedule import HOLD, Row, Schedule
+from edgediff.plugins import Progress
 from edgediff.reuse import Setting
 from edgediff.reuse._skipping import minimax_path
-from edgediff.reuse._trajectory import Floats, Progress, Trajectory, read, record
-from edgediff.schedule import HOLD, Row, Schedule
+from edgediff.reuse._trajectory import Floats, Trajectory, read, record
 
 if TYPE_CHECKING:
-    from edgediff.rollout import Rollout
+    from edgediff.sampling.rollout import Rollout
 
 
 class Spec(Model):

@@ -22,16 +22,16 @@ from pydantic import Field
 
 from edgediff.config import Model
 from edgediff.errors import MethodError
+from edgediff.graph.schedule import Row, Schedule
 from edgediff.reuse import Setting
-from edgediff.schedule import Row, Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-    from edgediff.reuse._features import Progress
-    from edgediff.rollout import Rollout
+    from edgediff.plugins import Progress
+    from edgediff.sampling.rollout import Rollout
 
 KINDS = {
     "dit": ("attention_branch", "mlp_branch"),

@@ -15,8 +15,8 @@ from pydantic import Field
 
 from edgediff.config import Model
 from edgediff.errors import MethodError
+from edgediff.graph.schedule import Row, Schedule
 from edgediff.reuse import Setting
-from edgediff.schedule import Row, Schedule
 
 
 class Spec(Model):

@@ -21,10 +21,10 @@ from typing import Literal
 from pydantic import Field
 
 from edgediff.config import Model
+from edgediff.graph.schedule import HOLD, OUTPUT, Forecast, Row, Schedule
 from edgediff.reuse import Setting
 from edgediff.reuse.deepcache import deep_feature
 from edgediff.reuse.fora import BRANCHES
-from edgediff.schedule import HOLD, OUTPUT, Forecast, Row, Schedule
 
 
 class Spec(Model):

@@ -11,25 +11,31 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from edgediff.backends import Array, Runner
 from edgediff.errors import BundleError
+from edgediff.runtime.engine import Array, Runner
 from edgediff.runtime.runners import choose_backend, find_stand_in, list_backends, used_graphs
-from edgediff.runtime.session import FIXED_INPUTS, MAX_SEED, GenerationStep, Session, TextTokenizer, open_session
+from edgediff.runtime.session import (
+    FIXED_INPUTS,
+    MAX_SEED,
+    GenerationStep,
+    OpenedBundle,
+    Session,
+    TextTokenizer,
+    open_session,
+)
 from edgediff.runtime.sound import Sound
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from edgediff.bundle import Bundle
-
 __all__ = [
-    "FIXED_INPUTS", "MAX_SEED", "GenerationStep", "Runner", "Session", "Sound", "TextTokenizer", "choose_backend",
+    "FIXED_INPUTS", "MAX_SEED", "GenerationStep", "OpenedBundle", "Runner", "Session", "Sound", "TextTokenizer", "choose_backend",
     "find_stand_in", "generate", "generate_steps", "list_backends", "open_session", "used_graphs",
 ]
 
 
 def generate_steps(
-    bundle: Bundle, prompt: str = "", *, negative_prompt: str = "", seed: int = 0, backend: str | None = None,
+    bundle: OpenedBundle, prompt: str = "", *, negative_prompt: str = "", seed: int = 0, backend: str | None = None,
     threads: int | None = None,
 ) -> Iterator[GenerationStep | Image | Sound]:
     """Yields every step and, last, the picture or the sound. Closing the generator cancels."""
@@ -50,7 +56,7 @@ def generate_steps(
 
 
 def generate(
-    bundle: Bundle, prompt: str = "", *, negative_prompt: str = "", seed: int = 0, backend: str | None = None,
+    bundle: OpenedBundle, prompt: str = "", *, negative_prompt: str = "", seed: int = 0, backend: str | None = None,
     threads: int | None = None, progress: Callable[[GenerationStep], None] | None = None,
 ) -> Image | Sound:
     """One picture (PIL), or one sound. `progress` is called after every step. The same bundle, backend, seed and

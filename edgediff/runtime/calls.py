@@ -9,10 +9,10 @@ from typing import Any, cast
 
 import numpy as np
 
-from edgediff.backends import Array, Runner, StatefulRunner, held_states
 from edgediff.errors import BackendError, BundleError, did_you_mean
-from edgediff.manifest import BATCH, Graph, Manifest, TensorSpec
-from edgediff.steps import StepRow
+from edgediff.runtime.engine import Array, Runner, StatefulRunner, held_states
+from edgediff.runtime.manifest import BATCH, Graph, Manifest, TensorSpec
+from edgediff.runtime.steps import StepRow
 
 NEWEST = (1.0,)
 

@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
-from edgediff.backends import Array, Runner, StatefulRunner, held_states
 from edgediff.errors import BackendError, unknown
-from edgediff.manifest import Manifest
 from edgediff.plugins import load_plugin
+from edgediff.runtime.engine import Array, Runner, StatefulRunner, held_states
+from edgediff.runtime.manifest import Manifest
 
 
 def used_graphs(manifest: Manifest) -> tuple[tuple[str, int], ...]:

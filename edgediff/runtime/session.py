@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
-from edgediff.backends import Array, Runner
 from edgediff.errors import BundleError, ConfigError
-from edgediff.manifest import Manifest, ProgramRow
-from edgediff.rng import Rng
 from edgediff.runtime.calls import BadCall, Calls, check_finite, find_tensor, pick_output
+from edgediff.runtime.engine import Array, Runner
+from edgediff.runtime.manifest import Manifest, ProgramRow
+from edgediff.runtime.rng import Rng
 from edgediff.runtime.runners import open_runners, used_graphs
 from edgediff.runtime.sound import Sound, to_samples
-from edgediff.steps import run_steps
-
-if TYPE_CHECKING:
-    from edgediff.bundle import Bundle
+from edgediff.runtime.steps import run_steps
 
 FIXED_INPUTS, TEXT = ("sample", "timestep"), "encoder_hidden_states"
 MAX_SEED = 2**64 - 1
@@ -29,6 +27,19 @@ class TextTokenizer(Protocol):
     """What `tokenizer.Tokenizer` offers."""
 
     def encode(self, text: str, max_length: int) -> list[int]: ...
+
+
+class OpenedBundle(Protocol):
+    """What the loop needs of a bundle: where it lies, its program, its tokenizer (None: no text). `bundle.Bundle` is
+    one; a runtime opens none by itself."""
+
+    @property
+    def folder(self) -> Path: ...
+
+    @property
+    def manifest(self) -> Manifest: ...
+
+    def tokenizer(self) -> TextTokenizer | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +215,7 @@ class Session:
         return embeddings
 
 
-def open_session(bundle: Bundle, backend: str | None = None, threads: int | None = None) -> Session:
+def open_session(bundle: OpenedBundle, backend: str | None = None, threads: int | None = None) -> Session:
     """Loads every graph that the program uses, at once, timing each load.
 
     `backend` None is the first that the manifest names for all of them. A backend opens a graph once per

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgediff.backends import Array
 from edgediff.config import write_bytes_atomic
+from edgediff.runtime.engine import Array
 
 PEAK = 32767
 

@@ -1,4 +1,4 @@
-// `manifest.json` as the runner needs it; edgediff/manifest.py says what each field means.
+// `manifest.json` as the runner needs it; edgediff/runtime/manifest.py says what each field means.
 #pragma once
 
 #include <filesystem>

@@ -42,7 +42,7 @@ void keep(std::deque<Tensor>& past, Tensor newest, std::size_t depth) {
   if (past.size() > depth) past.resize(depth);
 }
 
-/// x_{i+1} of edgediff/steps.py, with the newest first in both histories.
+/// x_{i+1} of edgediff/runtime/steps.py, with the newest first in both histories.
 Tensor update(const Row& row, const std::deque<Tensor>& latents, const std::deque<Tensor>& outputs,
               const Tensor* noise) {
   if (row.x.size() > latents.size() || row.e.size() > outputs.size()) {

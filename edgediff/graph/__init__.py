@@ -1,0 +1,1 @@
+"""The one description under every method: units, and which of them run at which call."""

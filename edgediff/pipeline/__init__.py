@@ -1,0 +1,323 @@
+"""A diffusion pipeline, loaded: the only importer of diffusers' pipelines.
+
+MODEL is `glyph` (the trained model in this package), `random:sd15` (a real architecture with random
+weights, for costs), a local folder in diffusers layout, a folder of `edgediff distill`, or a hub id. Folders may be of
+StableDiffusionPipeline, DiTPipeline, DDPMPipeline and DDIMPipeline (pixels), LDMPipeline (unconditional latents),
+DanceDiffusionPipeline (sound).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgediff.errors import ModelError, did_you_mean
+from edgediff.graph.units import UnitGraph
+from edgediff.networks import Sizes, family_of, unit_graph
+from edgediff.pipeline.distilled import DistilledFolder, is_distilled, read_distilled
+from edgediff.pipeline.parts import (
+    RENAMED,
+    check_part,
+    hash_files,
+    is_listed,
+    load_part,
+    make_part,
+    quiet_libraries,
+    read_index,
+    read_licence,
+    read_scheduler,
+)
+from edgediff.runtime.manifest import Classes, Kind
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+__all__ = ["GLYPH", "Pipeline", "architecture_names", "load_pipeline", "quiet_libraries"]
+
+PACKAGE = Path(__file__).parent
+GLYPH = PACKAGE / "embedded" / "glyph"
+HUB_FILES = ["model_index.json", "*/*.json", "*/*.safetensors", "tokenizer/*"]
+HUB_LEFT_OUT = ["safety_checker/*", "feature_extractor/*", "*.fp16.safetensors", "*.non_ema.safetensors"]
+PART_ORDER = ("unet", "transformer", "vae", "text_encoder")  # random weights are drawn in this order
+KINDS: dict[str, Kind] = {
+    "UNet2DConditionModel": "text-to-image", "DiTTransformer2DModel": "class-to-image",
+    "UNet2DModel": "unconditional-image", "UNet1DModel": "unconditional-audio",
+}
+
+
+@dataclass
+class Pipeline:
+    """A loaded pipeline in fp32 on the CPU, its modules in evaluation mode and without gradients.
+
+    `vae` is None where the network works on pixels; `text_encoder` and `tokenizer_folder` are None where there is no
+    text, and `classes` is None where there are no classes.
+    `latent` is the latent's shape without the batch, of sound `(channels, samples)`; `sample_rate` is samples a second,
+    None for pictures. `scheduler` the scheduler's configuration;
+    `weights` the SHA-256 over all weights, by which plans and bundles know the model again. With `distilled` the
+    rest is the untouched model, which stays the reference, and `variants` takes the cut denoiser from that folder.
+    """
+
+    id: str
+    kind: Kind
+    denoiser: nn.Module
+    vae: Any
+    text_encoder: Any
+    tokenizer_folder: Any
+    tokens: int
+    scheduler: dict[str, Any]
+    latent: tuple[int, ...]
+    weights: str
+    revision: str | None = None
+    licence: str = "unknown"
+    denoiser_name: str = "unet"
+    classes: Classes | None = None
+    distilled: DistilledFolder | None = None
+    sample_rate: int | None = None
+    _graph: UnitGraph | None = field(default=None, repr=False)
+
+    @property
+    def graph(self) -> UnitGraph:
+        """The denoiser's unit graph at this pipeline's sizes."""
+        if self._graph is None:
+            self._graph = unit_graph(self.denoiser, self.sizes)
+        return self._graph
+
+    @property
+    def device(self) -> torch.device:
+        """Where the denoiser is."""
+        return next(self.denoiser.parameters()).device
+
+    def to(self, device: str | torch.device) -> Pipeline:
+        """Moves every module, and returns the pipeline."""
+        for module in (self.denoiser, self.vae, self.text_encoder):
+            if module is not None:
+                module.to(device)
+        return self
+
+    @property
+    def sizes(self) -> Sizes:
+        *height, width = self.latent[1:]
+        return Sizes(height[0] if height else 1, width, self.tokens)
+
+    @property
+    def scale(self) -> float:
+        """What the latent is multiplied with before it is decoded."""
+        return 1.0 / float(getattr(self.vae.config, "scaling_factor", 1.0)) if self.vae is not None else 1.0
+
+    @property
+    def shift(self) -> float:
+        """What is added to the scaled latent before it is decoded."""
+        return float(getattr(self.vae.config, "shift_factor", None) or 0.0) if self.vae is not None else 0.0
+
+    @property
+    def can_guide(self) -> bool:
+        """Whether there is an empty prompt, or a class of no class, to guide away from."""
+        return self.kind == "text-to-image" or (self.classes is not None and self.classes.null is not None)
+
+    def need_text(self, what: str) -> None:
+        """Raises ModelError unless this is a text-to-image model; `what` begins the sentence."""
+        if self.text_encoder is None:
+            raise ModelError(f"{what} needs a text-to-image model; '{self.id}' is {self.kind}", code="kind")
+
+    def encode(self, prompts: list[str]) -> Tensor:
+        """Embeddings `[n, tokens, width]` of the prompts."""
+        import torch
+
+        from edgediff.runtime.tokenizer import Tokenizer
+
+        self.need_text("encoding a prompt")
+        tokenizer = Tokenizer.load(self.tokenizer_folder)
+        ids = torch.tensor([tokenizer.encode(prompt, self.tokens) for prompt in prompts])
+        with torch.no_grad():
+            result: Tensor = self.text_encoder(ids.to(self.device)).last_hidden_state
+        return result
+
+    def conditions(self, prompts: list[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What the denoiser reads beside sample and timestep, by input name: one row per prompt; and the one row of
+        the empty prompt.
+
+        A prompt of a class-to-image model is a class's name or number, and its empty row the class of no class.
+        Nothing is read of the prompts of an unconditional model. Raises ConfigError for a class that is none.
+        """
+        import torch
+
+        if self.kind == "text-to-image":
+            return {"encoder_hidden_states": self.encode(prompts)}, {"encoder_hidden_states": self.encode([""])}
+        if self.classes is None:
+            return {}, {}
+        name, null = self.classes.input, self.classes.null
+        labels = torch.tensor([self.classes.find(prompt) for prompt in prompts], device=self.device)
+        return {name: labels}, {} if null is None else {name: torch.tensor([null], device=self.device)}
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images `[n, channels, height, width]` in about [-1, 1]; of a network on pixels the latents themselves."""
+        import torch
+
+        if self.vae is None:
+            return latents
+        with torch.no_grad():
+            result: Tensor = self.vae.decode(latents * self.scale + self.shift, return_dict=False)[0]
+        return result
+
+
+def load_pipeline(model: str | Path | Pipeline, *, revision: str | None = None) -> Pipeline:
+    """Loads MODEL. Raises ModelError: nothing of that name, a part missing or of a wrong class, weights
+    that are pickles, an architecture that is not described."""
+    if isinstance(model, Pipeline):
+        return model
+    name = str(model)
+    if name == "glyph":
+        return _load_folder(GLYPH, name="glyph", revision=None)
+    if name.startswith("random:"):
+        return _random_pipeline(name.removeprefix("random:"))
+    if is_distilled(Path(name)):
+        return _load_distilled(Path(name))
+    if Path(name).is_dir():
+        return _load_folder(Path(name), name=name, revision=revision)
+    if Path(name).exists():
+        raise ModelError("is a file; a model is a folder in diffusers layout", where=name)
+    return _load_hub(name, revision)
+
+
+def _load_distilled(folder: Path) -> Pipeline:
+    record = read_distilled(folder)
+    base = load_pipeline(record.base.model, revision=record.base.revision)
+    if base.weights != record.base.weights:
+        raise ModelError(
+            f"was distilled from weights {record.base.weights[:12]} of '{base.id}', which now has "
+            f"{base.weights[:12]}; restore them, or distil again",
+            where=str(folder), code="other_model",
+        )
+    return replace(base, distilled=DistilledFolder(folder, record))
+
+
+def architecture_names() -> list[str]:
+    """Names after `random:`."""
+    return sorted(path.stem for path in (PACKAGE / "architectures").glob("*.json"))
+
+
+def _load_hub(name: str, revision: str | None) -> Pipeline:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    if name.count("/") != 1:
+        known = ["glyph", *(f"random:{arch}" for arch in architecture_names())]
+        raise ModelError(
+            f"there is no model '{name}'{did_you_mean(name, known)}; "
+            "or give a folder in diffusers layout, or a hub id such as owner/name",
+            code="unknown_model",
+        )
+    try:
+        folder = Path(
+            snapshot_download(name, revision=revision, allow_patterns=HUB_FILES, ignore_patterns=HUB_LEFT_OUT)
+        )
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"hub model '{name}' cannot be had: {str(error).splitlines()[0]}; check the name and the network, "
+            "log in for gated models, or download the folder and give its path",
+            code="hub",
+        ) from error
+    return _load_folder(folder, name=name, revision=revision or folder.name)
+
+
+def _load_folder(folder: Path, *, name: str, revision: str | None) -> Pipeline:
+    index = read_index(folder)
+    wanted = _wanted_parts(folder, index)
+    files = [file for part in wanted for file in check_part(folder, index, part)]
+    parts = {part: load_part(folder, part, index[part][1]) for part in wanted if part != "tokenizer"}
+    text_encoder = parts.get("text_encoder")
+    return _assemble(
+        name, parts, read_scheduler(folder), hash_files(files), revision=revision,
+        licence="OFL-1.1" if folder == GLYPH else read_licence(folder), labels=index.get("id2label"),
+        tokenizer_folder=folder / "tokenizer" if text_encoder is not None else None,
+        tokens=_token_count(folder, text_encoder) if text_encoder is not None else 0,
+    )
+
+
+def _wanted_parts(folder: Path, index: dict[str, Any]) -> list[str]:
+    """Names of the parts, the denoiser first. Raises ModelError for one that is missing in the index."""
+    denoiser = "transformer" if is_listed(index, "transformer") else "unet"
+    check_part(folder, index, denoiser)
+    if KINDS[_class_of(index, denoiser)] == "text-to-image":
+        return [denoiser, "vae", "text_encoder", "tokenizer"]
+    return [denoiser, *(part for part in ("vae", "vqvae") if is_listed(index, part))]
+
+
+def _class_of(index: dict[str, Any], part: str) -> str:
+    listed = str(index[part][1])
+    return RENAMED.get(listed, listed)
+
+
+def _assemble(
+    name: str, parts: Mapping[str, nn.Module], scheduler: dict[str, Any], weights: str, *,
+    tokenizer_folder: Path | None, revision: str | None, licence: str, tokens: int, labels: object = None,
+) -> Pipeline:
+    part = "transformer" if "transformer" in parts else "unet"
+    network: Any = parts[part]
+    family_of(network).describe_units(network)
+    size = network.config.sample_size
+    if size is None:
+        message = f"'{name}' does not say its size; write sample_size into {part}/config.json"
+        raise ModelError(message, code="unsupported")
+    kind = KINDS[type(network).__name__]
+    sound = kind == "unconditional-audio"
+    places = (size,) if sound else (size, size) if isinstance(size, int) else tuple(size)
+    latent = (network.config.in_channels, *places)
+    if sound and not network.config.sample_rate:
+        message = f"'{name}' does not say its sample rate; write sample_rate into {part}/config.json"
+        raise ModelError(message, code="unsupported")
+    vae: Any = parts.get("vae", parts.get("vqvae"))
+    if vae is not None and vae.config.latent_channels != latent[0]:
+        raise ModelError(
+            f"'{name}' makes latents of {latent[0]} channels, its decoder takes {vae.config.latent_channels}",
+            code="wrong_class",
+        )
+    return Pipeline(
+        id=name, kind=kind, denoiser=network, vae=vae, text_encoder=parts.get("text_encoder"),
+        tokenizer_folder=tokenizer_folder, tokens=tokens, scheduler=scheduler, latent=latent, weights=weights,
+        revision=revision, licence=licence, denoiser_name=part,
+        classes=_classes(network, labels) if kind == "class-to-image" else None,
+        sample_rate=int(network.config.sample_rate) if sound else None,
+    )
+
+
+def _classes(network: Any, labels: object) -> Classes:
+    """The classes of a DiT: the embedding's last row is the class of no class. Each is called by the first of its
+    names; one that several classes share gets the class's number behind it."""
+    count = int(network.config.num_embeds_ada_norm)
+    names: list[str] = []
+    if isinstance(labels, dict) and all(str(index) in labels for index in range(count)):
+        names = [str(labels[str(index)]).split(",")[0].strip() for index in range(count)]
+        names = [name if names.count(name) == 1 else f"{name} {index}" for index, name in enumerate(names)]
+    return Classes(count=count, null=count, names=tuple(names))
+
+
+def _random_pipeline(architecture: str) -> Pipeline:
+    import torch
+
+    path = PACKAGE / "architectures" / f"{architecture}.json"
+    if not path.is_file():
+        message = f"unknown architecture '{architecture}'{did_you_mean(architecture, architecture_names())}"
+        raise ModelError(message, code="unknown_model")
+    text = path.read_text(encoding="utf-8")
+    config = json.loads(text)
+    with torch.random.fork_rng(devices=[]), quiet_libraries():
+        torch.manual_seed(0)
+        parts = {part: make_part(part, config[part]) for part in PART_ORDER if part in config}
+    tokenizer = GLYPH / "tokenizer" if "text_encoder" in parts else None
+    return _assemble(
+        f"random:{architecture}", parts, config["scheduler"], hashlib.sha256(f"seed 0 {text}".encode()).hexdigest(),
+        tokenizer_folder=tokenizer, revision=None, licence=config["licence"], tokens=config.get("tokens", 0),
+    )
+
+
+def _token_count(folder: Path, text_encoder: Any) -> int:
+    path = folder / "tokenizer" / "tokenizer_config.json"
+    limit = json.loads(path.read_text(encoding="utf-8")).get("model_max_length") if path.is_file() else None
+    positions = int(text_encoder.config.max_position_embeddings)
+    return min(int(limit), positions) if limit else positions

@@ -1,0 +1,1 @@
+"""Schedulers as tables of numbers, and the only loop that samples with PyTorch."""

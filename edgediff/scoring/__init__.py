@@ -1,0 +1,1 @@
+"""What pruners share: the scores that a plan is made from."""
