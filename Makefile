@@ -39,6 +39,7 @@ $(READY): pyproject.toml
 
 test: $(READY)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 	@PYTHON=$(BIN)/python bash android_demo/test.sh

@@ -19,7 +19,6 @@ from edgediff.errors import ConfigError
 from edgediff.plugins import Progress
 
 if TYPE_CHECKING:
-
     from edgediff.bundle import Bundle
     from edgediff.estimate import PlanEstimate
     from edgediff.estimate.operators import OperatorTable
@@ -92,8 +91,9 @@ def _plan_weights(pipeline: Pipeline, recipe: Recipe, plan: Plan, progress: Prog
             if not getattr(load_plugin("backends", name), "CODES_WEIGHTS", False):
                 raise ConfigError(
                     f"backend '{name}' holds no coded weights ([precision] format or bits); leave it out with "
-                    "--backend, or choose weights = \"int8\"",
-                    where=f"recipe '{recipe.name}'", code="format",
+                    '--backend, or choose weights = "int8"',
+                    where=f"recipe '{recipe.name}'",
+                    code="format",
                 )
     return plan_weights(pipeline, recipe, plan, progress)
 
@@ -133,7 +133,8 @@ def distill_model(
     if chosen.distill is None or not chosen.prune:
         raise ConfigError(
             f"recipe '{chosen.name}' has no {'[distill]' if chosen.distill is None else '[[prune]]'} table; a "
-            "distillation needs both", code="not_distilled",
+            "distillation needs both",
+            code="not_distilled",
         )
     pipeline = load_pipeline(model)
     pipeline.need_text("distillation")
@@ -148,9 +149,18 @@ def distill_model(
         kept = kept_modules(pipeline.denoiser, pipeline.graph, [cut.unit for cut in cuts])
         pipeline, fused = fuse_pipeline(pipeline, Path(lora), lora_scale, kept)
     return distill_network(
-        pipeline, cuts, chosen.distill, samples, folder, recipe_name=chosen.name,
-        prune=[stage.model_dump(mode="json") for stage in chosen.prune], lora=fused, resume=resume, device=device,
-        every=checkpoint_every, progress=progress,
+        pipeline,
+        cuts,
+        chosen.distill,
+        samples,
+        folder,
+        recipe_name=chosen.name,
+        prune=[stage.model_dump(mode="json") for stage in chosen.prune],
+        lora=fused,
+        resume=resume,
+        device=device,
+        every=checkpoint_every,
+        progress=progress,
     )
 
 
@@ -182,8 +192,13 @@ def estimate_model(
 
 
 def plan_pipeline(
-    pipeline: Pipeline, recipe: Recipe, target: Target, *, backends: Sequence[str] | None = None,
-    device: str = "cpu", progress: Progress | None = None,
+    pipeline: Pipeline,
+    recipe: Recipe,
+    target: Target,
+    *,
+    backends: Sequence[str] | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
 ) -> Plan:
     """Scores the loaded pipeline as the recipe asks, and plans for the target. Reuse is calibrated on `device`."""
     from edgediff.planning.calibration import Calibration, calibrated_on, measured_scores
@@ -202,8 +217,15 @@ def plan_pipeline(
         from edgediff.planning.search import search_plan
 
         return search_plan(
-            pipeline, scores, recipe, target, calibrator=calibration, measure=calibration, backends=chosen,
-            components=components, progress=progress,
+            pipeline,
+            scores,
+            recipe,
+            target,
+            calibrator=calibration,
+            measure=calibration,
+            backends=chosen,
+            components=components,
+            progress=progress,
         )
 
 

@@ -71,9 +71,7 @@ def frechet_distance(features: Array, reference: Array) -> float:
     f, r = _matrix("features", features), _matrix("reference", reference)
     for name, rows in (("features", f), ("reference", r)):
         if len(rows) < 2:
-            raise EvaluationError(
-                f"frechet_distance needs at least 2 rows of {name}, not {len(rows)}", code="too_few"
-            )
+            raise EvaluationError(f"frechet_distance needs at least 2 rows of {name}, not {len(rows)}", code="too_few")
     if f.shape[1] != r.shape[1]:
         raise EvaluationError(
             f"frechet_distance compares features of one network: widths {f.shape[1]} and {r.shape[1]} differ",
@@ -105,9 +103,7 @@ def retrieval_hits(
             code="shape",
         )
     if wanted.shape != (len(e),):
-        raise EvaluationError(
-            f"one target per picture: {len(e)} pictures, targets {list(wanted.shape)}", code="shape"
-        )
+        raise EvaluationError(f"one target per picture: {len(e)} pictures, targets {list(wanted.shape)}", code="shape")
     if len(wanted) and (wanted.min() < 0 or wanted.max() >= len(g)):
         raise EvaluationError(
             f"targets are rows of the gallery, 0 to {len(g) - 1}; found {wanted.min()} to {wanted.max()}",
@@ -122,9 +118,7 @@ def retrieval_hits(
     return hits
 
 
-def retrieval_at_1(
-    embeddings: Array, gallery: Array, targets: Array, *, alike: float | None = None
-) -> float:
+def retrieval_at_1(embeddings: Array, gallery: Array, targets: Array, *, alike: float | None = None) -> float:
     """The fraction of `retrieval_hits`: the judge names the picture by its own prompt before all others.
 
     Raises EvaluationError as `retrieval_hits` does, and for no pictures.
@@ -143,9 +137,7 @@ def bootstrap_interval(values: Array, *, draws: int = 2000, seed: int = 0) -> tu
     """
     x = np.asarray(values, dtype=np.float64).ravel()
     if not len(x) or not np.isfinite(x).all():
-        raise EvaluationError(
-            "a bootstrap interval needs at least one value, all of them finite", code="too_few"
-        )
+        raise EvaluationError("a bootstrap interval needs at least one value, all of them finite", code="too_few")
     picks = np.random.default_rng(seed).integers(0, len(x), size=(draws, len(x)))
     low, high = np.quantile(x[picks].mean(axis=1), [0.025, 0.975])
     return float(low), float(high)

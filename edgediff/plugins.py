@@ -17,9 +17,16 @@ Progress = Callable[[str, int, int], None]
 """How work that takes time tells whoever watches: what is being done, steps done, steps in all."""
 
 EXTRAS = {
-    "onnx": "onnxruntime", "onnxscript": "onnxruntime", "onnxruntime": "onnxruntime",
-    "coremltools": "coreml", "executorch": "executorch", "torchao": "executorch", "optimum": "optimum",
-    "ethosu": "ethosu", "tosa_serializer": "ethosu", "tosa_reference_model": "ethosu",
+    "onnx": "onnxruntime",
+    "onnxscript": "onnxruntime",
+    "onnxruntime": "onnxruntime",
+    "coremltools": "coreml",
+    "executorch": "executorch",
+    "torchao": "executorch",
+    "optimum": "optimum",
+    "ethosu": "ethosu",
+    "tosa_serializer": "ethosu",
+    "tosa_reference_model": "ethosu",
 }
 
 

@@ -147,7 +147,8 @@ def build_variants(pipeline: Pipeline, plan: Plan) -> Variants:
         raise PlanError(
             f"was made for weights {plan.model.weights[:12]}, but '{pipeline.id}' has {pipeline.weights[:12]}; "
             "plan again for this model",
-            where="plan.json", code="other_model",
+            where="plan.json",
+            code="other_model",
         )
     plan.check(pipeline.graph)
     own = _planned_network(pipeline, plan)
@@ -167,9 +168,7 @@ def build_variants(pipeline: Pipeline, plan: Plan) -> Variants:
     return Variants(plan, networks, graphs)
 
 
-def _phase_networks(
-    pipeline: Pipeline, network: nn.Module, graph: UnitGraph
-) -> dict[str, tuple[nn.Module, UnitGraph]]:
+def _phase_networks(pipeline: Pipeline, network: nn.Module, graph: UnitGraph) -> dict[str, tuple[nn.Module, UnitGraph]]:
     if pipeline.distilled is None:
         return {}
     return {name: (one, graph) for name, one in load_phases(pipeline.distilled, network).items()}
@@ -211,7 +210,8 @@ def _planned_network(pipeline: Pipeline, plan: Plan) -> tuple[nn.Module, UnitGra
         raise PlanError(
             f"was made for {_denoiser_words(plan.model.distilled)}, but '{pipeline.id}' comes with "
             f"{_denoiser_words(ours)}; plan again for this model",
-            where="plan.json", code="other_model",
+            where="plan.json",
+            code="other_model",
         )
     if found is None:
         return cut_network(pipeline.denoiser, pipeline.graph, cuts)
@@ -332,14 +332,12 @@ def _remove_child(parent: nn.Module, name: str) -> None:
     parent._modules[name] = None
 
 
-def _denoiser_variant(
-    pipeline: Pipeline, network: nn.Module, graph: UnitGraph, name: str, wiring: Wiring
-) -> Variant:
+def _denoiser_variant(pipeline: Pipeline, network: nn.Module, graph: UnitGraph, name: str, wiring: Wiring) -> Variant:
     module = DenoiserGraph(network, graph, wiring).eval()
     family = family_of(network)
     own = list(family.example_inputs(network, pipeline.sizes, batch=1).values())
     shapes = [graph.by_name[carry.rstrip("+")].shape for carry in (*wiring.reads, *wiring.writes)]
-    reads, writes = shapes[: len(wiring.reads)], shapes[len(wiring.reads):]
+    reads, writes = shapes[: len(wiring.reads)], shapes[len(wiring.reads) :]
     generator = torch.Generator().manual_seed(2)
     example = (*own, *(torch.randn(1, *shape, generator=generator) for shape in reads))
     inputs = [_spec(n, t, batch=n != "timestep") for n, t in zip(module.input_names, example, strict=True)]
@@ -348,10 +346,17 @@ def _denoiser_variant(
         for n, shape in zip(module.output_names, [graph.by_name[graph.output].shape, *writes], strict=True)
     ]
     return Variant(
-        name, pipeline.denoiser_name, module, example, tuple(inputs), tuple(outputs),
+        name,
+        pipeline.denoiser_name,
+        module,
+        example,
+        tuple(inputs),
+        tuple(outputs),
         {carry_name(c): CACHE_IN + carry_name(c) for c in wiring.reads},
         {carry_name(c): CACHE_OUT + carry_name(c) for c in wiring.writes},
-        graph.macs(wiring.live), graph.parameters(wiring.live), wiring.network,
+        graph.macs(wiring.live),
+        graph.parameters(wiring.live),
+        wiring.network,
     )
 
 
@@ -361,10 +366,15 @@ def _plain_variant(name: str, module: Any, example: Tensor) -> Variant:
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
         outputs = module.eval()(mode.from_tensor(example))
     return Variant(
-        name, name, module, (example,),
+        name,
+        name,
+        module,
+        (example,),
         tuple(_spec(n, t, batch=False) for n, t in zip(module.input_names, (example,), strict=True)),
         tuple(_spec(n, t, batch=False) for n, t in zip(module.output_names, outputs, strict=True)),
-        {}, {}, parameters=_decoder_parameters(module),
+        {},
+        {},
+        parameters=_decoder_parameters(module),
     )
 
 

@@ -62,7 +62,10 @@ class Recordings:
 
 
 def verify_bundle(
-    bundle: Bundle, *, backends: Sequence[str] | None = None, pipeline: Pipeline | None = None,
+    bundle: Bundle,
+    *,
+    backends: Sequence[str] | None = None,
+    pipeline: Pipeline | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """The parity report, plain values that JSON can hold; the caller puts it into the manifest.
@@ -87,12 +90,18 @@ def verify_bundle(
         "ok": all(result["ok"] for result in results.values()),
         "backends": results,
         "floors_db": plan.parity.model_dump(mode="json"),
-        "prompt": recordings.prompt, "seed": SEED, "seconds": round(time.perf_counter() - start, 3),
+        "prompt": recordings.prompt,
+        "seed": SEED,
+        "seconds": round(time.perf_counter() - start, 3),
     }
 
 
 def eager_recordings(
-    pipeline: Pipeline, variants: Variants, manifest: Manifest, *, whole: bool = True,
+    pipeline: Pipeline,
+    variants: Variants,
+    manifest: Manifest,
+    *,
+    whole: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Recordings:
     """Makes a calibration prompt's picture with PyTorch and keeps a few calls of every graph.
@@ -119,7 +128,12 @@ def eager_recordings(
 
 
 def record_calls(
-    pipeline: Pipeline, variants: Variants, manifest: Manifest, *, prompts: int = 2, kept: int = 12,
+    pipeline: Pipeline,
+    variants: Variants,
+    manifest: Manifest,
+    *,
+    prompts: int = 2,
+    kept: int = 12,
 ) -> tuple[Recording, ...]:
     """Makes pictures of calibration prompts with PyTorch; `kept` calls of every graph and picture, spread over its
     trajectory. What a quantizer of activations learns from."""
@@ -228,14 +242,16 @@ def check_source(bundle: Bundle, pipeline: Pipeline) -> None:
         raise ModelError(
             f"'{pipeline.id}' has weights {pipeline.weights[:12]}, but this bundle was made from "
             f"{source.weights[:12]} of '{source.model}'; use that model, or build the bundle again from this one",
-            where=str(bundle.folder), code="other_model",
+            where=str(bundle.folder),
+            code="other_model",
         )
     ours, theirs = bundle.plan.model.distilled, pipeline.distilled.record.fingerprint if pipeline.distilled else None
     if ours != theirs:
         raise ModelError(
             f"this bundle's denoiser is {f'the distilled {ours[:12]}' if ours else 'not a distilled one'}, the "
             f"model's {f'is {theirs[:12]}' if theirs else 'is not distilled'}; give the model it was built from",
-            where=str(bundle.folder), code="other_model",
+            where=str(bundle.folder),
+            code="other_model",
         )
 
 
@@ -267,7 +283,10 @@ def _verify_backend(bundle: Bundle, plan: Plan, name: str, recordings: Recording
     image["ok"] = bool(trajectory["finite"] and image["psnr_db"] >= plan.parity.image_db)
     return {
         "ok": all(graph["ok"] for graph in graphs.values()) and image["ok"],
-        "stand_in": find_stand_in(bundle.manifest, name), "graphs": graphs, "trajectory": trajectory, "image": image,
+        "stand_in": find_stand_in(bundle.manifest, name),
+        "graphs": graphs,
+        "trajectory": trajectory,
+        "image": image,
         "seconds": round(time.perf_counter() - start, 3),
     }
 
@@ -299,9 +318,7 @@ def compare_arrays(reference: Array, found: Array) -> dict[str, Any]:
     return {"psnr_db": psnr(reference, found, peak, cap=CAP_DB), "max_abs": error, "finite": True}
 
 
-def _compare_program(
-    session: Session, recordings: Recordings, told: _Told
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def _compare_program(session: Session, recordings: Recordings, told: _Told) -> tuple[dict[str, Any], dict[str, Any]]:
     """The worst step, and the picture. A run that breaks off over NaN ends at the step that made it."""
     steps: list[float] = []
     try:

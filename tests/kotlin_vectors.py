@@ -44,11 +44,16 @@ def main(folder: Path) -> None:
     for prompt, negative, seed in CASES:
         *_, last = session.steps(prompt, negative, seed)
         pixels = session.decode(last.latent)
-        cases.append({
-            "prompt": prompt, "negative_prompt": negative, "seed": str(seed), "shape": list(pixels.shape),
-            "latent": [float(value) for value in last.latent.ravel()],
-            "pixels": base64.b64encode(pixels.tobytes()).decode(),
-        })  # fmt: skip
+        cases.append(
+            {
+                "prompt": prompt,
+                "negative_prompt": negative,
+                "seed": str(seed),
+                "shape": list(pixels.shape),
+                "latent": [float(value) for value in last.latent.ravel()],
+                "pixels": base64.b64encode(pixels.tobytes()).decode(),
+            }
+        )
     tokenizer, stage = bundle.tokenizer(), bundle.manifest.program.tokenize
     assert tokenizer is not None and stage is not None
     ids: list[dict[str, Any]] = [

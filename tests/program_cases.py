@@ -94,9 +94,14 @@ def run_case(case: ProgramCase) -> dict[str, Any]:
         latents.append([float(f"{value:.8g}") for value in latent.ravel()[::EVERY]])
     picture = session.decode(latent)
     return {
-        "name": case.name, "prompt": case.prompt, "negative_prompt": case.negative_prompt, "seed": str(case.seed),
-        "manifest": case.manifest.model_dump(mode="json", exclude_none=True), "latents": latents,
-        "shape": list(picture.shape), "pixels": [int(value) for value in picture.ravel()[::EVERY]],
+        "name": case.name,
+        "prompt": case.prompt,
+        "negative_prompt": case.negative_prompt,
+        "seed": str(case.seed),
+        "manifest": case.manifest.model_dump(mode="json", exclude_none=True),
+        "latents": latents,
+        "shape": list(picture.shape),
+        "pixels": [int(value) for value in picture.ravel()[::EVERY]],
     }
 
 
@@ -110,10 +115,13 @@ def make_cases() -> list[ProgramCase]:
     weights = ((), (2.0,), (1.5,), (), (3.0, -1.25))
     held = tuple(_with(row, held_guidance=given or None) for row, given in zip(held, weights, strict=True))
     noisy = tuple(
-        _with(row, input_scale=1.0 - 0.1 * index, update=Update(
-            x=(0.5, 0.2, 0.1)[: index + 1], e=(-0.2, 0.1)[: index + 1], noise=0.3 if index % 2 else 0.0))
+        _with(
+            row,
+            input_scale=1.0 - 0.1 * index,
+            update=Update(x=(0.5, 0.2, 0.1)[: index + 1], e=(-0.2, 0.1)[: index + 1], noise=0.3 if index % 2 else 0.0),
+        )
         for index, row in enumerate(rows)
-    )  # fmt: skip
+    )
     clipped = tuple(
         _with(row, update=Update(x=(0.5,), e=(), clip=Clip(x=1.1, e=-0.7, limit=0.8, weight=0.45))) for row in rows
     )
@@ -154,22 +162,30 @@ def _program(manifest: Manifest, **changes: Any) -> Manifest:
 
 def _rows(*calls: tuple[str | None, float | None]) -> tuple[ProgramRow, ...]:
     return tuple(
-        ProgramRow(graph=graph, guidance=guidance, timestep=900.0 - 150.0 * index,
-                   update=Update(x=(1.0 - 0.05 * index,), e=(-0.1 - 0.02 * index,)))
+        ProgramRow(
+            graph=graph,
+            guidance=guidance,
+            timestep=900.0 - 150.0 * index,
+            update=Update(x=(1.0 - 0.05 * index,), e=(-0.1 - 0.02 * index,)),
+        )
         for index, (graph, guidance) in enumerate(calls)
-    )  # fmt: skip
+    )
 
 
 def _labelled(manifest: Manifest, classes: Classes, mode: str = "batched") -> Manifest:
-    graphs = {name: _with(graph, inputs=[LABEL if spec.name == "encoder_hidden_states" else spec
-                                         for spec in graph.inputs]) for name, graph in manifest.graphs.items()}
+    graphs = {
+        name: _with(graph, inputs=[LABEL if spec.name == "encoder_hidden_states" else spec for spec in graph.inputs])
+        for name, graph in manifest.graphs.items()
+    }
     program = _with(manifest.program, tokenize=None, encode=None, classes=classes, mode=mode)
     return _with(manifest, kind="class-to-image", graphs=graphs, program=program)
 
 
 def _unconditional(manifest: Manifest, **changes: Any) -> Manifest:
-    graphs = {name: _with(graph, inputs=[spec for spec in graph.inputs if spec.name != "encoder_hidden_states"])
-              for name, graph in manifest.graphs.items()}
+    graphs = {
+        name: _with(graph, inputs=[spec for spec in graph.inputs if spec.name != "encoder_hidden_states"])
+        for name, graph in manifest.graphs.items()
+    }
     rows = _rows(("full", None), ("shallow", None), ("full", None))
     program = _with(manifest.program, tokenize=None, encode=None, rows=rows, steps=len(rows), **changes)
     return _with(manifest, kind="unconditional-image", graphs=graphs, program=program)
@@ -178,10 +194,18 @@ def _unconditional(manifest: Manifest, **changes: Any) -> Manifest:
 def _three_channels(manifest: Manifest) -> Manifest:
     shape = ("batch", 3, *LATENT[1:])
     graphs = {
-        name: _with(graph, **{side: [_with(spec, shape=shape) if spec.shape == ("batch", *LATENT) else spec
-                                     for spec in getattr(graph, side)] for side in ("inputs", "outputs")})
+        name: _with(
+            graph,
+            **{
+                side: [
+                    _with(spec, shape=shape) if spec.shape == ("batch", *LATENT) else spec
+                    for spec in getattr(graph, side)
+                ]
+                for side in ("inputs", "outputs")
+            },
+        )
         for name, graph in manifest.graphs.items()
-    }  # fmt: skip
+    }
     return _with(manifest, graphs=graphs, program=_with(manifest.program, latent=shape[1:]))
 
 

@@ -48,9 +48,15 @@ def denoiser(work: int, reads: bool) -> bytes:
         nodes += [node("Slice", ["sample", "from", "to", "axes"], ["cache_out_mid"])]
     small = {"from": np.zeros(3, np.int64), "to": np.array(CARRY), "axes": np.array([1, 2, 3])}
     return model(
-        nodes, inputs, outputs, zeros=np.zeros((256, 256), np.float32), eye=np.eye(256, dtype=np.float32),
-        nought=np.float32(0), tenth=np.float32(0.1), **({} if reads else small),
-    )  # fmt: skip
+        nodes,
+        inputs,
+        outputs,
+        zeros=np.zeros((256, 256), np.float32),
+        eye=np.eye(256, dtype=np.float32),
+        nought=np.float32(0),
+        tenth=np.float32(0.1),
+        **({} if reads else small),
+    )
 
 
 def running_parts(work: int) -> dict[str, bytes]:
@@ -58,15 +64,21 @@ def running_parts(work: int) -> dict[str, bytes]:
     table = np.arange(WIDTH * 4, dtype=np.float32).reshape(4, WIDTH)
     text = model(
         [helper.make_node("Gather", ["table", "input_ids"], ["last_hidden_state"])],
-        [io("input_ids", INT64, (1, LENGTH))], [io("last_hidden_state", FLOAT, (1, LENGTH, WIDTH))], table=table,
-    )  # fmt: skip
+        [io("input_ids", INT64, (1, LENGTH))],
+        [io("last_hidden_state", FLOAT, (1, LENGTH, WIDTH))],
+        table=table,
+    )
     scales = np.array([1, 1, 2, 2], np.float32)
     image = model(
-        [helper.make_node("Slice", ["z", "from", "to", "axes"], ["rgb"]),
-         helper.make_node("Resize", ["rgb", "", "scales"], ["image"], mode="nearest")],
-        [io("z", FLOAT, (1, *LATENT))], [io("image", FLOAT, (1, 3, 16, 16))],
-        **{"from": np.zeros(1, np.int64), "to": np.array([3]), "axes": np.array([1])}, scales=scales,
-    )  # fmt: skip
+        [
+            helper.make_node("Slice", ["z", "from", "to", "axes"], ["rgb"]),
+            helper.make_node("Resize", ["rgb", "", "scales"], ["image"], mode="nearest"),
+        ],
+        [io("z", FLOAT, (1, *LATENT))],
+        [io("image", FLOAT, (1, 3, 16, 16))],
+        **{"from": np.zeros(1, np.int64), "to": np.array([3]), "axes": np.array([1])},
+        scales=scales,
+    )
     graphs = {"unet/full": denoiser(work, False), "unet/shallow": denoiser(max(1, work // 8), True)}
     graphs |= {"text_encoder": text, "vae_decoder": image}
     return {**valid_parts(), **{f"onnxruntime/{name}.onnx": data for name, data in graphs.items()}}

@@ -23,15 +23,17 @@ CNXN, OPEN, OKAY, CLSE, WRTE = (struct.unpack("<I", word)[0] for word in (b"CNXN
 CHUNK = 64 * 1024
 EMULATOR = "qemu-aarch64-static -cpu cortex-a76"
 PROPERTIES = {
-    "ro.product.model": "StandIn", "ro.build.fingerprint": "edgediff/standin/1", "ro.product.cpu.abi": "arm64-v8a",
-    "ro.edgediff.standin": "1", "ro.kernel.qemu": "", "ro.boot.qemu": "",
+    "ro.product.model": "StandIn",
+    "ro.build.fingerprint": "edgediff/standin/1",
+    "ro.product.cpu.abi": "arm64-v8a",
+    "ro.edgediff.standin": "1",
+    "ro.kernel.qemu": "",
+    "ro.boot.qemu": "",
 }
 
 
 class _Connection:
-    def __init__(
-        self, root: Path, android: bool, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    def __init__(self, root: Path, android: bool, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.root, self.android, self.reader, self.writer = root, android, reader, writer
         self.streams: dict[int, tuple[int, asyncio.Queue[bytes | None], asyncio.Semaphore]] = {}
         self.services: set[asyncio.Task[None]] = set()
@@ -75,7 +77,7 @@ class _Connection:
                 return
             remote, _, free = self.streams[local]
             await free.acquire()
-            self.send(WRTE, local, remote, data[start:start + CHUNK])
+            self.send(WRTE, local, remote, data[start : start + CHUNK])
             await self.writer.drain()
 
     async def _service(self, local: int, service: str) -> None:
@@ -91,8 +93,13 @@ class _Connection:
             told = f"{self.root}/battery"
             tools = f"{get} dumpsys() {{ cat {told} 2>/dev/null; }};"
             process = await asyncio.create_subprocess_exec(
-                "sh", "-c", f"{tools} {command}", stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT, start_new_session=True,
+                "sh",
+                "-c",
+                f"{tools} {command}",
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,
             )
             assert process.stdout is not None
             try:
@@ -171,7 +178,7 @@ class _Connection:
             await self._fail(local, error)
             return
         for start in range(0, len(data), CHUNK):
-            part = data[start:start + CHUNK]
+            part = data[start : start + CHUNK]
             await self._write(local, struct.pack("<4sI", b"DATA", len(part)) + part)
         await self._write(local, struct.pack("<4sI", b"DONE", 0))
 
@@ -195,10 +202,12 @@ class StandIn:
 
     def vanish(self) -> None:
         """Cuts the cable."""
+
         def close() -> None:
             self.server.close()
             for writer in self.writers:
                 writer.transport.abort()
+
         self.loop.call_soon_threadsafe(close)
 
     def _run(self) -> None:

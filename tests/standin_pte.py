@@ -107,10 +107,13 @@ def lower(manifest: Manifest, file: Path, *, delegate: bool, **others: torch.nn.
 
 def write_bundle(case: ProgramCase, folder: Path, pte: Path) -> Path:
     """The case's manifest with its graphs in `pte`, and the golden ids; no more than a runner reads."""
-    artifact = {name: Artifact(file="executorch/graphs.pte", function=name, precision="fp32")
-                for name in case.manifest.graphs}
-    graphs = {name: graph.model_copy(update={"artifacts": {"executorch": artifact[name]}})
-              for name, graph in case.manifest.graphs.items()}
+    artifact = {
+        name: Artifact(file="executorch/graphs.pte", function=name, precision="fp32") for name in case.manifest.graphs
+    }
+    graphs = {
+        name: graph.model_copy(update={"artifacts": {"executorch": artifact[name]}})
+        for name, graph in case.manifest.graphs.items()
+    }
     manifest = case.manifest.model_copy(update={"graphs": graphs})
     (folder / "executorch").mkdir(parents=True)
     (folder / "executorch" / "graphs.pte").write_bytes(pte.read_bytes())
@@ -156,8 +159,9 @@ def write_golden(manifest: Manifest, folder: Path, pte: Path) -> None:
             method = program.load_method(name if batch == 1 else f"{name}_batch2")
             outputs = method.execute([torch.from_numpy(value) for value in inputs])
             for side, specs, values in (("in", graph.inputs, inputs), ("out", graph.outputs, outputs)):
-                tensors |= {f"{call}.{side}.{spec.name}": np.array(value)
-                            for spec, value in zip(specs, values, strict=True)}
+                tensors |= {
+                    f"{call}.{side}.{spec.name}": np.array(value) for spec, value in zip(specs, values, strict=True)
+                }
         save_file(tensors, folder / "golden" / f"{name}.safetensors")
 
 

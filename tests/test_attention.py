@@ -56,9 +56,11 @@ def inputs():
 
 
 MASKS = {
-    "none": {}, "causal": {"causal": True}, "bool": {"mask": torch.tril(torch.ones(15, 15)).bool()[None, None]},
+    "none": {},
+    "causal": {"causal": True},
+    "bool": {"mask": torch.tril(torch.ones(15, 15)).bool()[None, None]},
     "float": {"mask": torch.randn(1, 1, 15, 15, generator=torch.Generator().manual_seed(1))},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("mask", MASKS)

@@ -82,8 +82,11 @@ def lab(pipeline, tmp_path_factory):
 
 def typed(variant):
     return Graph(
-        component=variant.component, inputs=variant.inputs, outputs=variant.outputs,
-        carries_in=variant.carries_in, carries_out=variant.carries_out,
+        component=variant.component,
+        inputs=variant.inputs,
+        outputs=variant.outputs,
+        carries_in=variant.carries_in,
+        carries_out=variant.carries_out,
     )
 
 
@@ -206,7 +209,7 @@ def test_a_cut_network_is_lowered_in_silence(lab, tmp_path, capfd):
     attentions = ("down_blocks.0.attentions.0", "up_blocks.2.attentions.0", "up_blocks.2.attentions.1")
     variants = lab.variants(cuts=("mid_block", *attentions), calls=("full",) * 2)
     with cached_exports():
-        artifacts, = lower_variants(variants, HOST, tmp_path)
+        (artifacts,) = lower_variants(variants, HOST, tmp_path)
     assert capfd.readouterr() == ("", "")
     inputs = example(variants.graphs["full"], 1)
     runner = ort_backend.open_runner(
@@ -270,8 +273,16 @@ def test_a_branch_on_values_cannot_be_traced():
 
 def test_ends_that_are_not_the_variants_are_an_error():
     variant = fake_variant(nn.Identity(), torch.ones(2, 3))
-    wrong = Variant("toy", "toy", variant.module, variant.example, variant.inputs,
-                    (TensorSpec(name="y", dtype="float32", shape=(3, 2)),), {}, {})  # fmt: skip
+    wrong = Variant(
+        "toy",
+        "toy",
+        variant.module,
+        variant.example,
+        variant.inputs,
+        (TensorSpec(name="y", dtype="float32", shape=(3, 2)),),
+        {},
+        {},
+    )
     with pytest.raises(BackendError, match=r"'y' of graph 'toy' was exported as float32 \(2, 3\), the variant says"):
         _onnx_export.export_graph(wrong)
 
@@ -365,12 +376,16 @@ def test_eager_restores_cached_changes_from_the_carries_alone(pipeline, tmp_path
     artifacts = eager.lower(build_variants(pipeline, plan), HOST, tmp_path)
     wiring = wire_schedule(schedule, pipeline.graph)["less"]
     module = DenoiserGraph(pipeline.denoiser, pipeline.graph, wiring)
-    shapes = {name: pipeline.graph.by_name[carry.rstrip("+")].shape
-              for name, carry in zip(module.input_names[3:], wiring.reads, strict=True)}
+    shapes = {
+        name: pipeline.graph.by_name[carry.rstrip("+")].shape
+        for name, carry in zip(module.input_names[3:], wiring.reads, strict=True)
+    }
     inputs = tuple(TensorSpec(name=name, dtype="float32", shape=("batch", *shape)) for name, shape in shapes.items())
     own = build_variants(pipeline, plan).graphs["full"]
     graph = Graph(
-        component="unet", inputs=(*own.inputs, *inputs), outputs=own.outputs[:1],
+        component="unet",
+        inputs=(*own.inputs, *inputs),
+        outputs=own.outputs[:1],
         carries_in={name.removeprefix("cache_in_"): name for name in shapes},
     )
     runner = eager.open_runner(tmp_path, graph, artifacts.graphs["full"], batch=1)

@@ -181,11 +181,17 @@ def test_existing_output_is_refused_before_any_work(name: str, tmp_path: Path) -
     assert caught.value.code == "exists"
 
 
-@pytest.mark.parametrize(("name", "text"), [
-    ("folder", "is not an edgediff bundle"), ("empty", "is not an edgediff bundle"), ("file", "is not a folder"),
-    ("link", "is a link"), ("notes", "not the bundle's own \\('tokenizer/notes.txt'\\)"),
-    ("other_json", "is not an edgediff bundle"),
-])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("folder", "is not an edgediff bundle"),
+        ("empty", "is not an edgediff bundle"),
+        ("file", "is not a folder"),
+        ("link", "is a link"),
+        ("notes", "not the bundle's own \\('tokenizer/notes.txt'\\)"),
+        ("other_json", "is not an edgediff bundle"),
+    ],
+)
 def test_overwrite_never_deletes_what_is_not_ours(name: str, text: str, tmp_path: Path) -> None:
     _occupy(tmp_path / name, name)
     with pytest.raises(OutputError, match=f"{text}.*not replaced even with --overwrite") as caught:
@@ -334,13 +340,16 @@ def test_update_manifest_keeps_results(folder: Path) -> None:
     assert read.model_copy(update={"parity": None, "profile": None}) == bundle.manifest
 
 
-@pytest.mark.parametrize(("changes", "code", "text"), [
-    ({"paritty": {}}, "unknown_key", "did you mean 'parity'"),
-    ({"parity": {"psnr": float("nan")}}, "value", "JSON has not"),
-    ({"kind": "film"}, "value", "kind"),
-    ({"schema_version": "3.0"}, "version", "update edgediff"),
-    ({"files": ()}, "file", "plan"),
-])
+@pytest.mark.parametrize(
+    ("changes", "code", "text"),
+    [
+        ({"paritty": {}}, "unknown_key", "did you mean 'parity'"),
+        ({"parity": {"psnr": float("nan")}}, "value", "JSON has not"),
+        ({"kind": "film"}, "value", "kind"),
+        ({"schema_version": "3.0"}, "version", "update edgediff"),
+        ({"files": ()}, "file", "plan"),
+    ],
+)
 def test_a_bad_update_changes_nothing(folder: Path, changes: dict[str, object], code: str, text: str) -> None:
     before = contents(folder)
     with pytest.raises(BundleError, match=text) as caught:
@@ -411,11 +420,18 @@ def _zip64(size: int) -> bytes:
     return record + struct.pack("<4sIQI", b"PK\6\7", 0, 0, 1) + _eocd(46)
 
 
-@pytest.mark.parametrize(("data", "code"), [
-    (b"", "not_a_bundle"), (b"not a zip at all, but long enough", "not_a_bundle"),
-    (_eocd(0, b"comment"), "not_a_bundle"), (_eocd(1 << 30), "limit"), (_zip64(1 << 40), "limit"),
-    (_eocd(9000), "archive"), (_eocd(0), "not_a_bundle"),
-])
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"", "not_a_bundle"),
+        (b"not a zip at all, but long enough", "not_a_bundle"),
+        (_eocd(0, b"comment"), "not_a_bundle"),
+        (_eocd(1 << 30), "limit"),
+        (_zip64(1 << 40), "limit"),
+        (_eocd(9000), "archive"),
+        (_eocd(0), "not_a_bundle"),
+    ],
+)
 def test_zip_directories(data: bytes, code: str, tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(data)
     with pytest.raises(BundleError) as caught:
@@ -427,7 +443,7 @@ def test_damaged_and_missing_zips(folder: Path, tmp_path: Path) -> None:
     file = pack_bundle(open_bundle(folder), tmp_path / "a.zip")
     data = file.read_bytes()
     at = data.index(b"graph unet/full")
-    file.write_bytes(data[:at] + b"GRAPH" + data[at + 5:])
+    file.write_bytes(data[:at] + b"GRAPH" + data[at + 5 :])
     with pytest.raises(BundleError, match="is damaged: Bad CRC-32") as caught:
         unpack_bundle(file, tmp_path / "out")
     assert caught.value.code == "archive"
@@ -473,8 +489,12 @@ def test_schemas_accept_what_is_valid_and_name_what_is_not() -> None:
         validator.check_schema(validator.schema)
     assert not list(validators["manifest"].iter_errors(tree.manifest))
     assert not list(validators["plan"].iter_errors(json.loads(tree.files["plan.json"])))
-    refused = {case.name for case in CASES if case.name in ("unknown_key", "no_rows", "text_for_number")
-               and list(validators["manifest"].iter_errors(case.tree().manifest))}
+    refused = {
+        case.name
+        for case in CASES
+        if case.name in ("unknown_key", "no_rows", "text_for_number")
+        and list(validators["manifest"].iter_errors(case.tree().manifest))
+    }
     assert refused == {"unknown_key", "no_rows", "text_for_number"}
     assert all(issubclass(model, Model) for model in MODELS.values())
 

@@ -37,10 +37,13 @@ def _narrow(monkeypatch):
 @pytest.fixture
 def failing(monkeypatch):
     """Makes `edgediff recipes` raise what it is given."""
+
     def install(error: BaseException) -> None:
         def run(args):
             raise error
+
         monkeypatch.setitem(COMMANDS, "recipes", main_module.Command(run, "fails"))
+
     return install
 
 
@@ -104,10 +107,13 @@ def test_unknown_names_fail_before_anything_is_loaded(tmp_path, capsys):
 def test_errors_as_json(tmp_path, capsys):
     assert main(["inspect", str(tmp_path / "nowhere"), "--json"]) == 2
     captured = capsys.readouterr()
-    assert json.loads(captured.out) == {"error": {
-        "code": "not_a_bundle", "where": str(tmp_path / "nowhere"),
-        "message": "is not an edgediff bundle: it does not exist",
-    }}
+    assert json.loads(captured.out) == {
+        "error": {
+            "code": "not_a_bundle",
+            "where": str(tmp_path / "nowhere"),
+            "message": "is not an edgediff bundle: it does not exist",
+        }
+    }
     assert captured.err == ""
     assert main(["inspect", "--json"]) == 2
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "usage"
@@ -154,10 +160,12 @@ def test_interrupted(failing, capsys):
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX systems")
 def test_ctrl_c_ends_a_running_command_with_one_line():
-    code = ("import signal, sys, time\nfrom edgediff.cli import main as cli\n"
-            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job's child ignores it
-            "def run(args):\n    print('ready', flush=True)\n    time.sleep(60)\n"
-            "cli.COMMANDS['recipes'] = cli.Command(run, 'waits')\nsys.exit(cli.main(['recipes']))")
+    code = (
+        "import signal, sys, time\nfrom edgediff.cli import main as cli\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job's child ignores it
+        "def run(args):\n    print('ready', flush=True)\n    time.sleep(60)\n"
+        "cli.COMMANDS['recipes'] = cli.Command(run, 'waits')\nsys.exit(cli.main(['recipes']))"
+    )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
@@ -178,7 +186,10 @@ def test_a_reader_that_leaves_is_no_error():
 
 
 def test_it_works_in_an_empty_folder_and_any_locale(tmp_path):
-    settings = {"cwd": tmp_path, "env": {**os.environ, "LC_ALL": "C", "PYTHONPATH": str(Path(edgediff.__file__).parents[1])}}
+    settings = {
+        "cwd": tmp_path,
+        "env": {**os.environ, "LC_ALL": "C", "PYTHONPATH": str(Path(edgediff.__file__).parents[1])},
+    }
     assert "balanced" in shell("recipes", **settings).stdout
     assert shell("--version", **settings).stdout.startswith("edgediff 0.")
     assert list(tmp_path.iterdir()) == []
@@ -197,10 +208,13 @@ def test_every_command_that_is_written_down_parses(file):
             load_target(args.target)
 
 
-@pytest.mark.parametrize(("name", "message"), [
-    ("a.jpg", "pictures are written as PNG; give a name that ends in .png"),
-    ("missing/a.png", "does not exist; create it"),
-])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("a.jpg", "pictures are written as PNG; give a name that ends in .png"),
+        ("missing/a.png", "does not exist; create it"),
+    ],
+)
 def test_run_refuses_a_bad_output_before_it_opens_the_bundle(tmp_path, capsys, name, message):
     assert main(["run", str(tmp_path), "red heart", str(tmp_path / name)]) == 2
     assert message in capsys.readouterr().err
@@ -274,10 +288,21 @@ def workshop(tmp_path_factory):
     folder = tmp_path_factory.mktemp("workshop")
     write_tiny_model(folder / "model")
     (folder / "quick.toml").write_text(RECIPE, encoding="utf-8")
-    assert main([
-        "build", str(folder / "model"), "--recipe", str(folder / "quick.toml"), "--backend", "eager",
-        "--out", str(folder / "a.edgediff"),
-    ]) == 0
+    assert (
+        main(
+            [
+                "build",
+                str(folder / "model"),
+                "--recipe",
+                str(folder / "quick.toml"),
+                "--backend",
+                "eager",
+                "--out",
+                str(folder / "a.edgediff"),
+            ]
+        )
+        == 0
+    )
     return folder
 
 
@@ -341,8 +366,10 @@ def test_inspect_says_who_runs_what_and_in_how_much_memory(bundle):
     left = "sin in module 'unet.down_blocks.0.a_module_of_a_long_name.time_proj' (Timesteps), embeddings.py:1084"
     graphs = dict(opened.manifest.graphs)
     for name, memory in (("full", 3_000_000), ("shallow", 2_000_000)):
-        artifact = graphs[name].artifacts["eager"].model_copy(
-            update={"delegates": {"SomeBackend": 2}, "outside": {left: 4}, "memory_bytes": memory}
+        artifact = (
+            graphs[name]
+            .artifacts["eager"]
+            .model_copy(update={"delegates": {"SomeBackend": 2}, "outside": {left: 4}, "memory_bytes": memory})
         )
         graphs[name] = graphs[name].model_copy(update={"artifacts": {"eager": artifact}})
     manifest = opened.manifest.model_copy(update={"graphs": graphs})
@@ -370,10 +397,16 @@ def test_a_missed_floor_is_exit_status_1(bundle, capsys, monkeypatch):
     from edgediff import verify
 
     graph = {"psnr_db": 12.0, "max_abs": 1.0, "floor_db": 60.0, "ok": False}
-    found = {"ok": False, "backends": {"eager": {
-        "graphs": {"full": graph}, "trajectory": {"worst_step": 2, "psnr_db": 9.0},
-        "image": {"psnr_db": 11.0, "floor_db": 35.0, "ok": False},
-    }}}
+    found = {
+        "ok": False,
+        "backends": {
+            "eager": {
+                "graphs": {"full": graph},
+                "trajectory": {"worst_step": 2, "psnr_db": 9.0},
+                "image": {"psnr_db": 11.0, "floor_db": 35.0, "ok": False},
+            }
+        },
+    }
     monkeypatch.setattr(verify, "verify_bundle", lambda *_, **__: found)
     monkeypatch.setattr(bundle_module, "update_manifest", lambda *_, **__: None)
     said = text(capsys, "verify", bundle, code=1)
@@ -421,8 +454,11 @@ def test_profile_keeps_its_table_in_the_manifest(bundle, capsys, monkeypatch):
     from edgediff.runtime.latency import LatencyTable, graph_times, image_times
 
     table = LatencyTable(
-        source="measured", device={"name": "this machine", "backend": "eager"},
-        graphs={"full": graph_times([1.0])}, end_to_end_ms=image_times([9.0]), samples={"end_to_end_ms": (9.0,)},
+        source="measured",
+        device={"name": "this machine", "backend": "eager"},
+        graphs={"full": graph_times([1.0])},
+        end_to_end_ms=image_times([9.0]),
+        samples={"end_to_end_ms": (9.0,)},
     )
     asked = {}
     monkeypatch.setattr(profiling, "profile_bundle", lambda bundle, **settings: asked.update(settings) or table)
@@ -447,7 +483,10 @@ def test_evaluate_says_what_beats_what(workshop, bundle, capsys, monkeypatch):
 
     figures = {"retrieval_at_1": 0.5, "frechet": None, "psnr_db": 20.0, "ssim": 0.8}
     found = {
-        "prompts": 4, "n": 8, **figures, "reference": figures,
+        "prompts": 4,
+        "n": 8,
+        **figures,
+        "reference": figures,
         "equal_compute": {"sampler": "ddim", "steps": 3, **figures},
         "against_equal_compute": {"ssim": {"difference": 0.1, "low": 0.05, "high": 0.2, "better": True}},
         "reasons": {"frechet": "too few pictures"},

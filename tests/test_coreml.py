@@ -100,7 +100,8 @@ def test_coreml_s_own_reader_sees_the_same_functions_and_weights(built):
     for operation in program.functions["full"].operations:
         if operation.op_type == "const" and isinstance(operation.val.val, np.ndarray) and operation.val.val.size > 100:
             message = next(
-                one.attributes["val"] for one in ours.block("full").operations
+                one.attributes["val"]
+                for one in ours.block("full").operations
                 if one.type == "const" and one.outputs[0].name == operation.outputs[0].name
             )
             np.testing.assert_array_equal(ours.value(message), operation.val.val)
@@ -134,8 +135,21 @@ def test_the_same_parts_give_the_same_bytes(built, tmp_path):
 
 # Coded weights
 
-WORDS = ["palette1", "palette2", "palette3", "palette4", "palette6", "palette8", "palette4/4", "int8", "int4", "int4/4",
-         "sparse50", "sparse50+palette4", "sparse50+int8"]
+WORDS = [
+    "palette1",
+    "palette2",
+    "palette3",
+    "palette4",
+    "palette6",
+    "palette8",
+    "palette4/4",
+    "int8",
+    "int4",
+    "int4/4",
+    "sparse50",
+    "sparse50+palette4",
+    "sparse50+int8",
+]
 
 
 @pytest.mark.parametrize("word", WORDS)
@@ -185,8 +199,9 @@ def old(tmp_path_factory):
         return mb.linear(x=x, weight=weight, name="y")
 
     path = tmp_path_factory.mktemp("old") / "one.mlpackage"
-    model = ct.convert(program, minimum_deployment_target=ct.target.iOS16, compute_precision=ct.precision.FLOAT32,
-                       skip_model_load=True)
+    model = ct.convert(
+        program, minimum_deployment_target=ct.target.iOS16, compute_precision=ct.precision.FLOAT32, skip_model_load=True
+    )
     model.save(str(path))
     return path, weight
 
@@ -207,10 +222,14 @@ def test_the_formats_that_ios_16_has_are_written_as_it_reads_them(old, tmp_path,
     np.testing.assert_allclose(program.run(x=x)["y"], wanted, rtol=2e-3, atol=2e-3)
 
 
-@pytest.mark.parametrize(("word", "what"), [
-    ("palette4/4", "a table per group of channels"), ("int4/32", "4 bits, or a scale per block,"),
-    ("sparse50+palette4", "sparse weights whose rest is coded"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("word", "what"),
+    [
+        ("palette4/4", "a table per group of channels"),
+        ("int4/32", "4 bits, or a scale per block,"),
+        ("sparse50+palette4", "sparse weights whose rest is coded"),
+    ],
+)
 def test_formats_of_ios_18_are_refused_before_it(old, tmp_path, word, what):
     with pytest.raises(BackendError, match=f"{what} is a weight format of iOS 18; choose deployment 'iOS18'"):
         code_old(old, tmp_path / "coded.mlpackage", word)
@@ -321,18 +340,25 @@ CONTRACT = {
         {"last_hidden_state": ("float32", (1, 16, 16)), "pooled_outputs": ("float32", (1, 16))},
     ),
     "Unet": (
-        {"sample": ("float16", (2, 4, 16, 16)), "timestep": ("float16", (2,)),
-         "encoder_hidden_states": ("float16", (2, 16, 1, 16))},
+        {
+            "sample": ("float16", (2, 4, 16, 16)),
+            "timestep": ("float16", (2,)),
+            "encoder_hidden_states": ("float16", (2, 16, 1, 16)),
+        },
         {"noise_pred": ("float32", (2, 4, 16, 16))},
     ),
     "VAEDecoder": ({"z": ("float16", (1, 4, 16, 16))}, {"image": ("float32", (1, 3, 32, 32))}),
-}  # fmt: skip
+}
 ARRAYS = {"float16": 65552, "float32": 65568}
 
 
 def test_apples_folder_has_the_names_that_their_package_looks_for(apple):
     assert {path.name for path in (apple / "Resources").iterdir()} == {
-        "TextEncoder.mlpackage", "Unet.mlpackage", "VAEDecoder.mlpackage", "vocab.json", "merges.txt"
+        "TextEncoder.mlpackage",
+        "Unet.mlpackage",
+        "VAEDecoder.mlpackage",
+        "vocab.json",
+        "merges.txt",
     }
     assert "xcrun coremlcompiler compile" in (apple / "compile.sh").read_text()
 

@@ -27,9 +27,11 @@ from tests.tiny import cached_conversions, tiny_pipeline, tiny_plan
 
 GUIDED = (4.0, 4.0, 4.0, None, None)  # the last two calls run the prompt alone: every graph at two batches
 FORMS = {
-    "plain": {}, "state": {"cache": "state"}, "chunks": {"chunks": 2},
+    "plain": {},
+    "state": {"cache": "state"},
+    "chunks": {"chunks": 2},
     "old chunks": {"chunks": 2, "deployment": "iOS17", "attention": "original"},
-}  # fmt: skip
+}
 CACHE = "up_blocks_1_upsamplers_0"
 
 
@@ -43,7 +45,8 @@ def lowered(pipeline, tmp_path_factory):
     """Form -> (folder, manifest), and the variants. Converting takes seconds a graph, so all forms link the same
     programs of iOS 18: what `old chunks` is for is its packages, one per function."""
     plan = tiny_plan(
-        pipeline, {"coreml": BackendPlan(precision="fp16", format="mlpackage")},
+        pipeline,
+        {"coreml": BackendPlan(precision="fp16", format="mlpackage")},
         calls=("full", "shallow", "full", "full", "shallow"),
     )
     plan = plan.model_copy(update={"guidance": GuidancePlan(mode="batched", calls=GUIDED)})
@@ -120,7 +123,8 @@ def test_prompts_one_after_the_other_have_a_state_each(pipeline, lowered, embedd
         return one.model_copy(update={"program": program})
 
     for one, other in zip(
-        latents(folder, sequential(manifest), embeddings), latents(plain[0], sequential(plain[1]), embeddings),
+        latents(folder, sequential(manifest), embeddings),
+        latents(plain[0], sequential(plain[1]), embeddings),
         strict=True,
     ):
         np.testing.assert_array_equal(one, other)
@@ -205,8 +209,9 @@ def test_a_feature_for_other_graphs_may_cross_to_the_second_chunk(tmp_path):
         feature = mb.linear(x=sample, weight=weights[0], name="cache_out_a")
         return mb.linear(x=feature, weight=weights[1], name="noise_pred"), feature
 
-    model = ct.convert(program, minimum_deployment_target=ct.target.iOS16, compute_precision=ct.precision.FLOAT32,
-                       skip_model_load=True)
+    model = ct.convert(
+        program, minimum_deployment_target=ct.target.iOS16, compute_precision=ct.precision.FLOAT32, skip_model_load=True
+    )
     model.save(str(tmp_path / "whole.mlpackage"))
     (cut,) = plan_cuts([(mil.open_package(tmp_path / "whole.mlpackage"), "main")])
     for index in (0, 1):
@@ -225,12 +230,18 @@ def test_a_feature_for_other_graphs_may_cross_to_the_second_chunk(tmp_path):
 # What cannot be
 
 
-@pytest.mark.parametrize(("table", "precision", "message"), [
-    ({"deployment": "iOS17", "attention": "original"}, "fp16",
-     r"is a feature of iOS 18, and the target deploys to iOS17; choose cache 'io', or deployment 'iOS18'"),
-    ({}, "fp32", "Core ML keeps state in fp16 only, and the plan's precision is fp32; choose cache 'io'"),
-    ({"chunks": 2}, "fp16", "chunks 2 makes the denoiser two packages, which share no state; choose cache 'io'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("table", "precision", "message"),
+    [
+        (
+            {"deployment": "iOS17", "attention": "original"},
+            "fp16",
+            r"is a feature of iOS 18, and the target deploys to iOS17; choose cache 'io', or deployment 'iOS18'",
+        ),
+        ({}, "fp32", "Core ML keeps state in fp16 only, and the plan's precision is fp32; choose cache 'io'"),
+        ({"chunks": 2}, "fp16", "chunks 2 makes the denoiser two packages, which share no state; choose cache 'io'"),
+    ],
+)
 def test_states_that_cannot_be_are_refused(pipeline, tmp_path, table, precision, message):
     plan = tiny_plan(pipeline, {"coreml": BackendPlan(precision=precision, format="mlpackage")})
     with pytest.raises(BackendError, match=message):
@@ -257,10 +268,13 @@ def test_a_program_with_no_place_for_a_cut_is_refused():
         plan_cuts([(package, "main")])
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"full": {}}, "is in one state for some graphs on coreml, and not for others"),
-    ({"full": {"noise_pred": "x"}}, "has a state for 'noise_pred', which is no carry of it"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"full": {}}, "is in one state for some graphs on coreml, and not for others"),
+        ({"full": {"noise_pred": "x"}}, "has a state for 'noise_pred', which is no carry of it"),
+    ],
+)
 def test_a_manifest_whose_states_contradict_each_other_is_refused(lowered, change, message):
     _, manifest = lowered[0]["state"]
     with pytest.raises(BundleError, match=message):
@@ -308,8 +322,11 @@ def test_apples_folder_of_either_form_computes_the_denoiser(lowered, pipeline, t
     generator = np.random.default_rng(0)
     latent = generator.standard_normal((2, 4, 16, 16)).astype(np.float32)
     text = generator.standard_normal((2, 16, 16)).astype(np.float32)
-    given = {"sample": latent, "timestep": np.array([401.0, 401.0]),
-             "encoder_hidden_states": text.transpose(0, 2, 1)[:, :, None]}
+    given = {
+        "sample": latent,
+        "timestep": np.array([401.0, 401.0]),
+        "encoder_hidden_states": text.transpose(0, 2, 1)[:, :, None],
+    }
     known = dict(given)
     for name in names:
         program = mil.load(resources / f"{name}.mlpackage")

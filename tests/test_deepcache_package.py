@@ -40,7 +40,10 @@ def test_same_latents_as_the_published_helper(model, interval, tmp_path):
     helper.enable()
     with torch.no_grad():
         drawn = theirs(
-            prompt, num_inference_steps=CALLS, guidance_scale=SCALE, output_type="latent",
+            prompt,
+            num_inference_steps=CALLS,
+            guidance_scale=SCALE,
+            output_type="latent",
             latents=rollout.starts(slice(0, 1)).clone(),
         ).images
     helper.disable()

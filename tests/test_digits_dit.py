@@ -59,7 +59,9 @@ def test_it_draws_the_digit_that_is_asked_for_far_more_often_than_by_chance(unto
 @pytest.mark.parametrize(
     ("kind", "options", "floor"),
     [
-        ("fora", {"interval": 2}, 25.0), ("delta_dit", {"interval": 2}, 25.0), ("output_hold", {"count": 5}, 20.0),
+        ("fora", {"interval": 2}, 25.0),
+        ("delta_dit", {"interval": 2}, 25.0),
+        ("output_hold", {"count": 5}, 20.0),
         ("taylorseer", {"interval": 2}, 25.0),
     ],
 )

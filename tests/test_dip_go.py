@@ -286,5 +286,5 @@ def test_a_dit_trains_too(tmp_path):
 def test_pictures_too_small_for_ssim_are_refused(tmp_path):
     pipeline = family_pipeline(tmp_path / "pixel", "dit-pixel")
     setting = Setting(pipeline.graph, step_table(pipeline, "ddim", 3), (None,) * 3)
-    with pytest.raises(MethodError, match="8 x 8 are too small for SSIM's window of 11; set loss = \"latent\""):
+    with pytest.raises(MethodError, match='8 x 8 are too small for SSIM\'s window of 11; set loss = "latent"'):
         dip_go.measure(dip_go.Spec(**QUICK), Rollout(pipeline, ["3"], [0]), setting)

@@ -96,8 +96,14 @@ def test_taps_are_the_ends_of_blocks_in_both_networks(pipeline):
     taps = choose_taps(pipeline.graph, "block")
     assert taps[0] == "down_blocks.0.downsamplers.0"
     assert [pipeline.graph.by_name[tap].block for tap in taps] == [
-        "down_blocks.0", "down_blocks.1", "down_blocks.2", "mid_block", "up_blocks.0", "up_blocks.1", "up_blocks.2",
-    ]  # fmt: skip
+        "down_blocks.0",
+        "down_blocks.1",
+        "down_blocks.2",
+        "mid_block",
+        "up_blocks.0",
+        "up_blocks.1",
+        "up_blocks.2",
+    ]
     assert set(taps) < set(choose_taps(pipeline.graph, "layer"))
     network, graph = cut_network(pipeline.denoiser, pipeline.graph, CUTS)
     inputs = torch.randn(2, 4, 16, 16), torch.tensor([3, 700]), torch.randn(2, 16, 16)
@@ -199,15 +205,21 @@ def broken_shard(folder: Path) -> None:
     (folder / "0.tar").write_bytes(buffer.getvalue()[:3000])
 
 
-@pytest.mark.parametrize(("make", "message"), [
-    (lambda f: None, "has no pictures with captions"),
-    (lambda f: (f / "a.png").write_bytes(b"x"), r"picture 'a.png' has no caption; write one to 'a.txt'"),
-    (lambda f: [(f / "a.png").write_bytes(b"x"), (f / "a.txt").write_bytes(b"\xff")], "'a.txt' is not UTF-8"),
-    (lambda f: (f / "metadata.jsonl").write_text("{}"), r'line 1 is not {"file_name"'),
-    (lambda f: (f / "metadata.jsonl").write_text('{"file_name": "b.png", "text": ""}'), "'b.png', which is not there"),
-    (lambda f: (f / "0.tar").write_bytes(b"not a tar"), "is not an uncompressed tar shard"),
-    (broken_shard, "shard|cut short"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda f: None, "has no pictures with captions"),
+        (lambda f: (f / "a.png").write_bytes(b"x"), r"picture 'a.png' has no caption; write one to 'a.txt'"),
+        (lambda f: [(f / "a.png").write_bytes(b"x"), (f / "a.txt").write_bytes(b"\xff")], "'a.txt' is not UTF-8"),
+        (lambda f: (f / "metadata.jsonl").write_text("{}"), r'line 1 is not {"file_name"'),
+        (
+            lambda f: (f / "metadata.jsonl").write_text('{"file_name": "b.png", "text": ""}'),
+            "'b.png', which is not there",
+        ),
+        (lambda f: (f / "0.tar").write_bytes(b"not a tar"), "is not an uncompressed tar shard"),
+        (broken_shard, "shard|cut short"),
+    ],
+)
 def test_bad_pairs_are_named(tmp_path, make, message):
     make(tmp_path)
     with pytest.raises(MethodError, match=message):

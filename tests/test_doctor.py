@@ -25,7 +25,9 @@ def installed(monkeypatch):
             if found is None:
                 raise importlib.metadata.PackageNotFoundError(name)
             return found or real(name)
+
         monkeypatch.setattr(importlib.metadata, "version", version)
+
     return install
 
 
@@ -36,10 +38,12 @@ def by_name(checks) -> dict[str, Check]:
 def test_a_missing_library_comes_with_the_command_that_brings_it(installed):
     installed(torch=None, onnxruntime=None)
     found = by_name(doctor.check_libraries())
-    assert found["torch"] == Check("library", "torch", "missing", "is not installed",
-                                   'pip install "torch==2.13.0"', needed=True)
-    assert found["onnxruntime"] == Check("library", "onnxruntime", "missing", "for the extra 'onnxruntime'",
-                                         'pip install "edgediff[onnxruntime]"')
+    assert found["torch"] == Check(
+        "library", "torch", "missing", "is not installed", 'pip install "torch==2.13.0"', needed=True
+    )
+    assert found["onnxruntime"] == Check(
+        "library", "onnxruntime", "missing", "for the extra 'onnxruntime'", 'pip install "edgediff[onnxruntime]"'
+    )
     assert not doctor.is_healthy(tuple(found.values()))
 
 
@@ -47,7 +51,9 @@ def test_another_version_than_the_tested_one_is_not_in_order(installed):
     installed(numpy="2.4.6")
     found = by_name(doctor.check_libraries())["numpy"]
     assert (found.state, found.detail, found.fix) == (
-        "broken", "2.4.6, tested with ==2.1.3", 'pip install "numpy==2.1.3"',
+        "broken",
+        "2.4.6, tested with ==2.1.3",
+        'pip install "numpy==2.1.3"',
     )
 
 
@@ -59,6 +65,7 @@ def test_a_build_of_the_tested_version_is_in_order(installed):
 def test_without_a_record_of_its_own_it_says_so(monkeypatch):
     def requires(name):
         raise importlib.metadata.PackageNotFoundError(name)
+
     monkeypatch.setattr(importlib.metadata, "requires", requires)
     (found,) = doctor.check_libraries()
     assert (found.state, found.fix) == ("missing", "pip install -e . in the checkout")
@@ -68,7 +75,11 @@ def test_a_backend_whose_library_is_missing_says_how_to_get_it(monkeypatch):
     text = "coreml needs the library 'coremltools': pip install \"edgediff[coreml]\""
     monkeypatch.setattr(doctor, "PROBE", f"import sys; print('noise', file=sys.stderr); sys.exit({text!r})")
     assert doctor.probe_backend("coreml") == Check(
-        "backend", "coreml", "missing", "coreml needs the library 'coremltools'", 'pip install "edgediff[coreml]"',
+        "backend",
+        "coreml",
+        "missing",
+        "coreml needs the library 'coremltools'",
+        'pip install "edgediff[coreml]"',
     )
 
 
@@ -91,9 +102,14 @@ def test_an_unknown_backend_is_broken():
 
 def test_links_name_their_tool(monkeypatch):
     monkeypatch.setattr(doctor.shutil, "which", lambda name: "/bin/true" if name == "adb" else None)
-    monkeypatch.setattr(doctor, "LINK_TOOLS", {
-        "adb": (f"{sys.executable} --version", ""), "xcrun": ("xcrun --version", "on macOS only"),
-    })
+    monkeypatch.setattr(
+        doctor,
+        "LINK_TOOLS",
+        {
+            "adb": (f"{sys.executable} --version", ""),
+            "xcrun": ("xcrun --version", "on macOS only"),
+        },
+    )
     adb, xcrun = doctor.check_links()
     assert (adb.state, adb.detail.split()[0]) == ("ok", "Python")
     assert (xcrun.state, xcrun.fix) == ("missing", "on macOS only")
@@ -118,8 +134,9 @@ def test_the_command_fits_80_columns_and_fails_only_for_what_is_needed(monkeypat
 
 
 def test_every_backend_here_is_looked_at():
-    done = subprocess.run([sys.executable, "-m", "edgediff", "doctor", "--json"], capture_output=True, text=True,
-                          timeout=300, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "edgediff", "doctor", "--json"], capture_output=True, text=True, timeout=300, check=False
+    )
     checks = json.loads(done.stdout)["checks"]
     assert {"onnxruntime"} <= {check["name"] for check in checks if check["group"] == "backend"}
     assert {check["state"] for check in checks} <= {"ok", "note", "missing", "broken"}

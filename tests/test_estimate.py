@@ -180,10 +180,19 @@ def test_the_fit_finds_what_made_the_times():
     prior = Prior(1e4, 50.0)
     logs = start(prior) + 0.4
     rows = [
-        Measurement(graph, graph, chip, "r", "fp16", float(
-            np.exp(logs + (prior.slopes() @ spec_of(prior, chips[chip]))[PART_OF])
-            @ scaled_design(graphs[graph], prior, "fp16")))
-        for graph in graphs for chip in chips
+        Measurement(
+            graph,
+            graph,
+            chip,
+            "r",
+            "fp16",
+            float(
+                np.exp(logs + (prior.slopes() @ spec_of(prior, chips[chip]))[PART_OF])
+                @ scaled_design(graphs[graph], prior, "fp16")
+            ),
+        )
+        for graph in graphs
+        for chip in chips
     ]
     found = fit(rows, graphs, chips, prior)
     for row in rows:

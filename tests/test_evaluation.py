@@ -140,9 +140,7 @@ def test_a_second_evaluation_pays_only_for_the_compressed_pictures(
     assert other["psnr_db"] > first["psnr_db"]
 
 
-def test_a_damaged_picture_is_made_again(
-    reused: Bundle, pipeline: Pipeline, prompts: Path, tmp_path: Path
-) -> None:
+def test_a_damaged_picture_is_made_again(reused: Bundle, pipeline: Pipeline, prompts: Path, tmp_path: Path) -> None:
     first = evaluate_bundle(reused, prompts=prompts, pipeline=pipeline, cache=tmp_path)
     key = first["pictures"][0]["reference"]
     file = next(tmp_path.rglob(f"{key}.npz"))
@@ -152,9 +150,7 @@ def test_a_damaged_picture_is_made_again(
     assert not list(tmp_path.rglob(".*"))
 
 
-def test_without_a_judge_figures_are_null_with_a_reason(
-    reused: Bundle, pipeline: Pipeline, prompts: Path
-) -> None:
+def test_without_a_judge_figures_are_null_with_a_reason(reused: Bundle, pipeline: Pipeline, prompts: Path) -> None:
     found = evaluate_bundle(reused, prompts=prompts, pipeline=pipeline)
     for part in (found, found["reference"], found["equal_compute"]):
         assert part["retrieval_at_1"] is None

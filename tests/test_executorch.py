@@ -69,25 +69,45 @@ def picture(*size):
 
 
 BLOCKS = {
-    "group_norm": (Block(lambda m, x: m[2](functional.silu(m[1](m[0](x)))), nn.Conv2d(8, 16, 3, padding=1),
-                         nn.GroupNorm(4, 16), nn.Conv2d(16, 8, 1)), [picture(8, 6, 5)]),
+    "group_norm": (
+        Block(
+            lambda m, x: m[2](functional.silu(m[1](m[0](x)))),
+            nn.Conv2d(8, 16, 3, padding=1),
+            nn.GroupNorm(4, 16),
+            nn.Conv2d(16, 8, 1),
+        ),
+        [picture(8, 6, 5)],
+    ),
     "group_norm of tokens": (Block(lambda m, x: m[0](x), nn.GroupNorm(4, 16)), [picture(16, 10)]),
-    "layer_norm": (Block(lambda m, x: m[1](m[0](x)), nn.LayerNorm(16), nn.LayerNorm(16, elementwise_affine=False)),
-                   [picture(10, 16)]),
+    "layer_norm": (
+        Block(lambda m, x: m[1](m[0](x)), nn.LayerNorm(16), nn.LayerNorm(16, elementwise_affine=False)),
+        [picture(10, 16)],
+    ),
     "attention": (attention(4), [picture(10, 16), picture(6, 16)]),
     "attention, causal": (attention(2, causal=True), [picture(6, 16), picture(6, 16)]),
     "geglu": (Block(geglu, nn.Linear(16, 32)), [picture(10, 16)]),
     "split": (Block(lambda m, x: torch.cat(x.split([3, 5], 1)[::-1], 1)), [picture(8, 4, 4)]),
-    "upsample": (Block(lambda m, x: m[0](functional.interpolate(x, scale_factor=2.0)), nn.Conv2d(8, 8, 3, padding=1)),
-                 [picture(8, 5, 4)]),
+    "upsample": (
+        Block(lambda m, x: m[0](functional.interpolate(x, scale_factor=2.0)), nn.Conv2d(8, 8, 3, padding=1)),
+        [picture(8, 5, 4)],
+    ),
     "sinusoid": (Block(sinusoid, nn.Linear(16, 16)), [torch.tensor([801.0])]),
-    "batch of times": (Block(lambda m, x: m[0](x.expand(2)[:, None] * torch.ones(16)), nn.Linear(16, 16)),
-                       [torch.tensor([3.0])]),
+    "batch of times": (
+        Block(lambda m, x: m[0](x.expand(2)[:, None] * torch.ones(16)), nn.Linear(16, 16)),
+        [torch.tensor([3.0])],
+    ),
     "numbers": (Block(lambda m, x: (x / 1.0 + 0.5) * 3.0 / 2.0 - 1.0), [picture(8, 4)]),
-    "pictures to tokens": (Block(lambda m, x: x + m[1](m[0](x).permute(0, 2, 3, 1).reshape(2, 20, 8))
-                                 .reshape(2, 5, 4, 8).permute(0, 3, 1, 2), nn.Conv2d(8, 8, 1), nn.Linear(8, 8)),
-                           [picture(8, 5, 4)]),
-}  # fmt: skip
+    "pictures to tokens": (
+        Block(
+            lambda m, x: (
+                x + m[1](m[0](x).permute(0, 2, 3, 1).reshape(2, 20, 8)).reshape(2, 5, 4, 8).permute(0, 3, 1, 2)
+            ),
+            nn.Conv2d(8, 8, 1),
+            nn.Linear(8, 8),
+        ),
+        [picture(8, 5, 4)],
+    ),
+}
 
 
 def capture(module, values):
@@ -98,11 +118,13 @@ def capture(module, values):
 
 
 def run_program(path, name, values):
-    graph = Graph.model_validate({
-        "component": name,
-        "inputs": [{"name": str(i), "dtype": "float32", "shape": v.shape} for i, v in enumerate(values)],
-        "outputs": [{"name": "y", "dtype": "float32", "shape": ends(path, name)}],
-    })  # fmt: skip
+    graph = Graph.model_validate(
+        {
+            "component": name,
+            "inputs": [{"name": str(i), "dtype": "float32", "shape": v.shape} for i, v in enumerate(values)],
+            "outputs": [{"name": "y", "dtype": "float32", "shape": ends(path, name)}],
+        }
+    )
     artifact = Artifact(file=path.name, function=name, precision="fp32")
     runner = executorch.open_runner(path.parent, graph, artifact, batch=1, threads=1)
     return runner.run({str(i): v.numpy() for i, v in enumerate(values)})["y"]
@@ -216,8 +238,15 @@ class Lab:
         plan = tiny_plan(self.pipeline, backends, mode="sequential")
         plan = plan.model_copy(update={"graphs": {"shallow": plan.graphs["shallow"]}})
         torch.manual_seed(0)
-        module = Block(small, nn.Linear(4, 16), nn.Conv2d(16, 16, 3, padding=1), nn.GroupNorm(4, 16),
-                       nn.Conv2d(16, 16, 3, padding=1), nn.Linear(16, 16), nn.Linear(16, 16)).eval()  # fmt: skip
+        module = Block(
+            small,
+            nn.Linear(4, 16),
+            nn.Conv2d(16, 16, 3, padding=1),
+            nn.GroupNorm(4, 16),
+            nn.Conv2d(16, 16, 3, padding=1),
+            nn.Linear(16, 16),
+            nn.Linear(16, 16),
+        ).eval()
         inputs = [
             TensorSpec(name="sample", dtype="float32", shape=("batch", 16, 8, 8)),
             TensorSpec(name="timestep", dtype="float32", shape=(1,)),
@@ -354,11 +383,14 @@ def test_int8_without_calibration_is_refused(lab, tmp_path):
     assert caught.value.code == "calibration"
 
 
-@pytest.mark.parametrize(("table", "precision", "text"), [
-    ({"delegate": "xnpack"}, "fp32", r"unknown delegate 'xnpack'; did you mean 'xnnpack'"),
-    ({"delegate": "coreml"}, "int8", r"delegate 'coreml' has no precision 'int8'; it has fp32, fp16"),
-    ({"delegate": "qnn"}, "fp16", r"needs the Qualcomm AI Engine Direct SDK: download it .* set QNN_SDK_ROOT"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("table", "precision", "text"),
+    [
+        ({"delegate": "xnpack"}, "fp32", r"unknown delegate 'xnpack'; did you mean 'xnnpack'"),
+        ({"delegate": "coreml"}, "int8", r"delegate 'coreml' has no precision 'int8'; it has fp32, fp16"),
+        ({"delegate": "qnn"}, "fp16", r"needs the Qualcomm AI Engine Direct SDK: download it .* set QNN_SDK_ROOT"),
+    ],
+)
 def test_a_delegate_that_cannot_be_had(lab, tmp_path, monkeypatch, table, precision, text):
     monkeypatch.delenv("QNN_SDK_ROOT", raising=False)
     with pytest.raises(BackendError, match=text):
@@ -452,11 +484,17 @@ def test_a_file_that_is_no_program(lab, tmp_path, capfd):
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.parametrize(("change", "text"), [
-    ({"sample": None}, "input 'sample' is missing"),
-    ({"sample": np.zeros((2, 16, 8, 8), np.float32)}, r"input 'sample' is float32 \[2, 16, 8, 8\], the method takes"),
-    ({"timestep": np.zeros(1, np.int64)}, r"input 'timestep' is int64 \[1\], the method takes float32 \[1\]"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"sample": None}, "input 'sample' is missing"),
+        (
+            {"sample": np.zeros((2, 16, 8, 8), np.float32)},
+            r"input 'sample' is float32 \[2, 16, 8, 8\], the method takes",
+        ),
+        ({"timestep": np.zeros(1, np.int64)}, r"input 'timestep' is int64 \[1\], the method takes float32 \[1\]"),
+    ],
+)
 def test_inputs_that_do_not_fit(lab, change, text):
     inputs = example(lab.lower()[1].graphs["shallow"], 0) | change
     with pytest.raises(BackendError, match=text):

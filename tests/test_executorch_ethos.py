@@ -99,8 +99,9 @@ def lowered(plan, tmp_path_factory):
     inputs = tuple(TensorSpec(name=name, dtype="float32", shape=shape) for name, shape in names)
     output = TensorSpec(name="noise_pred", dtype="float32", shape=(BATCH, 4, 8, 8))
     variant = Variant("full", "unet", block_of_seed(), make_calls(1)[0], inputs, (output,), {}, {})
-    calls = [Recording("full", i, {"sample": a.numpy(), "timestep": b.numpy()}, {})
-             for i, (a, b) in enumerate(make_calls())]
+    calls = [
+        Recording("full", i, {"sample": a.numpy(), "timestep": b.numpy()}, {}) for i, (a, b) in enumerate(make_calls())
+    ]
     variants = Variants(plan, {}, graphs={"full": variant}, calibration=lambda: calls)
     out = tmp_path_factory.mktemp("ethos")
     graph = Graph(component="unet", inputs=inputs, outputs=(output,))
@@ -110,7 +111,11 @@ def lowered(plan, tmp_path_factory):
 def test_the_sinusoid_of_the_timestep_stays_outside_and_nothing_else_does(program):
     names = [str(node.target) for node in host_nodes(program.module(check_guards=False).graph)]
     assert names == [
-        "aten.reshape.default", "aten.mul.Tensor", "aten.sin.default", "aten.cos.default", "aten.cat.default",
+        "aten.reshape.default",
+        "aten.mul.Tensor",
+        "aten.sin.default",
+        "aten.cos.default",
+        "aten.cat.default",
     ]
 
 
@@ -145,7 +150,13 @@ def test_one_piece_goes_to_the_npu_and_the_rest_is_named(lowered):
     artifact = artifacts.graphs["full"]
     assert artifact.delegates == {"EthosUBackend": 1} and artifact.precision == "int8"
     assert {word.partition(" ")[0] for word in artifact.outside} <= {
-        "view_copy", "mul", "sin", "cos", "cat", "quantize_per_tensor", "dequantize_per_tensor",
+        "view_copy",
+        "mul",
+        "sin",
+        "cos",
+        "cat",
+        "quantize_per_tensor",
+        "dequantize_per_tensor",
     }
     assert any(word.startswith("sin") for word in artifact.outside)
     assert (out / artifact.file).stat().st_size > 5_000
@@ -229,9 +240,7 @@ def test_the_smaller_chips_take_it_in_one_piece_too(program, tmp_path, name):
     assert found["block"].delegates == {"EthosUBackend": 1} and len(seen.pieces["block"]) == 1
 
 
-def test_without_fallback_what_stays_outside_is_an_error_with_operator_module_and_reason(
-    quantized, tmp_path, capfd
-):
+def test_without_fallback_what_stays_outside_is_an_error_with_operator_module_and_reason(quantized, tmp_path, capfd):
     delegate = find_delegate(table_of(fallback=False), "int8")
     with pytest.raises(BackendError) as caught, delegate.watch() as seen:
         write_program([Method("block", quantized)], delegate, tmp_path / "block.pte", seen=seen)
@@ -247,19 +256,25 @@ def test_int8_needs_calibration(program):
         find_delegate(table_of(), "int8").quantize(program, [], "block")
 
 
-@pytest.mark.parametrize(("changes", "precision", "text"), [
-    ({"chip": "ethos-u85-4096"}, "int8", r"unknown chip of delegate 'ethos-u' 'ethos-u85-4096'.*ethos-u85-2048"),
-    ({}, "fp16", "delegate 'ethos-u' has no precision 'fp16'; it has int8"),
-])
+@pytest.mark.parametrize(
+    ("changes", "precision", "text"),
+    [
+        ({"chip": "ethos-u85-4096"}, "int8", r"unknown chip of delegate 'ethos-u' 'ethos-u85-4096'.*ethos-u85-2048"),
+        ({}, "fp16", "delegate 'ethos-u' has no precision 'fp16'; it has int8"),
+    ],
+)
 def test_what_the_npu_has_not_is_said_before_any_work(changes, precision, text):
     with pytest.raises(BackendError, match=text):
         find_delegate(table_of(**changes), precision)
 
 
-@pytest.mark.parametrize(("memory", "text"), [
-    ("Nowhere", "Vela cannot compile a piece of the graph: .*Nowhere"),
-    ("", "Vela cannot compile a piece of the graph: .+"),
-])
+@pytest.mark.parametrize(
+    ("memory", "text"),
+    [
+        ("Nowhere", "Vela cannot compile a piece of the graph: .*Nowhere"),
+        ("", "Vela cannot compile a piece of the graph: .+"),
+    ],
+)
 def test_what_vela_refuses_is_one_sentence(memory, text, capfd):
     from executorch.backends.arm.ethosu import backend
 
@@ -287,10 +302,12 @@ PIECE = VelaReport(2_000_000, 500.0, 10, 3, {"sram": 100.0}, "System", "Mode")
 def test_an_image_is_the_sum_of_its_calls(plan):
     graphs = ("full", "shallow", "text_encoder", "vae_decoder")
     plan = plan.model_copy(update={"schedule": plan.schedule.model_copy(update={"calls": ("full", HOLD, "shallow")})})
-    plan = plan.model_copy(update={
-        "guidance": plan.guidance.model_copy(update={"calls": (4.0, 4.0, None)}),
-        "graphs": {**plan.graphs, "shallow": plan.graphs["full"]},
-    })
+    plan = plan.model_copy(
+        update={
+            "guidance": plan.guidance.model_copy(update={"calls": (4.0, 4.0, None)}),
+            "graphs": {**plan.graphs, "shallow": plan.graphs["full"]},
+        }
+    )
     assert calls_per_image(plan, graphs) == {"full": 2, "shallow": 1, "text_encoder": 2, "vae_decoder": 1}
     small = dataclasses.replace(PIECE, cycles=500_000, memory_kib={"sram": 300.0, "dram": 8.0})
     pieces = {"full": [PIECE, small], "shallow": [small], "text_encoder": [], "vae_decoder": [small]}

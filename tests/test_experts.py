@@ -139,9 +139,9 @@ def test_merged_kernels_are_exactly_the_routed_network(pipeline):
         own = {name: body.get_parameter(name).clone() for name in merged[0]}
         for index, phase in enumerate(place.tolist()):
             body.load_state_dict(merged[phase], strict=False)
-            one = {name: value[index:index + 1] for name, value in zip(network.graph.inputs, given, strict=True)}
+            one = {name: value[index : index + 1] for name, value in zip(network.graph.inputs, given, strict=True)}
             alone = evaluate(body, network.graph, network.graph.live(), one)[0]
-            torch.testing.assert_close(ours[index:index + 1], alone, atol=2e-5, rtol=1e-4)
+            torch.testing.assert_close(ours[index : index + 1], alone, atol=2e-5, rtol=1e-4)
         body.load_state_dict(own, strict=False)
         for name in experts.names:
             parent, _, last = name.rpartition(".")
@@ -220,8 +220,10 @@ def test_phases_share_what_they_can(distilled, tmp_path):
 
 def test_phases_and_reuse(distilled):
     """Rows are split by phase; what is calibrated on one network is refused; a graph each must be allowed."""
-    both = Schedule(rows={"a": Row(), "b": Row(hold=("mid_block",)), "c": Row(network="untouched")},
-                    calls=("a", "b", "a", HOLD, "c"))  # fmt: skip
+    both = Schedule(
+        rows={"a": Row(), "b": Row(hold=("mid_block",)), "c": Row(network="untouched")},
+        calls=("a", "b", "a", HOLD, "c"),
+    )
     split = split_phases(both, (0, 0, 1, 1, 1))
     assert split.calls == ("a", "b", "a_phase1", HOLD, "c")
     assert split.rows["a_phase1"] == Row(network="phase1")

@@ -40,8 +40,10 @@ def reusing(kind, **options):
 
 
 BUILDS = {
-    "dit": (reusing("fora", interval=2), "onnxruntime"), "dit-pixel": (RECIPE, "eager"),
-    "ddpm": (reusing("deepcache", interval=2), "onnxruntime"), "ldm": (RECIPE, "onnxruntime"),
+    "dit": (reusing("fora", interval=2), "onnxruntime"),
+    "dit-pixel": (RECIPE, "eager"),
+    "ddpm": (reusing("deepcache", interval=2), "onnxruntime"),
+    "ldm": (RECIPE, "onnxruntime"),
 }
 
 
@@ -72,8 +74,10 @@ def bundles(pipelines, tmp_path_factory):
 @pytest.mark.parametrize(
     ("kind", "what", "latent", "picture"),
     [
-        ("dit", "class-to-image", (4, 8, 8), (3, 16, 16)), ("dit-pixel", "class-to-image", (1, 8, 8), (1, 8, 8)),
-        ("ddpm", "unconditional-image", (3, 8, 8), (3, 8, 8)), ("ldm", "unconditional-image", (3, 8, 8), (3, 16, 16)),
+        ("dit", "class-to-image", (4, 8, 8), (3, 16, 16)),
+        ("dit-pixel", "class-to-image", (1, 8, 8), (1, 8, 8)),
+        ("ddpm", "unconditional-image", (3, 8, 8), (3, 8, 8)),
+        ("ldm", "unconditional-image", (3, 8, 8), (3, 16, 16)),
         ("ldm-kl", "unconditional-image", (4, 8, 8), (3, 16, 16)),
     ],
 )

@@ -56,8 +56,9 @@ def imports_of(path: Path) -> Iterator[tuple[int, str]]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: imports are absolute here"
-            names = [f"{node.module}.{alias.name}" if node.module == "edgediff" else str(node.module)
-                     for alias in node.names]
+            names = [
+                f"{node.module}.{alias.name}" if node.module == "edgediff" else str(node.module) for alias in node.names
+            ]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         else:

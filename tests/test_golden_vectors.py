@@ -22,8 +22,26 @@ from edgediff.runtime.latency import LatencyTable, graph_times, image_times
 from edgediff.runtime.manifest import Manifest
 
 GOLDEN = Path(__file__).parent / "golden"
-HALVES = (0.0, -0.0, 1.0, -2.5, 65504.0, 65519.9, 65520.0, 6.1e-5, 5.96e-8, 2.98e-8, 2.99e-8, 1e-8, 1e30,
-          1.00048828125, 1.00146484375, 0.333251953125, 2049.0, 2051.0)  # fmt: skip
+HALVES = (
+    0.0,
+    -0.0,
+    1.0,
+    -2.5,
+    65504.0,
+    65519.9,
+    65520.0,
+    6.1e-5,
+    5.96e-8,
+    2.98e-8,
+    2.99e-8,
+    1e-8,
+    1e30,
+    1.00048828125,
+    1.00146484375,
+    0.333251953125,
+    2049.0,
+    2051.0,
+)
 
 
 def make_programs() -> dict[str, Any]:
@@ -36,14 +54,20 @@ def make_latency() -> dict[str, Any]:
     images = [round(1400 + 60 * float(value), 3) for value in draw(5, 7)]
     graphs = {"full@2": [20.5, 21.25, 19.75, 30.0], "vae_decoder": [3.1234]}
     table = LatencyTable(
-        source="measured", end_to_end_ms=image_times(images), warmup=1, overhead_fraction=0.98,
+        source="measured",
+        end_to_end_ms=image_times(images),
+        warmup=1,
+        overhead_fraction=0.98,
         graphs={name: graph_times(times) for name, times in graphs.items()},
         device={"name": "Pixel 9", "backend": "onnxruntime", "cores": 8, "os": "Android 16", "memory_gb": 12.25},
         load_ms={"cold": 812.5, "warm": 300.25, "hashing": 95.0, "graphs": {"full@2": 250.125}},
-        first_run_ms=1700.5, peak_rss_mb=410.2, base_rss_mb=88.1, bundle="glyph",
+        first_run_ms=1700.5,
+        peak_rss_mb=410.2,
+        base_rss_mb=88.1,
+        bundle="glyph",
         measured_at="2026-01-02T03:04:05+00:00",
         samples={"end_to_end_ms": images, "graphs": graphs},
-    )  # fmt: skip
+    )
     shares = 1 - sum(map(sum, graphs.values())) / sum(images)
     table = table.model_copy(update={"overhead_fraction": round(shares, 5)})
     return {"table": table.model_dump(mode="json", exclude_none=True)}
@@ -70,9 +94,11 @@ def make_halves() -> dict[str, Any]:
 
 
 FILES = {
-    "programs.json": make_programs, "latency.json": make_latency, "zip_cases.json": make_zips,
+    "programs.json": make_programs,
+    "latency.json": make_latency,
+    "zip_cases.json": make_zips,
     "halves.json": make_halves,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FILES)

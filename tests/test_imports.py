@@ -14,9 +14,33 @@ import edgediff
 PACKAGE = Path(edgediff.__file__).parent
 TESTS = Path(__file__).parent
 TORCH_FREE = (
-    "errors", "config", "plugins", "units", "schedule", "steps", "recipe", "target", "plan", "manifest", "latency",
-    "metrics", "schemas", "rng", "tokenizer", "bundle", "runtime", "profiling", "report", "cli", "doctor",
-    "estimate", "links.adb", "links.imports", "links.ai_hub", "links.build_runner", "profiling.calibrate",
+    "errors",
+    "config",
+    "plugins",
+    "units",
+    "schedule",
+    "steps",
+    "recipe",
+    "target",
+    "plan",
+    "manifest",
+    "latency",
+    "metrics",
+    "schemas",
+    "rng",
+    "tokenizer",
+    "bundle",
+    "runtime",
+    "profiling",
+    "report",
+    "cli",
+    "doctor",
+    "estimate",
+    "links.adb",
+    "links.imports",
+    "links.ai_hub",
+    "links.build_runner",
+    "profiling.calibrate",
 )
 QUICK_COMMANDS = (["recipes"], ["devices"], ["methods"], ["inspect", "nowhere"])
 
@@ -66,9 +90,12 @@ def test_quick_commands_do_without_torch(arguments):
 # Public on purpose: in `edgediff.__all__`, used by another module or a test, part of a protocol below, or at least
 # documented for whoever composes stages of their own. Everything else wears an underscore.
 PROTOCOLS = {
-    "prune": {"score", "propose"}, "reuse": {"score", "propose"}, "tokens": {"propose"},
+    "prune": {"score", "propose"},
+    "reuse": {"score", "propose"},
+    "tokens": {"propose"},
     "networks": {"describe_units", "run_unit", "pass_unit", "example_inputs", "unit_parameters", "stream_parameters"},
-    "backends": {"lower", "open_runner"}, "links": {"push", "run", "pull"},
+    "backends": {"lower", "open_runner"},
+    "links": {"push", "run", "pull"},
 }
 
 
@@ -108,7 +135,11 @@ def test_every_function_is_public_or_private_on_purpose(path):
 def test_private_names_stay_in_their_module(path):
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("edgediff"):
-            taken = [alias.name for alias in node.names
-                     if alias.name.startswith("_") and not alias.name.startswith("__")
-                     and not (PACKAGE.parent / str(node.module).replace(".", "/") / f"{alias.name}.py").is_file()]
+            taken = [
+                alias.name
+                for alias in node.names
+                if alias.name.startswith("_")
+                and not alias.name.startswith("__")
+                and not (PACKAGE.parent / str(node.module).replace(".", "/") / f"{alias.name}.py").is_file()
+            ]
             assert not taken, f"{path.name}:{node.lineno} imports private {taken} of {node.module}"

@@ -49,14 +49,16 @@ def ends(values):
 def test_names_types_and_shapes_are_optimums(folder):
     text, unet, decoder = (open_onnx(folder, part) for part in ("text_encoder", "unet", "vae_decoder"))
     assert ends(unet.get_inputs()) == {
-        "sample": ("tensor(float)", ["batch", 4, 16, 16]), "timestep": ("tensor(int64)", []),
+        "sample": ("tensor(float)", ["batch", 4, 16, 16]),
+        "timestep": ("tensor(int64)", []),
         "encoder_hidden_states": ("tensor(float)", ["batch", 16, 16]),
-    }  # fmt: skip
+    }
     assert ends(unet.get_outputs()) == {"out_sample": ("tensor(float)", ["batch", 4, 16, 16])}
     assert ends(text.get_inputs()) == {"input_ids": ("tensor(int64)", ["batch", 16])}
     assert ends(text.get_outputs()) == {
-        "last_hidden_state": ("tensor(float)", ["batch", 16, 16]), "pooler_output": ("tensor(float)", ["batch", 16]),
-    }  # fmt: skip
+        "last_hidden_state": ("tensor(float)", ["batch", 16, 16]),
+        "pooler_output": ("tensor(float)", ["batch", 16]),
+    }
     assert ends(decoder.get_inputs()) == {"latent_sample": ("tensor(float)", ["batch", 4, 16, 16])}
     assert ends(decoder.get_outputs()) == {"sample": ("tensor(float)", ["batch", 3, 32, 32])}
 
@@ -76,7 +78,7 @@ def test_graphs_compute_what_pytorch_does_at_any_batch(folder, pipeline):
     with torch.no_grad():
         image = pipeline.vae.decode(torch.from_numpy(latent), return_dict=False)[0].numpy()
         noise = pipeline.denoiser(torch.from_numpy(latent), 401, torch.from_numpy(found[0]), return_dict=False)[0]
-    decoded, = open_onnx(folder, "vae_decoder").run(None, {"latent_sample": latent})
+    (decoded,) = open_onnx(folder, "vae_decoder").run(None, {"latent_sample": latent})
     np.testing.assert_allclose(decoded, image, atol=1e-4)
     inputs = {"sample": latent, "timestep": np.array(401), "encoder_hidden_states": found[0]}
     np.testing.assert_allclose(open_onnx(folder, "unet").run(None, inputs)[0], noise.numpy(), atol=1e-5)

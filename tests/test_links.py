@@ -211,8 +211,17 @@ def test_a_runner_that_cannot_be_built(tmp_path, monkeypatch):
 
 def test_half_a_line_and_a_runtimes_own_words():
     heard = Heard()
-    for line in ('{"load_ms": 5.0}', "I 00:00 executorch: x", '{"graph": "full", "ms": 2.0}', '{"graph": "full", "m',
-                 '{"ms": 2.0}', '{"image_ms": null}', "edgediff-runner: out of memory", "Aborted", '{"image_ms": 3.5}'):
+    for line in (
+        '{"load_ms": 5.0}',
+        "I 00:00 executorch: x",
+        '{"graph": "full", "ms": 2.0}',
+        '{"graph": "full", "m',
+        '{"ms": 2.0}',
+        '{"image_ms": null}',
+        "edgediff-runner: out of memory",
+        "Aborted",
+        '{"image_ms": 3.5}',
+    ):
         heard.take(line)
     assert (heard.images, heard.graphs, heard.facts) == ([3.5], {"full": [2.0]}, {"load_ms": 5.0})
     assert heard.why_it_ended() == "the device went away"

@@ -12,8 +12,12 @@ from edgediff.links import ai_hub
 
 PROFILE = {
     "execution_summary": {
-        "estimated_inference_time": 2500, "first_load_time": 90_000, "warm_load_time": 40_000, "compile_time": 700_000,
-        "estimated_inference_peak_memory": 120_000_000, "all_inference_times": [2600, 2500, 2400],
+        "estimated_inference_time": 2500,
+        "first_load_time": 90_000,
+        "warm_load_time": 40_000,
+        "compile_time": 700_000,
+        "estimated_inference_peak_memory": 120_000_000,
+        "all_inference_times": [2600, 2500, 2400],
     },
     "execution_detail": [
         {"name": "conv_1", "type": "Conv2D", "compute_unit": "NPU", "execution_time": 1500},
@@ -41,8 +45,9 @@ class Client:
         self.uploaded.append(files)
         return f"model of {Path(path).name}"
 
-    def submit_inference_job(self, model, device, inputs=None, name=None, options="", retry=True, profile=True,
-                             project=None):
+    def submit_inference_job(
+        self, model, device, inputs=None, name=None, options="", retry=True, profile=True, project=None
+    ):
         assert profile
         self.submitted.append((model, device, options))
         status = SimpleNamespace(success=self.success, message="out of memory on the device")

@@ -34,8 +34,9 @@ def test_a_real_trace_of_onnxruntime(tmp_path):
 
     nodes = [helper.make_node("Sigmoid", ["x"], ["s"]), helper.make_node("Softmax", ["s"], ["y"])]
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (4, 8)) for name in ("x", "y")]
-    model = helper.make_model(helper.make_graph(nodes, "g", value[:1], value[1:]), ir_version=9,
-                              opset_imports=[helper.make_opsetid("", 20)])
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", value[:1], value[1:]), ir_version=9, opset_imports=[helper.make_opsetid("", 20)]
+    )
     onnx.checker.check_model(model)
     options = ort.SessionOptions()
     options.enable_profiling, options.profile_file_prefix = True, str(tmp_path / "trace")
@@ -60,13 +61,19 @@ def test_what_is_no_etdump(tmp_path):
 
 def test_operators_of_several_graphs_bear_their_graph(tmp_path):
     one = LatencyTable(
-        source="measured", device=DeviceFacts(name="x", backend="y"), graphs={}, operators_ms={"Mul": 2.0},
-        end_to_end_ms=image_times([1.0]), samples=Samples(end_to_end_ms=(1.0,)), placement={"m": "cpu"},
-    )  # fmt: skip
+        source="measured",
+        device=DeviceFacts(name="x", backend="y"),
+        graphs={},
+        operators_ms={"Mul": 2.0},
+        end_to_end_ms=image_times([1.0]),
+        samples=Samples(end_to_end_ms=(1.0,)),
+        placement={"m": "cpu"},
+    )
     other = one.model_copy(update={"placement": None})
     assert join_operators({"full": one, "shallow": other}) == {
-        "operators_ms": {"full/Mul": 2.0, "shallow/Mul": 2.0}, "placement": {"full/m": "cpu"},
-    }  # fmt: skip
+        "operators_ms": {"full/Mul": 2.0, "shallow/Mul": 2.0},
+        "placement": {"full/m": "cpu"},
+    }
 
 
 def test_a_perf_file_of_ai_hub(tmp_path):
@@ -77,21 +84,29 @@ def test_a_perf_file_of_ai_hub(tmp_path):
     assert found["Net"].device.runtime == "qairt 2.41"
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"device": "Phome", "runtime": "qnn_dlc"}, "unknown device 'Phome'; did you mean 'Phone'"),
-    ({"device": "Phone", "runtime": "tflite"}, "unknown runtime 'tflite'"),
-    ({"device": "Phone", "runtime": "onnx"}, "component 'Net' has no time on 'Phone'"),
-    ({"device": "Phone", "runtime": "onnx", "precision": "w8a8"}, "unknown precision 'w8a8'"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "Phome", "runtime": "qnn_dlc"}, "unknown device 'Phome'; did you mean 'Phone'"),
+        ({"device": "Phone", "runtime": "tflite"}, "unknown runtime 'tflite'"),
+        ({"device": "Phone", "runtime": "onnx"}, "component 'Net' has no time on 'Phone'"),
+        ({"device": "Phone", "runtime": "onnx", "precision": "w8a8"}, "unknown precision 'w8a8'"),
+    ],
+)
 def test_perf_files_without_what_is_asked(tmp_path, options, message):
     (tmp_path / "perf.yaml").write_text(PERF)
     with pytest.raises(ConfigError, match=message):
         import_ai_hub(tmp_path / "perf.yaml", **options)
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("{", "is not JSON"), ("{}", "a list of events is expected"), ("[]", "the session was never run"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not JSON"),
+        ("{}", "a list of events is expected"),
+        ("[]", "the session was never run"),
+    ],
+)
 def test_files_that_are_no_trace(tmp_path, text, message):
     (tmp_path / "trace.json").write_text(text)
     with pytest.raises(ConfigError, match=message):

@@ -20,9 +20,12 @@ TRACE = [
 
 def table(source):
     return LatencyTable(
-        source=source, device=DeviceFacts(name="Pixel 9", backend="onnxruntime"), graphs={"full": graph_times([4.0])},
-        end_to_end_ms=image_times([9.0]), samples=Samples(end_to_end_ms=(9.0,), graphs={"full": (4.0,)}),
-    )  # fmt: skip
+        source=source,
+        device=DeviceFacts(name="Pixel 9", backend="onnxruntime"),
+        graphs={"full": graph_times([4.0])},
+        end_to_end_ms=image_times([9.0]),
+        samples=Samples(end_to_end_ms=(9.0,), graphs={"full": (4.0,)}),
+    )
 
 
 def test_a_trace_takes_the_name_and_the_device_that_are_given(tmp_path):
@@ -48,14 +51,17 @@ def test_a_perf_file_is_asked_for_a_device_and_a_runtime(tmp_path):
         read_measurements(tmp_path / "perf.yaml")
 
 
-@pytest.mark.parametrize(("name", "text", "message"), [
-    ("r.mlperf", "{}", "Apple documents no format for Xcode's performance reports"),
-    ("r.txt", "", "'.txt' is no kind of measurement that is read"),
-    ("r.json", "{", "is not JSON"),
-    ("r.json", '{"source": "guessed"}', "r.json: "),
-    ("r.json", "{}", "is not an ONNX Runtime trace"),
-    ("r.etdp", "x", "is not an ETDump"),
-])
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("r.mlperf", "{}", "Apple documents no format for Xcode's performance reports"),
+        ("r.txt", "", "'.txt' is no kind of measurement that is read"),
+        ("r.json", "{", "is not JSON"),
+        ("r.json", '{"source": "guessed"}', "r.json: "),
+        ("r.json", "{}", "is not an ONNX Runtime trace"),
+        ("r.etdp", "x", "is not an ETDump"),
+    ],
+)
 def test_files_that_are_nothing_of_the_kind(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match=message):

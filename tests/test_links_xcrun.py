@@ -35,7 +35,8 @@ Path(out).write_text(json.dumps({{"result": {{"source": source, "destination": d
 
 def device(name, udid, state="connected", reality="physical"):
     return {
-        "identifier": f"id-{udid}", "connectionProperties": {"tunnelState": state},
+        "identifier": f"id-{udid}",
+        "connectionProperties": {"tunnelState": state},
         "deviceProperties": {"name": name, "osVersionNumber": "18.1", "osBuildUpdate": "22B83"},
         "hardwareProperties": {"udid": udid, "marketingName": "iPhone 15 Pro", "reality": reality},
     }
@@ -44,6 +45,7 @@ def device(name, udid, state="connected", reality="physical"):
 @pytest.fixture
 def mac(tmp_path, monkeypatch):
     """A Mac with these devices."""
+
     def make(*devices):
         (tmp_path / "devices.json").write_text(json.dumps({"result": {"devices": devices}}))
         program = tmp_path / "bin" / "xcrun"
@@ -53,6 +55,7 @@ def mac(tmp_path, monkeypatch):
         monkeypatch.setattr(sys, "platform", "darwin")
         monkeypatch.setenv("PATH", str(program.parent))
         return tmp_path
+
     return make
 
 
@@ -76,8 +79,9 @@ def test_which_device(mac):
     for name, message in (
         (None, r"several devices are connected; name one: A \(u1\), B \(u2\), B \(u3\)"),
         ("B", "2 devices are called 'B': give one's UDID: u2, u3"),
-        ("away", "'away' is paired but disconnected"), ("awax", "unknown device 'awax'; did you mean 'away'"),
-    ):  # fmt: skip
+        ("away", "'away' is paired but disconnected"),
+        ("awax", "unknown device 'awax'; did you mean 'away'"),
+    ):
         with pytest.raises(LinkError, match=message):
             xcrun.find_device(name)
 

@@ -113,13 +113,20 @@ def test_what_is_distilled_is_the_fused_model(pipeline, tmp_path):
     (tmp_path / "data" / "a.txt").write_text("red", encoding="utf-8")
     save_file(diffusers_state(pipeline), tmp_path / "mine.safetensors")
     recipe = Recipe(
-        name="l", sampler=SamplerTable(steps=2), calibration=CalibrationTable(prompts=1),
+        name="l",
+        sampler=SamplerTable(steps=2),
+        calibration=CalibrationTable(prompts=1),
         prune=(StageTable.model_validate({"kind": "bk_sdm", "preset": "small"}),),
         distill=DistillTable(steps=1, batch=2, rate=1e-9, warm_up=0),
-    )  # fmt: skip
+    )
     out = tmp_path / "out"
     record = distill_model(
-        pipeline, recipe=recipe, out=out, data=tmp_path / "data", lora=tmp_path / "mine.safetensors", lora_scale=0.5,
+        pipeline,
+        recipe=recipe,
+        out=out,
+        data=tmp_path / "data",
+        lora=tmp_path / "mine.safetensors",
+        lora_scale=0.5,
         device="cpu",
     )
     assert record.lora is not None

@@ -122,9 +122,7 @@ def test_frechet_of_gaussians_with_a_closed_form() -> None:
     s, t = np.array([1.0, 4.0, 9.0, 0.25]), np.array([4.0, 4.0, 1.0, 1.0])
     shift = np.array([3.0, 0, 0, 0])
     expected = 9.0 + ((np.sqrt(s) - np.sqrt(t)) ** 2).sum()
-    assert frechet_distance(white * np.sqrt(s), white * np.sqrt(t) + shift) == pytest.approx(
-        expected, rel=1e-9
-    )
+    assert frechet_distance(white * np.sqrt(s), white * np.sqrt(t) + shift) == pytest.approx(expected, rel=1e-9)
 
 
 def test_frechet_agrees_with_the_matrix_square_root_of_the_paper() -> None:

@@ -17,9 +17,7 @@ from coremltools.converters.mil import Builder as mb  # noqa: E402
 
 def save(program, path, precision="fp16"):
     kind = ct.precision.FLOAT16 if precision == "fp16" else ct.precision.FLOAT32
-    model = ct.convert(
-        program, compute_precision=kind, minimum_deployment_target=ct.target.iOS18, skip_model_load=True
-    )
+    model = ct.convert(program, compute_precision=kind, minimum_deployment_target=ct.target.iOS18, skip_model_load=True)
     model.save(str(path))
     return path
 
@@ -53,11 +51,14 @@ def test_what_a_program_has_is_listed(sums):
     assert program.outputs()["y"].shape == (3,)
 
 
-@pytest.mark.parametrize(("inputs", "message"), [
-    ({}, r"input 'x' is missing; given were \[\]"),
-    ({"x": np.zeros(4)}, r"input 'x' has shape \(4,\), function 'main' wants \(3,\)"),
-    ({"x": np.zeros(3), "z": np.zeros(3)}, r"function 'main' has no input 'z' \(allowed: x\)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({}, r"input 'x' is missing; given were \[\]"),
+        ({"x": np.zeros(4)}, r"input 'x' has shape \(4,\), function 'main' wants \(3,\)"),
+        ({"x": np.zeros(3), "z": np.zeros(3)}, r"function 'main' has no input 'z' \(allowed: x\)"),
+    ],
+)
 def test_inputs_that_do_not_fit_are_refused(sums, inputs, message):
     with pytest.raises(BackendError, match=message):
         mil.load(sums).run(**inputs)
@@ -96,7 +97,7 @@ def test_state_is_read_and_written(tmp_path):
 
     loaded = mil.load(save(program, tmp_path / "state.mlpackage"))
     state = loaded.make_state()
-    name, = state
+    (name,) = state
     for count in (1, 2, 3):
         found = loaded.run(state=state, x=np.array([1.0, 0.5]))
         np.testing.assert_array_equal(next(iter(found.values())), np.array([1.0, 0.5]) * count)

@@ -15,25 +15,49 @@ from edgediff.variants import cut_network, load_network, save_network
 
 SIZES = Sizes(16, 16, 7)
 TINY = {
-    "sample_size": 16, "in_channels": 4, "out_channels": 4, "layers_per_block": 2, "norm_num_groups": 8,
-    "block_out_channels": (16, 32), "cross_attention_dim": 16, "attention_head_dim": 4,
+    "sample_size": 16,
+    "in_channels": 4,
+    "out_channels": 4,
+    "layers_per_block": 2,
+    "norm_num_groups": 8,
+    "block_out_channels": (16, 32),
+    "cross_attention_dim": 16,
+    "attention_head_dim": 4,
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
     "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
 }
 XL = {
-    **TINY, "use_linear_projection": True, "transformer_layers_per_block": (1, 2),
+    **TINY,
+    "use_linear_projection": True,
+    "transformer_layers_per_block": (1, 2),
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"), "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 6 * 8 + 24,
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 6 * 8 + 24,
 }
 # GMACs at 64x64 without the products of attention, methods.md 1b (published with DiP-GO's code).
 PUBLISHED = {
-    "down_blocks.0": 32.939, "down_blocks.1": 31.317, "down_blocks.2": 31.459, "down_blocks.3": 3.779,
-    "mid_block": 6.029, "up_blocks.0": 12.905, "up_blocks.1": 75.137, "up_blocks.2": 79.123, "up_blocks.3": 66.043,
+    "down_blocks.0": 32.939,
+    "down_blocks.1": 31.317,
+    "down_blocks.2": 31.459,
+    "down_blocks.3": 3.779,
+    "mid_block": 6.029,
+    "up_blocks.0": 12.905,
+    "up_blocks.1": 75.137,
+    "up_blocks.2": 79.123,
+    "up_blocks.3": 66.043,
 }
 PUBLISHED_MILLIONS = {
-    "down_blocks.0": 10.52, "down_blocks.1": 36.82, "down_blocks.2": 139.99, "down_blocks.3": 62.28,
-    "mid_block": 97.04, "up_blocks.0": 162.24, "up_blocks.1": 258.33, "up_blocks.2": 71.41, "up_blocks.3": 18.81,
+    "down_blocks.0": 10.52,
+    "down_blocks.1": 36.82,
+    "down_blocks.2": 139.99,
+    "down_blocks.3": 62.28,
+    "mid_block": 97.04,
+    "up_blocks.0": 162.24,
+    "up_blocks.1": 258.33,
+    "up_blocks.2": 71.41,
+    "up_blocks.3": 18.81,
 }
 
 

@@ -17,12 +17,24 @@ from edgediff.variants import cut_network, load_network, save_network
 
 SIZES = Sizes(8, 8)
 DIT = {
-    "num_attention_heads": 2, "attention_head_dim": 8, "in_channels": 4, "out_channels": 8, "num_layers": 3,
-    "sample_size": 8, "patch_size": 2, "num_embeds_ada_norm": 10,
+    "num_attention_heads": 2,
+    "attention_head_dim": 8,
+    "in_channels": 4,
+    "out_channels": 8,
+    "num_layers": 3,
+    "sample_size": 8,
+    "patch_size": 2,
+    "num_embeds_ada_norm": 10,
 }
 UNET = {
-    "sample_size": 8, "in_channels": 3, "out_channels": 3, "layers_per_block": 2, "norm_num_groups": 4,
-    "block_out_channels": (8, 16), "attention_head_dim": 4, "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+    "sample_size": 8,
+    "in_channels": 3,
+    "out_channels": 3,
+    "layers_per_block": 2,
+    "norm_num_groups": 4,
+    "block_out_channels": (8, 16),
+    "attention_head_dim": 4,
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
     "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
 }
 SAMPLERS = {**UNET, "downsample_type": "resnet", "upsample_type": "resnet", "resnet_time_scale_shift": "scale_shift"}
@@ -100,6 +112,7 @@ def test_macs_agree_with_a_count_by_hooks(network, graph, inputs):
             weight = module.weight
             per_value = weight[0].numel() if isinstance(module, torch.nn.Conv2d) else weight.shape[1]
             counted[name] = output.numel() * per_value
+
         return note
 
     layers = {n: m for n, m in network.named_modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))}

@@ -20,7 +20,9 @@ HOST = load_target("host")
 
 def make_recipe(**changes) -> Recipe:
     base = {
-        "name": "t", "sampler": {"kind": "ddim", "steps": 10}, "guidance": {"scale": 3.0},
+        "name": "t",
+        "sampler": {"kind": "ddim", "steps": 10},
+        "guidance": {"scale": 3.0},
         "reuse": [{"kind": "deepcache", "interval": 2, "branch": 0}],
     }
     return Recipe.model_validate({**base, **changes})

@@ -36,8 +36,12 @@ def test_the_table_counts_every_call_of_every_graph(bundle: Bundle) -> None:
     table = profile_bundle(bundle, runs=3, warmup=2, threads=1, progress=lambda *what: seen.append(what))
     assert table.source == "measured"
     assert {name: times.n for name, times in table.graphs.items()} == {
-        "text_encoder": 6, "full": 3, "shallow@2": 3, "shallow@1": 3, "vae_decoder": 3,
-    }  # fmt: skip
+        "text_encoder": 6,
+        "full": 3,
+        "shallow@2": 3,
+        "shallow@1": 3,
+        "vae_decoder": 3,
+    }
     assert (table.end_to_end_ms.n, table.warmup, table.device.threads) == (3, 2, 1)
     assert table.graphs["full"].p50_ms > table.graphs["shallow@2"].p50_ms > 0
     assert seen[0] == ("loading", 0, 5)
@@ -75,13 +79,22 @@ def test_memory_is_the_measuring_processs_own(bundle: Bundle) -> None:
 def test_the_measuring_process_has_no_torch(bundle: Bundle, tmp_path: Path) -> None:
     """With a torch that cannot be imported first on its path, it still measures."""
     (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')\n")
-    job = {"what": "profile", "bundles": [str(bundle.folder)], "backend": "onnxruntime", "runs": 1, "warmup": 0,
-           "threads": 1}  # fmt: skip
+    job = {
+        "what": "profile",
+        "bundles": [str(bundle.folder)],
+        "backend": "onnxruntime",
+        "runs": 1,
+        "warmup": 0,
+        "threads": 1,
+    }
     path = os.pathsep.join([str(tmp_path), str(Path(__file__).parent.parent)])
     done = subprocess.run(
-        [sys.executable, "-m", "edgediff.profiling", json.dumps(job)], env={**os.environ, "PYTHONPATH": path},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "edgediff.profiling", json.dumps(job)],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert "result" in json.loads(done.stdout.splitlines()[-1])
 
 
@@ -102,8 +115,12 @@ def test_operators_come_from_a_trace(bundle: Bundle) -> None:
     ours = {key: took for key, took in table.operators_ms.items() if key.startswith("full/")}
     assert max(ours, key=lambda key: ours[key]) == "full/MatMul", "eight products of 256 x 256 matrices"
     assert {key.partition("/")[0] for key in table.operators_ms} == {
-        "text_encoder", "full", "shallow@2", "shallow@1", "vae_decoder",
-    }  # fmt: skip
+        "text_encoder",
+        "full",
+        "shallow@2",
+        "shallow@1",
+        "vae_decoder",
+    }
     assert set(table.placement.values()) == {"cpu"}
     assert "full/MatMul" in str(table)
     assert table.end_to_end_ms.n == 2, "the traced picture is not timed"
@@ -176,12 +193,15 @@ def test_a_stopwatch_sees_each_runner(bundle: Bundle) -> None:
         session.runners["shallow"].run({"sample": np.ones((batch, 3))})
     assert session.runners["full"].run({"sample": np.ones(3)})["sample"].tolist() == [2, 2, 2]
     assert {name: len(seconds) for name, seconds in clock.seconds.items()} == {
-        "shallow@2": 1, "shallow@1": 2, "full": 1,
-    }  # fmt: skip
+        "shallow@2": 1,
+        "shallow@1": 2,
+        "full": 1,
+    }
 
 
 def test_a_stopwatch_leaves_states_inside(bundle: Bundle) -> None:
     """A runner that keeps carries itself keeps them under the stopwatch too, and both ways of running count."""
+
     class Keeps:
         states = {"cache_in_mid": "mid"}
 

@@ -21,7 +21,9 @@ from tests.tiny import tiny_pipeline
 
 RECIPE = Recipe.model_validate(
     {
-        "name": "t", "sampler": {"kind": "ddim", "steps": 6}, "guidance": {"scale": 3.0},
+        "name": "t",
+        "sampler": {"kind": "ddim", "steps": 6},
+        "guidance": {"scale": 3.0},
         "calibration": {"prompts": 2},
         "prune": [{"kind": "laptop", "budget": {"parameters": 0.8}, "timesteps": 2, "subsets": 0}],
     }
@@ -54,7 +56,8 @@ def test_selection_is_the_best_there_is():
         needed = draw.uniform(0.2, 0.9) * sum(savings)
         chosen = select(losses, savings, needed)
         best = min(
-            sum(itertools.compress(losses, taken)) for taken in itertools.product((False, True), repeat=8)
+            sum(itertools.compress(losses, taken))
+            for taken in itertools.product((False, True), repeat=8)
             if sum(itertools.compress(savings, taken)) >= needed
         )
         assert sum(itertools.compress(savings, chosen)) >= needed * (1 - 1e-9)
@@ -67,7 +70,8 @@ def test_scores_are_the_output_loss_of_a_network_really_cut(pipeline, trace):
     assert tuple(scores) == candidates(pipeline.graph, "layer")
     name = "mid_block.resnets.0"
     inputs = {
-        "sample": trace.inputs[:, [0, 5]].flatten(0, 1), "timestep": trace.timesteps[[0, 5]].repeat(2),
+        "sample": trace.inputs[:, [0, 5]].flatten(0, 1),
+        "timestep": trace.timesteps[[0, 5]].repeat(2),
         "encoder_hidden_states": trace.conditions["encoder_hidden_states"].repeat_interleave(2, 0),
     }
     whole = pipeline.denoiser(inputs["sample"], inputs["timestep"], inputs["encoder_hidden_states"]).sample

@@ -32,8 +32,14 @@ def test_shallow_stages_come_first():
     stages = assembly.spare_layers(load_pipeline("glyph").graph, 1)
     blocks = [names[0].partition(".layers")[0] for names, _ in stages]
     assert blocks == [
-        "up_blocks.2", "down_blocks.0", "up_blocks.1", "down_blocks.1", "up_blocks.0", "mid_block", "down_blocks.2",
-    ]  # fmt: skip
+        "up_blocks.2",
+        "down_blocks.0",
+        "up_blocks.1",
+        "down_blocks.1",
+        "up_blocks.0",
+        "mid_block",
+        "down_blocks.2",
+    ]
     assert [count for _, count in stages] == [2, 1, 2, 1, 2, 1, 1]
 
 

@@ -22,9 +22,14 @@ from edgediff.sampling.trace import calibration_prompts, record_trace, sample_la
 from edgediff.scoring.scores import StageScores, read_spec
 from tests.tiny import tiny_pipeline
 
-RECIPE = Recipe.model_validate({
-    "name": "t", "sampler": {"kind": "ddim", "steps": 1}, "guidance": {"scale": 1.0}, "calibration": {"prompts": 2},
-})  # fmt: skip
+RECIPE = Recipe.model_validate(
+    {
+        "name": "t",
+        "sampler": {"kind": "ddim", "steps": 1},
+        "guidance": {"scale": 1.0},
+        "calibration": {"prompts": 2},
+    }
+)
 FEW = ("up_blocks", "down_blocks.0", "down_blocks.1")  # kept, so that little is left to sample
 
 
@@ -47,7 +52,8 @@ def stages(layers: dict[str, int]) -> UnitGraph:
     """A U-Net's names without its wiring."""
     units = [
         Unit(f"{block}.resnets.{i}", "resnet", (), cutting="identity", block=block, layer=f"{block}.layers.{i}")
-        for block, count in layers.items() for i in range(count)
+        for block, count in layers.items()
+        for i in range(count)
     ]
     return UnitGraph("unet2d", tuple(units), (), units[-1].name)
 
@@ -188,8 +194,13 @@ def test_operators_are_removed_in_order_until_the_budget_is_met(pipeline):
 
 def test_operators_are_scored_by_the_latents_they_move(pipeline, trace, monkeypatch):
     spec = ld_pruner.Spec(
-        budget={"macs": 0.98}, by="per_mac", kinds=("conv", "resnet"), seeds=8, steps=1, keep=FEW,
-    )  # fmt: skip
+        budget={"macs": 0.98},
+        by="per_mac",
+        kinds=("conv", "resnet"),
+        seeds=8,
+        steps=1,
+        keep=FEW,
+    )
     names = ld_pruner.operators(pipeline.graph, spec)
     assert "mid_block.resnets.0" in names and "mid_block.resnets.0.conv1" in names
     assert not any(name.startswith(FEW) for name in names)

@@ -17,8 +17,15 @@ from tests.tiny import tiny_pipeline
 
 RESNET, UP = "down_blocks.0.resnets.0", "up_blocks.1.resnets.1"
 ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
-SOME = (f"{RESNET}.conv2", f"{RESNET}.norm1", f"{UP}.conv1", f"{UP}.time_emb_proj", f"{ATTENTION}.to_k",
-        "up_blocks.0.upsamplers.0.conv", "mid_block.resnets.1.nonlinearity")
+SOME = (
+    f"{RESNET}.conv2",
+    f"{RESNET}.norm1",
+    f"{UP}.conv1",
+    f"{UP}.time_emb_proj",
+    f"{ATTENTION}.to_k",
+    "up_blocks.0.upsamplers.0.conv",
+    "mid_block.resnets.1.nonlinearity",
+)
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,14 @@ from edgediff.sampling.trace import record_trace
 from edgediff.scoring.scores import Scores, score_trace
 from tests.tiny import tiny_pipeline
 
-RECIPE = Recipe.model_validate({
-    "name": "t", "sampler": {"kind": "ddim", "steps": 3}, "guidance": {"scale": 1.0}, "calibration": {"prompts": 2},
-})  # fmt: skip
+RECIPE = Recipe.model_validate(
+    {
+        "name": "t",
+        "sampler": {"kind": "ddim", "steps": 3},
+        "guidance": {"scale": 1.0},
+        "calibration": {"prompts": 2},
+    }
+)
 RESNETS = ("down_blocks.0.resnets.0", "mid_block.resnets.0", "up_blocks.1.resnets.0", "up_blocks.2.resnets.1")
 
 
@@ -70,7 +75,7 @@ def test_what_lies_before_the_cut_is_not_computed_again(loss, pipeline, computed
     loss.measure([[]])
     computed.clear()
     loss.measure([["up_blocks.1.resnets.0"]])
-    after = names[names.index("up_blocks.1.resnets.0") + 1:]
+    after = names[names.index("up_blocks.1.resnets.0") + 1 :]
     assert computed == after
 
 

@@ -76,19 +76,44 @@ def make_bundle(folder: Path, **changes: Any) -> Bundle:
 
 def figures(retrieval: float | None, psnr: float | None = None) -> dict[str, Any]:
     interval = None if retrieval is None else [retrieval - 0.05, retrieval + 0.05]
-    return {"retrieval_at_1": retrieval, "retrieval_interval": interval, "frechet": 0.123, "psnr_db": psnr,
-            "psnr_db_worst": psnr and psnr - 5, "ssim": psnr and 0.91, "ssim_worst": psnr and 0.52}  # fmt: skip
+    return {
+        "retrieval_at_1": retrieval,
+        "retrieval_interval": interval,
+        "frechet": 0.123,
+        "psnr_db": psnr,
+        "psnr_db_worst": psnr and psnr - 5,
+        "ssim": psnr and 0.91,
+        "ssim_worst": psnr and 0.52,
+    }
 
 
 LAYERS = [
     {"name": "conv_in", "block": "", "macs": 100, "cut": 0.0, "runs": {"full": 1.0, "shallow": 1.0}, "held": []},
-    {"name": "down_blocks.0.layers.1", "block": "down_blocks.0", "macs": 300, "cut": 0.5,
-     "runs": {"full": 0.6, "shallow": 0.0}, "held": []},
-    {"name": "mid_block.layers.0", "block": "mid_block", "macs": 500, "cut": 0.0,
-     "runs": {"full": 1.0, "shallow": 0.0}, "held": ["shallow"]},
-    {"name": "up_blocks.1.upsamplers.0", "block": "up_blocks.1", "macs": 100, "cut": 1.0,
-     "runs": {"full": 0.0, "shallow": 0.0}, "held": []},
-]  # fmt: skip
+    {
+        "name": "down_blocks.0.layers.1",
+        "block": "down_blocks.0",
+        "macs": 300,
+        "cut": 0.5,
+        "runs": {"full": 0.6, "shallow": 0.0},
+        "held": [],
+    },
+    {
+        "name": "mid_block.layers.0",
+        "block": "mid_block",
+        "macs": 500,
+        "cut": 0.0,
+        "runs": {"full": 1.0, "shallow": 0.0},
+        "held": ["shallow"],
+    },
+    {
+        "name": "up_blocks.1.upsamplers.0",
+        "block": "up_blocks.1",
+        "macs": 100,
+        "cut": 1.0,
+        "runs": {"full": 0.0, "shallow": 0.0},
+        "held": [],
+    },
+]
 
 
 def make_evaluation(bundle: Bundle, cache: Path, prompt: str = "red heart") -> dict[str, Any]:
@@ -97,45 +122,77 @@ def make_evaluation(bundle: Bundle, cache: Path, prompt: str = "red heart") -> d
         keys[key] = f"{index}" * 64
         store.write(keys[key], np.full((20, 20, 3), 60 * index, np.uint8))
     return {
-        "bundle": "b", "backend": "onnxruntime", "program": program_digest(bundle.manifest), "cache": str(cache),
-        "prompts": 64, "prompt_source": "64 primary captions of glyph, chosen by numpy.random.default_rng(0)",
-        "seeds": [0], "n": 64, "guidance": {"scale": 3.0, "guided_calls": 2, "calls": 4, "mode": "batched"},
-        **figures(0.875, 24.5), "reference": {"sampler": "ddim", "steps": 4, **figures(0.906)},
+        "bundle": "b",
+        "backend": "onnxruntime",
+        "program": program_digest(bundle.manifest),
+        "cache": str(cache),
+        "prompts": 64,
+        "prompt_source": "64 primary captions of glyph, chosen by numpy.random.default_rng(0)",
+        "seeds": [0],
+        "n": 64,
+        "guidance": {"scale": 3.0, "guided_calls": 2, "calls": 4, "mode": "batched"},
+        **figures(0.875, 24.5),
+        "reference": {"sampler": "ddim", "steps": 4, **figures(0.906)},
         "equal_compute": {"sampler": "ddim", "steps": 1, "macs": 128000, **figures(0.703, 17.25)},
         "against_equal_compute": {
             "retrieval_at_1": {"difference": 0.172, "low": 0.08, "high": 0.26, "better": True},
             "ssim": {"difference": -0.01, "low": -0.03, "high": 0.01, "better": None},
         },
-        "reasons": {}, "layers": LAYERS,
+        "reasons": {},
+        "layers": LAYERS,
         "pictures": [{"prompt": prompt, "seed": 4, "why": why, "ssim": 0.5, **keys} for why in ("first", "worst")],
-    }  # fmt: skip
+    }
 
 
 PROFILE: dict[str, Any] = {
     "source": "measured",
     "device": {"name": "host", "backend": "onnxruntime", "cpu": "Test CPU", "cores": 8, "load_average": 0.1},
-    "load_ms": {"cold": 421.4, "warm": 90.0, "hashing": 12.0, "imports": 100.0, "cache_dropped": True,
-                "graphs": {"full": 50.0}},
+    "load_ms": {
+        "cold": 421.4,
+        "warm": 90.0,
+        "hashing": 12.0,
+        "imports": 100.0,
+        "cache_dropped": True,
+        "graphs": {"full": 50.0},
+    },
     "graphs": {"full": {"p50_ms": 31.25, "p90_ms": 33.0, "p95_ms": 34.0, "n": 3}},
-    "end_to_end_ms": {"p50": 412.0, "p90": 440.0, "p95": 450.0, "n": 2}, "first_run_ms": 600.0, "warmup": 1,
-    "overhead_fraction": 0.021, "peak_rss_mb": 311.0, "base_rss_mb": 95.0,
+    "end_to_end_ms": {"p50": 412.0, "p90": 440.0, "p95": 450.0, "n": 2},
+    "first_run_ms": 600.0,
+    "warmup": 1,
+    "overhead_fraction": 0.021,
+    "peak_rss_mb": 311.0,
+    "base_rss_mb": 95.0,
     "samples": {"end_to_end_ms": [400.0, 424.0], "graphs": {"full": [31.0, 31.25, 34.0]}},
-}  # fmt: skip
+}
 
 PARITY: dict[str, Any] = {
     "ok": False,
-    "backends": {"onnxruntime": {
-        "ok": False,
-        "graphs": {
-            "full": {"psnr_db": 131.2, "max_abs": 3e-6, "finite": True, "precision": "fp32", "floor_db": 60.0,
-                     "ok": True},
-            "shallow": {"psnr_db": 0.0, "max_abs": 3e38, "finite": False, "precision": "fp16", "floor_db": 40.0,
-                        "ok": False},
-        },
-        "trajectory": {"worst_step": 2, "psnr_db": 88.8, "finite": True},
-        "image": {"psnr_db": 33.3, "floor_db": 35.0, "ok": False},
-    }},
-}  # fmt: skip
+    "backends": {
+        "onnxruntime": {
+            "ok": False,
+            "graphs": {
+                "full": {
+                    "psnr_db": 131.2,
+                    "max_abs": 3e-6,
+                    "finite": True,
+                    "precision": "fp32",
+                    "floor_db": 60.0,
+                    "ok": True,
+                },
+                "shallow": {
+                    "psnr_db": 0.0,
+                    "max_abs": 3e38,
+                    "finite": False,
+                    "precision": "fp16",
+                    "floor_db": 40.0,
+                    "ok": False,
+                },
+            },
+            "trajectory": {"worst_step": 2, "psnr_db": 88.8, "finite": True},
+            "image": {"psnr_db": 33.3, "floor_db": 35.0, "ok": False},
+        }
+    },
+}
 
 
 @pytest.fixture
@@ -152,15 +209,37 @@ def test_everything_that_was_measured_is_on_the_page(bundle: Bundle, tmp_path: P
     evaluation = make_evaluation(bundle, tmp_path / "cache")
     _, tree = render(tmp_path, bundle, evaluations=[evaluation])
     for words in (
-        "red-panda", "22 November 2026, 18:45", "87.5 %", "82.5 to 92.5", "70.3 %", "90.6 %",
-        "24.5 dB", "worst 19.5 dB", "is the reference", "0.123",
-        "Retrieval@1: better (+17.2 points, 95 % interval +8.0 to +26.0)", "SSIM: no clear difference (\u22120.010",
-        "412 ms", "421 ms", "31.2 ms", "files dropped from the page cache", "311 MB", "2.1 %",
-        "131.2 dB", "\u2717 failed", "\u2713 passed", "NaN or infinite", "worst at call 3", "33.3 dB",
-        "seed 4", "Least like the untouched model", "onnxruntime/weights.bin", "Apache-2.0",
+        "red-panda",
+        "22 November 2026, 18:45",
+        "87.5 %",
+        "82.5 to 92.5",
+        "70.3 %",
+        "90.6 %",
+        "24.5 dB",
+        "worst 19.5 dB",
+        "is the reference",
+        "0.123",
+        "Retrieval@1: better (+17.2 points, 95 % interval +8.0 to +26.0)",
+        "SSIM: no clear difference (\u22120.010",
+        "412 ms",
+        "421 ms",
+        "31.2 ms",
+        "files dropped from the page cache",
+        "311 MB",
+        "2.1 %",
+        "131.2 dB",
+        "\u2717 failed",
+        "\u2713 passed",
+        "NaN or infinite",
+        "worst at call 3",
+        "33.3 dB",
+        "seed 4",
+        "Least like the untouched model",
+        "onnxruntime/weights.bin",
+        "Apache-2.0",
         "edgediff build random:tiny --recipe 'by hand.toml' --target 'This machine.toml' --out red-panda.edgediff",
         "edgediff evaluate red-panda.edgediff --prompts 64 --out red-panda.evaluation.json",
-    ):  # fmt: skip
+    ):
         assert words in tree.text, words
     assert "not measured: " not in tree.text
     assert tree.counts["img"] == 6
@@ -170,10 +249,11 @@ def test_what_is_missing_is_said_with_the_command_that_measures_it(tmp_path: Pat
     _, tree = render(tmp_path, make_bundle(tmp_path / "a b.edgediff"))
     for words in (
         "Pictures side by side: not measured. Run edgediff evaluate 'a b.edgediff' --out 'a b'.evaluation.json",
-        "Quality: not measured. Run edgediff evaluate", "Latency and memory: not measured. Run edgediff profile",
+        "Quality: not measured. Run edgediff evaluate",
+        "Latency and memory: not measured. Run edgediff profile",
         "Conversion error: not measured. Run edgediff verify 'a b.edgediff'",
         "Which layers each call computes is known where the model is",
-    ):  # fmt: skip
+    ):
         assert words in tree.text, words
     assert tree.counts["img"] == 0
     assert not re.search(r"\bNone\b|\bnan\b", tree.text)
@@ -340,11 +420,14 @@ def test_what_a_vendors_compiler_says_is_shown_as_such(bundle: Bundle, tmp_path:
 def test_a_long_run_on_a_device_shows_how_it_slows_down(bundle: Bundle, tmp_path: Path) -> None:
     images = [100.0 + 2 * index for index in range(50)]
     device = {
-        **PROFILE, "source": "emulated", "samples": {"end_to_end_ms": images}, "complete": False,
+        **PROFILE,
+        "source": "emulated",
+        "samples": {"end_to_end_ms": images},
+        "complete": False,
         "end_to_end_ms": {"p50": 149.0, "p90": 188.2, "p95": 193.1, "n": 50},
         "operators_ms": {"full/Conv": 3.5, "full/Softmax": 0.25},
         "thermal_before": {"celsius": {"battery": 31.2, "cpu": 44.0}, "battery_percent": 87.0},
-    }  # fmt: skip
+    }
     _, tree = render(tmp_path, bundle, profiles=[device])
     assert "the last fifth takes 1.73 of the first" in tree.text
     assert "until 7 s 194 ms" in tree.text
@@ -356,9 +439,15 @@ def test_a_long_run_on_a_device_shows_how_it_slows_down(bundle: Bundle, tmp_path
 
 def test_devices_are_drawn_by_recipe(bundle: Bundle, tmp_path: Path) -> None:
     one = PlanEstimate(
-        target="Pixel 9", backend="onnxruntime", precision="fp16", latency_ms=Interval(low=1, p50=2, high=4), graphs={},
-        load_ms=Interval(low=1, p50=2, high=4), memory_mb=9.0, basis="taken from somewhere",
-    )  # fmt: skip
+        target="Pixel 9",
+        backend="onnxruntime",
+        precision="fp16",
+        latency_ms=Interval(low=1, p50=2, high=4),
+        graphs={},
+        load_ms=Interval(low=1, p50=2, high=4),
+        memory_mb=9.0,
+        basis="taken from somewhere",
+    )
     _, tree = render(tmp_path, bundle, estimates={"fast": [one], "none": [one]})
     assert "On devices that are not here" in tree.text
     assert "estimated, not measured; lines hold 4 of 5" in tree.text
@@ -410,8 +499,11 @@ def test_figures_are_written_for_people() -> None:
     assert times == ["0.042\u00a0ms", "4.21\u00a0ms", "42.1\u00a0ms", "421\u00a0ms", "4.21\u00a0s", "\u2013"]
     assert (percent(0.4567), percent(0.4567, 1), percent(None)) == ("46\u00a0%", "45.7\u00a0%", "\u2013")
     assert (macs(46.3e9), macs(6.78e12), macs(103e6), macs(0)) == (
-        "46.3\u00a0GMAC", "6.78\u00a0TMAC", "103\u00a0MMAC", "0\u00a0MAC",
-    )  # fmt: skip
+        "46.3\u00a0GMAC",
+        "6.78\u00a0TMAC",
+        "103\u00a0MMAC",
+        "0\u00a0MAC",
+    )
     assert (size(45_700_000), size(3072), size(12)) == ("45.7\u00a0MB", "3.07\u00a0kB", "12\u00a0bytes")
     assert figure(-1.25, 1) == "\u22121.2"
 

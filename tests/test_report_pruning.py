@@ -17,19 +17,37 @@ def run(method: str, features: str, seed: int, hits: float, probe: float, **more
     before = {"parameters": 0.5, "macs": 0.6, "time": time, "retrieval_at_1": 0.01, "frechet": 1.5, "psnr_db": 9.0}
     after = {"retrieval_at_1": hits, "frechet": 0.4, "psnr_db": 15.0}
     curve = [{"step": 0, "probe": 0.7}, {"step": 10, "probe": probe}]
-    return {"size": "small", "method": method, "features": features, "feature": 1.0, "seed": seed, "before": before,
-            "after": after, "curve": curve, **more}  # fmt: skip
+    return {
+        "size": "small",
+        "method": method,
+        "features": features,
+        "feature": 1.0,
+        "seed": seed,
+        "before": before,
+        "after": after,
+        "curve": curve,
+        **more,
+    }
 
 
 @pytest.fixture
 def found() -> dict[str, Any]:
     runs = [
-        run("laptop", "normalised", 0, 0.9, 0.1), run("laptop", "normalised", 1, 0.8, 0.2),
-        run("laptop", "plain", 0, 0.7, 0.3), run("laptop", "plain", 1, 0.7, 0.3),
+        run("laptop", "normalised", 0, 0.9, 0.1),
+        run("laptop", "normalised", 1, 0.8, 0.2),
+        run("laptop", "plain", 0, 0.7, 0.3),
+        run("laptop", "plain", 1, 0.7, 0.3),
         run("bk_sdm", "normalised", 0, 0.5, 0.4),
-    ]  # fmt: skip
-    settings = {"steps": 10, "batch": 4, "rate": 1e-3, "precision": "fp32", "prompts": 8, "sampler_steps": 10,
-                "command": "python x <y>"}  # fmt: skip
+    ]
+    settings = {
+        "steps": 10,
+        "batch": 4,
+        "rate": 1e-3,
+        "precision": "fp32",
+        "prompts": 8,
+        "sampler_steps": 10,
+        "command": "python x <y>",
+    }
     return {"settings": settings, "reference": {"retrieval_at_1": 1.0, "frechet": 0.1}, "runs": runs}
 
 
@@ -55,16 +73,20 @@ def test_verdicts_are_computed(found):
 
 def test_the_page_is_whole_and_self_contained(found, tmp_path: Path):
     scores = {"retrieval_at_1": 0.9, "frechet": 0.2, "psnr_db": 20.0, "macs": 0.8}
-    found["switch"] = {"steps": 20, "prompts": 8, "rows": [
-        {"size": "small", "method": "bk_sdm", "order": "first", "share": 0.5, **scores},
-        {"method": "untouched", "order": "", "steps": 16, **scores},
-    ]}  # fmt: skip
+    found["switch"] = {
+        "steps": 20,
+        "prompts": 8,
+        "rows": [
+            {"size": "small", "method": "bk_sdm", "order": "first", "share": 0.5, **scores},
+            {"method": "untouched", "order": "", "steps": 16, **scores},
+        ],
+    }
     tau = {"retrieval_at_1": 0.7, "frechet": 0.8, "psnr_db": 0.9}
     found["check"] = {"steps": [5, 10], "prompts": 8, "tau": tau, "rows": [{}, {}]}
     found["runs"].append(run("bk_sdm", "normalised", 0, 0.6, 0.3, phases=2))
     page = render_pruning(found, tmp_path / "p.html", sheet=b"\x89PNG").read_text(encoding="utf-8")
     assert page.startswith("<!doctype html>")
-    assert "http" not in page.replace('http-equiv', "")
+    assert "http" not in page.replace("http-equiv", "")
     text = words(page)
     for title in ("Verdicts", "Before and after", "Losses", "Switching", "Pictures", "How"):
         assert f" {title} " in text
@@ -74,7 +96,7 @@ def test_the_page_is_whole_and_self_contained(found, tmp_path: Path):
     assert "with experts in 2 phases the output loss is 75\N{NO-BREAK SPACE}% of that without (n 1)" in text
     assert "and retrieval@1 10.0 points higher" in text
     assert "80.0\N{NO-BREAK SPACE}% to 90.0\N{NO-BREAK SPACE}%" in text
-    assert page.count("<path d=\"M") >= 5, "a line for each seed and loss"
+    assert page.count('<path d="M') >= 5, "a line for each seed and loss"
     assert "python x &lt;y&gt;" in page
 
 
@@ -92,7 +114,7 @@ def test_selections_and_additivity_are_there(found, tmp_path: Path):
             {"seed": seed, "all": {"r2": r2, "r2_line": 0.8, "spearman": None, "n": 24}}
             for seed, r2 in enumerate((0.95, 0.4))
         ],
-    }  # fmt: skip
+    }
     text = words(render_pruning(found, tmp_path / "p.html", scores=scores).read_text(encoding="utf-8"))
     assert "re-scored selections have 0.7 of the output loss of those scored once" in text
     assert "(median; less in 2 of 2 seeds)" in text
@@ -109,9 +131,10 @@ def test_operators_are_judged_by_time_and_distance(found, tmp_path: Path):
     run = {"after": figures(0.103), "reference": figures(0.1), "settings": {"steps": 9, "seed": 0}}
     measured = {
         "cut": {"cuts": [{}, {}], "scored": 7, "parameters": 0.4, "macs": 0.6, "checks": {"tau": {"first_rung": 0.8}}},
-        "time": {"median": 0.66, "quartile_low": 0.6, "quartile_high": 0.7, "pairs": 9}, "before": figures(0.2),
+        "time": {"median": 0.66, "quartile_low": 0.6, "quartile_high": 0.7, "pairs": 9},
+        "before": figures(0.2),
         "runs": [run],
-    }  # fmt: skip
+    }
     for median, verdict in ((0.66, "met"), (0.71, "missed")):
         measured["time"]["median"] = median
         page = render_pruning(found, tmp_path / "p.html", scores={"operators": measured}).read_text(encoding="utf-8")

@@ -196,8 +196,17 @@ def test_magcache_decides_as_the_paper_does(dit, unet):
     spec = magcache.Spec(error=0.24, longest=3, retention=0.2)
     # R = 1.1, 1.21: 0.1 + 0.21 is above 0.24 at the second skip
     assert magcache.decide([1.0, 1.0, 1.1, 1.1, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0], spec) == [
-        True, True, False, True, False, False, False, True, False, False,
-    ]  # fmt: skip
+        True,
+        True,
+        False,
+        True,
+        False,
+        False,
+        False,
+        True,
+        False,
+        False,
+    ]
     ratios = {"ratios": [1.0] * 6}
     assert str(propose("magcache", unet, 6, ratios, longest=2)) == "F..F.."
     schedule = propose("magcache", dit, 6, ratios, longest=2)
@@ -263,24 +272,32 @@ def test_a_network_without_text_has_no_tgate(ddpm):
     assert str(propose("inherit", ddpm, 4, level="unit", share=0.5)) == "FiFi"
 
 
-@pytest.mark.parametrize(("kind", "options", "error", "words"), [
-    ("output_hold", {}, ValidationError, "give either 'keys' .* or 'count'"),
-    ("output_hold", {"count": 9}, MethodError, "9 computed calls: it needs 1 to 8"),
-    ("output_hold", {"keys": [1, 2]}, MethodError, "the first key must be 0"),
-    ("output_hold", {"keys": [0, 9]}, MethodError, "the sampler makes 8 calls"),
-    ("faster_diffusion", {}, MethodError, "published encoder keys are for 50 calls, the sampler makes 8"),
-    ("faster_diffusion", {"keys": [0], "interval": 2}, ValidationError, "not both"),
-    ("tgate", {"gate": 8}, MethodError, "gate = 8: it needs 1 to 7"),
-    ("gates", {"preset": "dipgo-sd15-50-p0.80"}, MethodError, "is for 50 network calls; the sampler makes 8"),
-    ("gates", {"preset": "dipgo-sd15"}, ValidationError, "did you mean 'dipgo-sd15-50-p0.80'"),
-    ("gates", {"file": "nowhere.json"}, ConfigError, "there is no such file"),
-    ("inherit", {"level": "block", "names": ["mid_block.resnets.0"]}, MethodError, "'mid_block.resnets.0' is no block"),
-    ("inherit", {"names": ["mid_blok"]}, PlanError, "did you mean 'mid_block'"),
-    ("inherit", {"form": "change"}, MethodError, "is for units"),
-    ("inherit", {"level": "unit", "form": "change", "names": ["conv_in"]}, MethodError, "no residual stream"),
-    ("taylorseer", {"what": "features", "branch": 99}, MethodError, "branch = 99 is deeper"),
-    ("guidance_interval", {"interval": [0.5, 0.5]}, ValidationError, "0 <= start < end <= 1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "options", "error", "words"),
+    [
+        ("output_hold", {}, ValidationError, "give either 'keys' .* or 'count'"),
+        ("output_hold", {"count": 9}, MethodError, "9 computed calls: it needs 1 to 8"),
+        ("output_hold", {"keys": [1, 2]}, MethodError, "the first key must be 0"),
+        ("output_hold", {"keys": [0, 9]}, MethodError, "the sampler makes 8 calls"),
+        ("faster_diffusion", {}, MethodError, "published encoder keys are for 50 calls, the sampler makes 8"),
+        ("faster_diffusion", {"keys": [0], "interval": 2}, ValidationError, "not both"),
+        ("tgate", {"gate": 8}, MethodError, "gate = 8: it needs 1 to 7"),
+        ("gates", {"preset": "dipgo-sd15-50-p0.80"}, MethodError, "is for 50 network calls; the sampler makes 8"),
+        ("gates", {"preset": "dipgo-sd15"}, ValidationError, "did you mean 'dipgo-sd15-50-p0.80'"),
+        ("gates", {"file": "nowhere.json"}, ConfigError, "there is no such file"),
+        (
+            "inherit",
+            {"level": "block", "names": ["mid_block.resnets.0"]},
+            MethodError,
+            "'mid_block.resnets.0' is no block",
+        ),
+        ("inherit", {"names": ["mid_blok"]}, PlanError, "did you mean 'mid_block'"),
+        ("inherit", {"form": "change"}, MethodError, "is for units"),
+        ("inherit", {"level": "unit", "form": "change", "names": ["conv_in"]}, MethodError, "no residual stream"),
+        ("taylorseer", {"what": "features", "branch": 99}, MethodError, "branch = 99 is deeper"),
+        ("guidance_interval", {"interval": [0.5, 0.5]}, ValidationError, "0 <= start < end <= 1"),
+    ],
+)
 def test_bad_input_says_what_is_allowed(kind, options, error, words, unet):
     with pytest.raises(error, match=words):
         propose(kind, unet, 8, **options)

@@ -56,10 +56,16 @@ def own_cache(tmp_path, monkeypatch):
 
 
 def check_equal(pipeline, prompt: str, kind: str, options, folder) -> None:
-    recipe = Recipe.model_validate({
-        "name": kind, "sampler": {"kind": "ddim", "steps": CALLS}, "guidance": {"scale": 3.0},
-        "calibration": {"prompts": 2}, "reuse": [{"kind": kind, **options}], "max_graphs": 4,
-    })  # fmt: skip
+    recipe = Recipe.model_validate(
+        {
+            "name": kind,
+            "sampler": {"kind": "ddim", "steps": CALLS},
+            "guidance": {"scale": 3.0},
+            "calibration": {"prompts": 2},
+            "reuse": [{"kind": kind, **options}],
+            "max_graphs": 4,
+        }
+    )
     bundle = ed.build(pipeline, recipe=recipe, out=folder / "one.edgediff", backends=["eager"])
     plan = bundle.plan
     assert plan.cost.macs < plan.cost.reference_macs, "the method saves something"

@@ -59,8 +59,9 @@ class Built:
 
     def __call__(self, bundle: Path, *options: str) -> subprocess.CompletedProcess[str]:
         command = [*self.start, *read_runner(self.folder).facts.command, str(bundle), *options]
-        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, errors="replace", timeout=300,
-                              check=False)  # fmt: skip
+        return subprocess.run(
+            command, cwd=self.folder, capture_output=True, text=True, errors="replace", timeout=300, check=False
+        )
 
 
 def lines_of(done: subprocess.CompletedProcess[str]) -> list[dict]:
@@ -163,8 +164,9 @@ def test_methods_share_their_packed_weights(runner, tmp_path):
 def tiny(tmp_path_factory) -> Bundle:
     """A whole text-to-image model, lowered by the backend."""
     folder = tmp_path_factory.mktemp("tiny")
-    return tiny_bundle(folder / "tiny.edgediff", tiny_pipeline(folder / "model"),
-                       {"executorch": BackendPlan(precision="fp32")})  # fmt: skip
+    return tiny_bundle(
+        folder / "tiny.edgediff", tiny_pipeline(folder / "model"), {"executorch": BackendPlan(precision="fp32")}
+    )
 
 
 def test_a_bundles_golden_files(runner, tiny):
@@ -211,8 +213,12 @@ def test_what_is_timed_adds_up(runner, checked):
     names = [line["graph"] for line in calls]
     assert len(images) == 3
     assert {name: names.count(name) for name in names} == {
-        "text_encoder": 6, "full": 3, "shallow@1": 3, "shallow@2": 3, "vae_decoder": 3,
-    }  # fmt: skip
+        "text_encoder": 6,
+        "full": 3,
+        "shallow@1": 3,
+        "shallow@2": 3,
+        "vae_decoder": 3,
+    }
     assert 0 < sum(line["ms"] for line in calls) < sum(images)
     facts = {key: value for line in said for key, value in line.items()}
     assert facts["runtime"].startswith("executorch 1.")
@@ -236,8 +242,11 @@ def test_operators_of_every_graph(runner, checked, tmp_path):
 
 
 def test_a_sustained_run_takes_its_time(runner, checked):
-    images = [line["image_ms"] for line in lines_of(runner(checked, "--sustained", "1", "--warmup", "0"))
-              if "image_ms" in line]
+    images = [
+        line["image_ms"]
+        for line in lines_of(runner(checked, "--sustained", "1", "--warmup", "0"))
+        if "image_ms" in line
+    ]
     assert len(images) > 15
     assert sum(images) <= 1000 + images[-1]
 
@@ -250,18 +259,27 @@ def edited(bundle: Path, out: Path, change) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda m: m["graphs"]["full"]["artifacts"]["executorch"].update(function="nothing"),
-     "has no method 'nothing' with the inputs and outputs of graph 'full' at batch 2; build the bundle again"),
-    (lambda m: m["graphs"]["full"]["inputs"][0].update(dtype="float16"), "inputs and outputs of graph 'full'"),
-    (lambda m: m["graphs"]["full"]["inputs"][0].update(dtype="bfloat16"), "unknown dtype 'bfloat16' (allowed"),
-    (lambda m: m["graphs"]["full"]["artifacts"].clear(), "graph 'full' was not built for executorch; build"),
-    (lambda m: m["graphs"]["full"]["artifacts"]["executorch"].update(file="../x"), "the path '../x' leaves the bundle"),
-    (lambda m: m.update(schema_version="2.0"), "schema_version '2.0' cannot be read: this runner reads 1.x"),
-    (lambda m: m.pop("program"), "is not a manifest: [json.exception.out_of_range.403] key 'program' not found"),
-    (lambda m: m["program"]["rows"][0].update(graph="deep"), "runs graph 'deep', which does not exist"),
-    (lambda m: m["carries"].clear(), "uses unknown carry 'mid'"),
-], ids=["method", "dtype", "unknown dtype", "artifact", "path", "version", "key", "graph", "carry"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda m: m["graphs"]["full"]["artifacts"]["executorch"].update(function="nothing"),
+            "has no method 'nothing' with the inputs and outputs of graph 'full' at batch 2; build the bundle again",
+        ),
+        (lambda m: m["graphs"]["full"]["inputs"][0].update(dtype="float16"), "inputs and outputs of graph 'full'"),
+        (lambda m: m["graphs"]["full"]["inputs"][0].update(dtype="bfloat16"), "unknown dtype 'bfloat16' (allowed"),
+        (lambda m: m["graphs"]["full"]["artifacts"].clear(), "graph 'full' was not built for executorch; build"),
+        (
+            lambda m: m["graphs"]["full"]["artifacts"]["executorch"].update(file="../x"),
+            "the path '../x' leaves the bundle",
+        ),
+        (lambda m: m.update(schema_version="2.0"), "schema_version '2.0' cannot be read: this runner reads 1.x"),
+        (lambda m: m.pop("program"), "is not a manifest: [json.exception.out_of_range.403] key 'program' not found"),
+        (lambda m: m["program"]["rows"][0].update(graph="deep"), "runs graph 'deep', which does not exist"),
+        (lambda m: m["carries"].clear(), "uses unknown carry 'mid'"),
+    ],
+    ids=["method", "dtype", "unknown dtype", "artifact", "path", "version", "key", "graph", "carry"],
+)
 def test_a_bundle_that_does_not_fit(change, message, runner, checked, tmp_path):
     done = runner(edited(checked, tmp_path / "bundle", change), *QUICK)
     assert done.returncode == 2, done.stderr
@@ -281,14 +299,18 @@ def test_a_program_with_changed_bytes(runner, checked, tmp_path):
     assert runner(bundle, *QUICK).returncode == 1
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    (("--runs", "0"), "--runs 0: it must be a number from 1 to 10000"),
-    (("--runs", "1.5"), "--runs 1.5: it must be a whole number"),
-    (("--threads",), "--threads needs a value; see --help"),
-    (("--backend", "coreml"), "unknown backend 'coreml' (allowed: executorch)"),
-    (("--fast",), "unknown argument '--fast'; see --help"),
-    (("--inputs", "nowhere.safetensors"), "nowhere.safetensors: cannot be read as .safetensors"),
-], ids=lambda value: " ".join(value) if isinstance(value, tuple) else "")  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--runs", "0"), "--runs 0: it must be a number from 1 to 10000"),
+        (("--runs", "1.5"), "--runs 1.5: it must be a whole number"),
+        (("--threads",), "--threads needs a value; see --help"),
+        (("--backend", "coreml"), "unknown backend 'coreml' (allowed: executorch)"),
+        (("--fast",), "unknown argument '--fast'; see --help"),
+        (("--inputs", "nowhere.safetensors"), "nowhere.safetensors: cannot be read as .safetensors"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
 def test_a_command_line_that_does_not_parse(options, message, runner, checked):
     done = runner(checked, *options)
     assert done.returncode == 2
@@ -307,12 +329,17 @@ def _server() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def bundle(checked, tmp_path_factory) -> Bundle:
     """A whole bundle for two backends, of which a device needs one."""
-    parts = {**valid_parts(), **{f"executorch/{path.name}": path.read_bytes() for path in checked.glob("executorch/*")},
-             **{f"golden/{path.name}": path.read_bytes() for path in checked.glob("golden/*")}}  # fmt: skip
+    parts = {
+        **valid_parts(),
+        **{f"executorch/{path.name}": path.read_bytes() for path in checked.glob("executorch/*")},
+        **{f"golden/{path.name}": path.read_bytes() for path in checked.glob("golden/*")},
+    }
     ours = read_json(checked / "manifest.json", Manifest).graphs
     manifest = make_manifest()
-    graphs = {name: graph.model_copy(update={"artifacts": {**graph.artifacts, **ours[name].artifacts}})
-              for name, graph in manifest.graphs.items()}
+    graphs = {
+        name: graph.model_copy(update={"artifacts": {**graph.artifacts, **ours[name].artifacts}})
+        for name, graph in manifest.graphs.items()
+    }
     with BundleWriter(tmp_path_factory.mktemp("adb") / "small.edgediff") as writer:
         for path, data in parts.items():
             writer.path(path).write_bytes(data)
@@ -331,8 +358,9 @@ def test_adb_from_end_to_end(arm, bundle, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("EDGEDIFF_CACHE", str(arm.parent.parent))
     (tmp_path / "battery").write_text("  USB powered: true\n  level: 87\n  temperature: 312\n")
     with StandIn(tmp_path) as device:
-        status, table = profile(capsys, str(bundle.folder), "--device", "adb", "--runs", "3", "--threads", "1",
-                                "--per-op")  # fmt: skip
+        status, table = profile(
+            capsys, str(bundle.folder), "--device", "adb", "--runs", "3", "--threads", "1", "--per-op"
+        )
         assert status == 0
         remote = tmp_path / "data/local/tmp/edgediff"
         log = (remote / f"{bundle.manifest.name}.jsonl").read_text().splitlines()
@@ -372,6 +400,7 @@ def test_a_device_that_goes_away_and_comes_back(arm, bundle, tmp_path):
     """What was measured is kept; the second push finds everything there."""
     runner = read_runner(arm)
     with StandIn(tmp_path) as device:
+
         def cut(text: str, done: int, total: int) -> None:
             if text.startswith("measuring") and done == 3:
                 device.vanish()
@@ -382,8 +411,13 @@ def test_a_device_that_goes_away_and_comes_back(arm, bundle, tmp_path):
     assert (table.thermal_after, table.source) == (None, "emulated")
     with StandIn(tmp_path) as device:
         pushed: list[str] = []
-        whole = adb.run(bundle, adb.find_device(device.serial), runner, runs=2,
-                        progress=lambda text, done, total: pushed.append(text))  # fmt: skip
+        whole = adb.run(
+            bundle,
+            adb.find_device(device.serial),
+            runner,
+            runs=2,
+            progress=lambda text, done, total: pushed.append(text),
+        )
     assert [text for text in pushed if text.startswith("pushing")] == ["pushing manifest.json"]
     assert (whole.complete, whole.end_to_end_ms.n) == (True, 2)
 

@@ -118,18 +118,24 @@ def _by_the_formulas(manifest: Manifest, texts: tuple[str, str], seed: int) -> I
     """The program in float64, both prompts always run: one prompt alone must not see the other."""
     latent = Rng(seed).normal((1, *LATENT)).astype(np.float64)
     networks, once, carries = {"full": Network("full"), "shallow": Network("shallow")}, Once("text_encoder"), [{}, {}]
-    words = [once.run({"input_ids": np.array([Tokenizer().encode(text, LENGTH)])})["last_hidden_state"]
-             for text in texts]
+    words = [
+        once.run({"input_ids": np.array([Tokenizer().encode(text, LENGTH)])})["last_hidden_state"] for text in texts
+    ]
     output = latent
     for row in manifest.program.rows:
         if row.graph is not None:
             found = []
             for side in (0, 1):
-                outputs = networks[row.graph].run({
-                    "sample": latent, "timestep": np.array([row.timestep]), "encoder_hidden_states": words[side],
-                    "cache_in_mid": carries[side].get("mid"),
-                } if row.graph == "shallow" else {
-                    "sample": latent, "timestep": np.array([row.timestep]), "encoder_hidden_states": words[side]})
+                outputs = networks[row.graph].run(
+                    {
+                        "sample": latent,
+                        "timestep": np.array([row.timestep]),
+                        "encoder_hidden_states": words[side],
+                        "cache_in_mid": carries[side].get("mid"),
+                    }
+                    if row.graph == "shallow"
+                    else {"sample": latent, "timestep": np.array([row.timestep]), "encoder_hidden_states": words[side]}
+                )
                 if "cache_out_mid" in outputs:
                     carries[side]["mid"] = outputs["cache_out_mid"]
                 found.append(outputs["noise_pred"])
@@ -197,7 +203,10 @@ def test_inputs_have_the_manifests_types() -> None:
     list(Session(manifest, Tokenizer(), runners).steps("b"))
     for inputs in runners["full"].inputs:
         assert {name: str(value.dtype) for name, value in inputs.items()} == {
-            "sample": "float16", "timestep": "int64", "encoder_hidden_states": "float16"}
+            "sample": "float16",
+            "timestep": "int64",
+            "encoder_hidden_states": "float16",
+        }
     assert runners["shallow"].inputs[0]["cache_in_mid"].dtype == np.float32
 
 
@@ -205,7 +214,8 @@ def _retyped(manifest: Manifest, dtype: str, timestep: str) -> Manifest:
     def retype(graph: Graph) -> Graph:
         inputs = tuple(
             spec.model_copy(update={"dtype": timestep if spec.name == "timestep" else dtype})
-            if spec.name in ("sample", "timestep", "encoder_hidden_states") else spec
+            if spec.name in ("sample", "timestep", "encoder_hidden_states")
+            else spec
             for spec in graph.inputs
         )
         return graph.model_copy(update={"inputs": inputs})
@@ -256,8 +266,9 @@ def test_the_same_seed_the_same_picture_and_seed_0_is_a_seed() -> None:
 
 
 def _noisy(manifest: Manifest) -> Manifest:
-    rows = tuple(row.model_copy(update={"update": Update(x=(1.0,), e=(0.0,), noise=0.5)})
-                 for row in manifest.program.rows)
+    rows = tuple(
+        row.model_copy(update={"update": Update(x=(1.0,), e=(0.0,), noise=0.5)}) for row in manifest.program.rows
+    )
     program = manifest.program.model_copy(update={"rows": rows, "init_scale": 3.0})
     return manifest.model_copy(update={"program": program})
 
@@ -292,8 +303,7 @@ def test_unconditional_bundles_need_no_text() -> None:
     full = manifest.graphs["full"]
     graphs = {**manifest.graphs, "full": full.model_copy(update={"inputs": full.inputs[:2]})}
     program = manifest.program.model_copy(update={"tokenize": None, "encode": None})
-    manifest = manifest.model_copy(
-        update={"kind": "unconditional-image", "graphs": graphs, "program": program})
+    manifest = manifest.model_copy(update={"kind": "unconditional-image", "graphs": graphs, "program": program})
 
     class Denoiser:
         def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -323,8 +333,9 @@ def test_decode_scales_shifts_and_rounds() -> None:
     assert pixels[0, 0].tolist() == [0, 191, 255]
     assert pixels[9, 9].tolist() == [159, 159, 159]
     with pytest.raises(BundleError, match="makes sound"):
-        Session(session.manifest.model_copy(update={"kind": "unconditional-audio"}), Tokenizer(),
-                session.runners).decode(latent)
+        Session(
+            session.manifest.model_copy(update={"kind": "unconditional-audio"}), Tokenizer(), session.runners
+        ).decode(latent)
 
 
 @pytest.fixture
@@ -352,7 +363,12 @@ def opened(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, i
 def test_open_session_opens_each_graph_at_its_batches(bundle: Bundle, opened: list[Any]) -> None:
     session = open_session(bundle, threads=3)
     assert sorted(opened) == [
-        ("full", 2, 3), ("shallow", 1, 3), ("shallow", 2, 3), ("text_encoder", 1, 3), ("vae_decoder", 1, 3)]
+        ("full", 2, 3),
+        ("shallow", 1, 3),
+        ("shallow", 2, 3),
+        ("text_encoder", 1, 3),
+        ("vae_decoder", 1, 3),
+    ]
     assert sorted(opened) == sorted((name, batch, 3) for name, batch in used_graphs(bundle.manifest))
     assert sorted(session.load_seconds) == ["full", "shallow@1", "shallow@2", "text_encoder", "vae_decoder"]
     assert len(run(session, "b")) == 4
@@ -383,16 +399,23 @@ def test_closing_the_generator_cancels(bundle: Bundle, opened: list[Any]) -> Non
 # Errors
 
 
-@pytest.mark.parametrize(("arguments", "code", "text"), [
-    ({"prompt": 3}, "prompt", "a prompt is one text, not int (3)"),
-    ({"prompt": ["a", "b"]}, "prompt", "not list (['a', 'b'])"),
-    ({"prompt": "a", "negative_prompt": None}, "prompt", "not NoneType"),
-    ({"prompt": "a", "seed": -1}, "seed", "the seed is -1; it must be a whole number from 0 to 18446744073709551615"),
-    ({"prompt": "a", "seed": 2**64}, "seed", "whole number"),
-    ({"prompt": "a", "seed": 1.5}, "seed", "the seed is 1.5"),
-    ({"prompt": "a", "seed": True}, "seed", "the seed is True"),
-    ({"prompt": "a", "latent": zeros(batch=2)}, "latent", "(2, 4, 8, 8), this bundle needs (1, 4, 8, 8)"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        ({"prompt": 3}, "prompt", "a prompt is one text, not int (3)"),
+        ({"prompt": ["a", "b"]}, "prompt", "not list (['a', 'b'])"),
+        ({"prompt": "a", "negative_prompt": None}, "prompt", "not NoneType"),
+        (
+            {"prompt": "a", "seed": -1},
+            "seed",
+            "the seed is -1; it must be a whole number from 0 to 18446744073709551615",
+        ),
+        ({"prompt": "a", "seed": 2**64}, "seed", "whole number"),
+        ({"prompt": "a", "seed": 1.5}, "seed", "the seed is 1.5"),
+        ({"prompt": "a", "seed": True}, "seed", "the seed is True"),
+        ({"prompt": "a", "latent": zeros(batch=2)}, "latent", "(2, 4, 8, 8), this bundle needs (1, 4, 8, 8)"),
+    ],
+)
 def test_bad_arguments_at_the_call(arguments: dict[str, Any], code: str, text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         make_session().steps(**arguments)
@@ -419,20 +442,33 @@ def test_an_encoder_or_decoder_that_is_not_finite() -> None:
         make_session(vae_decoder=Fixed(image=image)).decode(zeros())
 
 
-@pytest.mark.parametrize(("outputs", "text"), [
-    ({"noise_pred": zeros(batch=1)}, r"row 1 \(graph 'shallow', .*put out the shape \(1, 4, 8, 8\), not \(2, 4, 8, 8"),
-    ({"noise_prd": zeros(batch=2)}, "did not return 'noise_pred'; did you mean 'noise_prd'"),
-])
+@pytest.mark.parametrize(
+    ("outputs", "text"),
+    [
+        (
+            {"noise_pred": zeros(batch=1)},
+            r"row 1 \(graph 'shallow', .*put out the shape \(1, 4, 8, 8\), not \(2, 4, 8, 8",
+        ),
+        ({"noise_prd": zeros(batch=2)}, "did not return 'noise_pred'; did you mean 'noise_prd'"),
+    ],
+)
 def test_outputs_that_are_wrong(outputs: dict[str, np.ndarray], text: str) -> None:
     with pytest.raises(BackendError, match=text) as caught:
         run(make_session(shallow=Fixed(**outputs)), "b")
     assert caught.value.code == "output"
 
 
-@pytest.mark.parametrize(("calls", "code", "text"), [
-    ((("shallow", 3.0),), "carry_before_write", "row 0 .*reads carry 'mid' before any row writes it"),
-    ((("full", None), ("shallow", 3.0)), "carry", "row 1 .*is guided, but carry 'mid' was written without guidance"),
-])
+@pytest.mark.parametrize(
+    ("calls", "code", "text"),
+    [
+        ((("shallow", 3.0),), "carry_before_write", "row 0 .*reads carry 'mid' before any row writes it"),
+        (
+            (("full", None), ("shallow", 3.0)),
+            "carry",
+            "row 1 .*is guided, but carry 'mid' was written without guidance",
+        ),
+    ],
+)
 def test_carries_that_are_not_there(calls: Calls, code: str, text: str) -> None:
     with pytest.raises(BundleError, match=text) as caught:
         run(make_session(calls=calls), "b")
@@ -441,8 +477,9 @@ def test_carries_that_are_not_there(calls: Calls, code: str, text: str) -> None:
 
 def test_graphs_that_nothing_can_feed() -> None:
     with pytest.raises(BundleError, match="graph 'shallow', which has no runner"):
-        Session(make_manifest(), Tokenizer(), {name: runner for name, runner in make_runners().items()
-                                               if name != "shallow"})
+        Session(
+            make_manifest(), Tokenizer(), {name: runner for name, runner in make_runners().items() if name != "shallow"}
+        )
     manifest = make_manifest()
     full = manifest.graphs["full"]
     extra = (*full.inputs, full.inputs[0].model_copy(update={"name": "class_labels"}))

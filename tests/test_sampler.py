@@ -28,10 +28,18 @@ from edgediff.sampling.table import SAMPLERS, extract_step_table, make_scheduler
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 GOLDEN = Path(__file__).parent / "golden" / "steps.json"
 SD15 = {  # scheduler/scheduler_config.json of Stable Diffusion 1.5
-    "_class_name": "PNDMScheduler", "_diffusers_version": "0.6.0", "beta_end": 0.012,
-    "beta_schedule": "scaled_linear", "beta_start": 0.00085, "clip_sample": False, "num_train_timesteps": 1000,
-    "set_alpha_to_one": False, "skip_prk_steps": True, "steps_offset": 1, "trained_betas": None,
-}  # fmt: skip
+    "_class_name": "PNDMScheduler",
+    "_diffusers_version": "0.6.0",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "clip_sample": False,
+    "num_train_timesteps": 1000,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "trained_betas": None,
+}
 PIXELS = {"num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02, "clip_sample": True}
 SHAPE = (1, 4, 8, 8)
 CASES: dict[str, dict[str, Any]] = {
@@ -163,10 +171,19 @@ def test_recurrences_are_as_short_as_the_samplers_are():
         rows = extract_step_table(make_scheduler(kind, SD15), 30).rows
         reach[kind] = (max(len(r.update.x) for r in rows), max(len(r.update.e) for r in rows))
     assert reach == {
-        "ddim": (1, 1), "ddpm": (1, 1), "euler": (1, 1), "euler_ancestral": (1, 1), "lcm": (1, 1),
-        "flow_match_euler": (1, 1), "heun": (2, 2), "dpmpp_2m": (2, 2), "dpmpp_2m_karras": (2, 2),
-        "unipc": (3, 3), "pndm": (2, 5), "ipndm": (5, 4),
-    }  # fmt: skip
+        "ddim": (1, 1),
+        "ddpm": (1, 1),
+        "euler": (1, 1),
+        "euler_ancestral": (1, 1),
+        "lcm": (1, 1),
+        "flow_match_euler": (1, 1),
+        "heun": (2, 2),
+        "dpmpp_2m": (2, 2),
+        "dpmpp_2m_karras": (2, 2),
+        "unipc": (3, 3),
+        "pndm": (2, 5),
+        "ipndm": (5, 4),
+    }
 
 
 def run_fixed(table: StepTable, latent: np.ndarray, outputs: list[np.ndarray]) -> Iterator[Step]:
@@ -317,9 +334,13 @@ def golden_case(name: str, case: dict[str, Any]) -> dict[str, Any]:
     )
     latents = [[float(f"{value:.9g}") for value in step.latent.ravel()] for step in ran]
     return {
-        "name": name, "seed": seed, "shape": list(shape), "holds": holds,
-        "table": table.model_dump(mode="json", exclude_none=True), "latents": latents,
-    }  # fmt: skip
+        "name": name,
+        "seed": seed,
+        "shape": list(shape),
+        "holds": holds,
+        "table": table.model_dump(mode="json", exclude_none=True),
+        "latents": latents,
+    }
 
 
 def write_golden() -> None:

@@ -18,7 +18,8 @@ from edgediff.runtime.steps import Clip, StepRow, StepTable, Update, apply_updat
 
 CALLS = ("full", "full", HOLD, HOLD, "full", HOLD, "full", HOLD)
 FORECASTS = (
-    Forecast(call=2, weights=(2.0, -1.0)), Forecast(call=3, weights=(3.0, -2.0)),
+    Forecast(call=2, weights=(2.0, -1.0)),
+    Forecast(call=3, weights=(3.0, -2.0)),
     Forecast(call=5, weights=(1.5, -0.75, 0.25)),
 )
 
@@ -26,7 +27,9 @@ FORECASTS = (
 def chain_graph() -> UnitGraph:
     """one -> two -> out, with `one` also read by `out`."""
     units = (
-        Unit("one", "resnet", ("sample",)), Unit("two", "resnet", ("one",)), Unit("out", "output", ("two", "one")),
+        Unit("one", "resnet", ("sample",)),
+        Unit("two", "resnet", ("one",)),
+        Unit("out", "output", ("two", "one")),
     )
     return UnitGraph("hand", units, ("sample",), "out")
 
@@ -38,7 +41,8 @@ def make_table(length: int, *, clip: bool = False) -> StepTable:
     for index in range(length):
         depth = min(index + 1, 3)
         update = Update(
-            x=tuple(draw.uniform(0.4, 0.6, min(depth, 2)).tolist()), e=tuple(draw.normal(size=depth).tolist()),
+            x=tuple(draw.uniform(0.4, 0.6, min(depth, 2)).tolist()),
+            e=tuple(draw.normal(size=depth).tolist()),
             clip=Clip(x=1.0, e=0.5, limit=1.0, weight=0.3) if clip else None,
         )
         rows.append(StepRow(timestep=float(length - index), update=update))
@@ -90,12 +94,15 @@ def test_another_step_count_is_refused() -> None:
         fold_forecasts(make_table(7), Schedule(rows={"full": Row()}, calls=CALLS))
 
 
-@pytest.mark.parametrize(("forecast", "words"), [
-    (Forecast(call=1, weights=(1.0,)), "where the row is 'hold'"),
-    (Forecast(call=9, weights=(1.0,)), "cannot forecast"),
-    (Forecast(call=2, what="mid", weights=(1.0,)), "where a graph runs"),
-    (Forecast(call=2, weights=(1.0, 1.0, 1.0)), "3 outputs; 2 are computed"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("forecast", "words"),
+    [
+        (Forecast(call=1, weights=(1.0,)), "where the row is 'hold'"),
+        (Forecast(call=9, weights=(1.0,)), "cannot forecast"),
+        (Forecast(call=2, what="mid", weights=(1.0,)), "where a graph runs"),
+        (Forecast(call=2, weights=(1.0, 1.0, 1.0)), "3 outputs; 2 are computed"),
+    ],
+)
 def test_forecasts_that_cannot_be(forecast: Forecast, words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         Schedule(rows={"full": Row()}, calls=CALLS, forecasts=(forecast,))
@@ -110,8 +117,9 @@ def test_a_mix_makes_every_earlier_writer_write() -> None:
     plain = wire_schedule(Schedule(rows=rows, calls=("a", "b", "a", "c")), chain_graph())
     assert plain["b"].writes == ()
     with pytest.raises(PlanError, match="2 values of 'two', of which no earlier call"):
-        wire_schedule(Schedule(rows=rows, calls=("a", "c"), forecasts=(mixed[0].model_copy(update={"call": 1}),)),
-                      chain_graph())
+        wire_schedule(
+            Schedule(rows=rows, calls=("a", "c"), forecasts=(mixed[0].model_copy(update={"call": 1}),)), chain_graph()
+        )
 
 
 def test_the_runtime_mixes_a_carry_and_holds_guidance() -> None:

@@ -16,9 +16,14 @@ from edgediff.report.frontier import front_section
 from tests.tiny import tiny_pipeline
 
 TARGET = load_target("pixel_9")
-RECIPE = Recipe.model_validate({
-    "name": "t", "sampler": {"kind": "ddim", "steps": 8}, "guidance": {"scale": 3.0}, "calibration": {"prompts": 2},
-})  # fmt: skip
+RECIPE = Recipe.model_validate(
+    {
+        "name": "t",
+        "sampler": {"kind": "ddim", "steps": 8},
+        "guidance": {"scale": 3.0},
+        "calibration": {"prompts": 2},
+    }
+)
 
 
 @pytest.fixture(scope="module")

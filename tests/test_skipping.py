@@ -87,7 +87,8 @@ def test_the_choice_under_a_budget_equals_trying_everything(price, budget: float
     trajectory = make_trajectory(3)
     found = cheapest(find_paths(trajectory, most_guided=7, most_alone=7, longest=7, oldest=7), budget, price)
     fitting = [
-        (loss, calls) for calls, guided, loss in every_path(trajectory, 7, 7)
+        (loss, calls)
+        for calls, guided, loss in every_path(trajectory, 7, 7)
         if len(guided) * price[0] + (len(calls) - len(guided)) * price[1] <= budget
     ]
     assert found is not None
@@ -153,7 +154,8 @@ def test_one_skip_has_exactly_the_predicted_error(bench) -> None:
     reference = torch.cat(seen[5])
     weights = trajectory.skip(2, [trajectory.output(2, (2,)), trajectory.output(1, (1,))], 5)
     schedule = Schedule(
-        rows={"full": Row()}, calls=("full", "full", "full", HOLD, HOLD, "full", "full", "full"),
+        rows={"full": Row()},
+        calls=("full", "full", "full", HOLD, HOLD, "full", "full", "full"),
         forecasts=tuple(Forecast(call=c, weights=tuple(weights[1])) for c in (3, 4)),
     )
     met = {}
@@ -210,5 +212,3 @@ def test_prices_change_the_choice() -> None:
     assert isinstance(cheap, Path)
     assert len(cheap.guided) >= len(dear.guided)
     assert cheap.loss <= dear.loss
-
-

@@ -13,11 +13,34 @@ from edgediff.errors import ConfigError
 from edgediff.estimate.rows import load_chips
 
 WANTED = {
-    "iphone_12", "iphone_13", "iphone_14_pro", "iphone_15_pro", "iphone_16_pro", "iphone_17_pro", "ipad_pro_m1",
-    "galaxy_s23", "galaxy_s24", "galaxy_s24_exynos", "galaxy_s25", "pixel_8", "pixel_9", "pixel_10",
-    "snapdragon_7_gen_3", "dimensity_9300", "snapdragon_x_elite", "rk3588", "raspberry_pi_5", "jetson_orin_nano",
-    "ethos_u55_256", "ethos_u65_512", "ethos_u85_2048", "h100", "h200", "rtx_4090", "host",
-}  # fmt: skip
+    "iphone_12",
+    "iphone_13",
+    "iphone_14_pro",
+    "iphone_15_pro",
+    "iphone_16_pro",
+    "iphone_17_pro",
+    "ipad_pro_m1",
+    "galaxy_s23",
+    "galaxy_s24",
+    "galaxy_s24_exynos",
+    "galaxy_s25",
+    "pixel_8",
+    "pixel_9",
+    "pixel_10",
+    "snapdragon_7_gen_3",
+    "dimensity_9300",
+    "snapdragon_x_elite",
+    "rk3588",
+    "raspberry_pi_5",
+    "jetson_orin_nano",
+    "ethos_u55_256",
+    "ethos_u65_512",
+    "ethos_u85_2048",
+    "h100",
+    "h200",
+    "rtx_4090",
+    "host",
+}
 
 
 def test_the_devices_are_there():
@@ -41,17 +64,25 @@ def test_every_figure_has_a_source_or_says_that_it_has_none(name):
 
 def test_what_is_unverified_is_named():
     target = Target(
-        name="x", backends=("onnxruntime",), memory_gb=4, bandwidth_gbps=30, unverified=("memory_gb",),
-        sources={"bandwidth_gbps": "a data sheet"}, npu={"int8_gops": 1000.0, "unverified": True},
-    )  # fmt: skip
+        name="x",
+        backends=("onnxruntime",),
+        memory_gb=4,
+        bandwidth_gbps=30,
+        unverified=("memory_gb",),
+        sources={"bandwidth_gbps": "a data sheet"},
+        npu={"int8_gops": 1000.0, "unverified": True},
+    )
     assert target.unverified_figures() == ("memory_gb", "npu.int8_gops")
 
 
-@pytest.mark.parametrize(("data", "message"), [
-    ({"unverified": ["memory"]}, "unverified names 'memory'; did you mean 'memory_gb'?"),
-    ({"memory_gb": 4, "memory_ceiling_gb": 5}, "an app cannot hold more than there is"),
-    ({"npu": {"int8_gop": 3}}, "unknown key 'npu.int8_gop'; did you mean 'int8_gops'?"),
-])
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"unverified": ["memory"]}, "unverified names 'memory'; did you mean 'memory_gb'?"),
+        ({"memory_gb": 4, "memory_ceiling_gb": 5}, "an app cannot hold more than there is"),
+        ({"npu": {"int8_gop": 3}}, "unknown key 'npu.int8_gop'; did you mean 'int8_gops'?"),
+    ],
+)
 def test_targets_that_are_wrong(data, message):
     with pytest.raises(ConfigError) as caught:
         parse({"name": "x", "backends": ["onnxruntime"], **data}, Target, where="x.toml")

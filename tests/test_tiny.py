@@ -16,8 +16,11 @@ from tests.tiny import tiny_pipeline
 
 RECIPE = Recipe.model_validate(
     {
-        "name": "tiny", "sampler": {"kind": "ddim", "steps": 4}, "guidance": {"scale": 3.0},
-        "calibration": {"prompts": 1}, "prune": [{"kind": "laptop", "budget": {"parameters": 0.9}, "timesteps": 1}],
+        "name": "tiny",
+        "sampler": {"kind": "ddim", "steps": 4},
+        "guidance": {"scale": 3.0},
+        "calibration": {"prompts": 1},
+        "prune": [{"kind": "laptop", "budget": {"parameters": 0.9}, "timesteps": 1}],
         "reuse": [{"kind": "deepcache", "interval": 2}],
     }
 )

@@ -281,8 +281,11 @@ def test_added_tokens_of_tokenizer_config_are_read_as_transformers_reads_them(go
             str(golden["vocab"][BEGIN]): {"content": BEGIN, "normalized": True, "special": True, **common},
             str(golden["vocab"][END]): {"content": END, "normalized": False, "special": True, **common},
         },
-        "bos_token": BEGIN, "eos_token": END, "unk_token": END, "pad_token": "!",
-    }  # fmt: skip
+        "bos_token": BEGIN,
+        "eos_token": END,
+        "unk_token": END,
+        "pad_token": "!",
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     theirs, ours = CLIPTokenizer.from_pretrained(folder), Tokenizer.load(folder)
     assert ours.pad == 0

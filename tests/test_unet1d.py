@@ -35,8 +35,10 @@ def pipeline(folder):
 
 
 def given(batch=2):
-    return {"sample": torch.randn(batch, 2, LENGTH, generator=torch.Generator().manual_seed(3)),
-            "timestep": torch.tensor([0.37])}
+    return {
+        "sample": torch.randn(batch, 2, LENGTH, generator=torch.Generator().manual_seed(3)),
+        "timestep": torch.tensor([0.37]),
+    }
 
 
 def test_all_units_are_the_models_own_forward_bit_for_bit(pipeline):
@@ -84,12 +86,15 @@ def test_a_held_feature_spares_all_below_it(pipeline):
     assert pipeline.graph.macs(live) < 0.5 * pipeline.graph.macs()
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"extra_in_channels": 16}, "takes 16 channels of time .* the time has 4; set time_embedding_dim"),
-    ({"use_timestep_embedding": True, "act_fn": "silu"}, "option use_timestep_embedding = True is not described"),
-    ({"down_block_types": ("DownBlock1D", "DownBlock1D", "AttnDownBlock1D")}, "DownBlock1DNoSkip first"),
-    ({"up_block_types": ("AttnUpBlock1D", "UpResnetBlock1D", "UpBlock1DNoSkip")}, "is not described"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"extra_in_channels": 16}, "takes 16 channels of time .* the time has 4; set time_embedding_dim"),
+        ({"use_timestep_embedding": True, "act_fn": "silu"}, "option use_timestep_embedding = True is not described"),
+        ({"down_block_types": ("DownBlock1D", "DownBlock1D", "AttnDownBlock1D")}, "DownBlock1DNoSkip first"),
+        ({"up_block_types": ("AttnUpBlock1D", "UpResnetBlock1D", "UpBlock1DNoSkip")}, "is not described"),
+    ],
+)
 def test_networks_for_other_things_are_refused(change, message):
     with pytest.raises(ModelError, match=message):
         unit_graph(UNet1DModel(**{**SOUND, **change}), Sizes(1, LENGTH))
@@ -117,9 +122,13 @@ def bundle(folder, tmp_path_factory):
     from edgediff import build
     from edgediff.documents.target import Target
 
-    recipe = Recipe.model_validate({
-        "name": "r", "sampler": {"kind": "ipndm", "steps": 6}, "reuse": [{"kind": "deepcache", "interval": 2}],
-    })  # fmt: skip
+    recipe = Recipe.model_validate(
+        {
+            "name": "r",
+            "sampler": {"kind": "ipndm", "steps": 6},
+            "reuse": [{"kind": "deepcache", "interval": 2}],
+        }
+    )
     target = Target.model_validate({"name": "t", "backends": ["onnxruntime"]})
     return build(str(folder), recipe=recipe, target=target, out=tmp_path_factory.mktemp("built") / "s.edgediff")
 

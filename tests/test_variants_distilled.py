@@ -40,10 +40,14 @@ def write_distilled(base: Path, folder: Path, *, dtype: torch.dtype = torch.floa
     network.load_state_dict(moved, assign=True)
     save_network(network, graph, folder / NETWORK)
     record = Distilled(
-        base=Base(model=str(base), weights=pipeline.weights), recipe_name="hand", settings=DistillTable(steps=1),
-        prune=(PRUNE.model_dump(mode="json"),), cuts=tuple(Cut(unit=u, by="hand", score=0.5) for u in CUTS),
-        samples="none", weights=hash_file(folder / NETWORK / WEIGHTS),
-    )  # fmt: skip
+        base=Base(model=str(base), weights=pipeline.weights),
+        recipe_name="hand",
+        settings=DistillTable(steps=1),
+        prune=(PRUNE.model_dump(mode="json"),),
+        cuts=tuple(Cut(unit=u, by="hand", score=0.5) for u in CUTS),
+        samples="none",
+        weights=hash_file(folder / NETWORK / WEIGHTS),
+    )
     (folder / RECORD).write_text(record.to_json(), encoding="utf-8")
     (folder / LOSSES).write_text("", encoding="utf-8")
     return folder

@@ -141,12 +141,19 @@ def test_equal_is_the_cap_and_zero_needs_no_peak():
 def test_recordings_hold_the_first_and_the_last_call(bundle, pipeline):
     plan = tiny_plan(pipeline, FP32, mode="sequential", calls=("full", "full", "shallow", "full", "shallow"))
     variants = build_variants(pipeline, plan)
-    manifest = bundle.manifest.model_copy(update={"program": bundle.manifest.program.model_copy(
-        update={"mode": "sequential", "rows": tuple(
-            row.model_copy(update={"graph": name})
-            for row, name in zip(bundle.manifest.program.rows, plan.schedule.calls, strict=True)
-        )}
-    )})  # fmt: skip
+    manifest = bundle.manifest.model_copy(
+        update={
+            "program": bundle.manifest.program.model_copy(
+                update={
+                    "mode": "sequential",
+                    "rows": tuple(
+                        row.model_copy(update={"graph": name})
+                        for row, name in zip(bundle.manifest.program.rows, plan.schedule.calls, strict=True)
+                    ),
+                }
+            )
+        }
+    )
     recordings = verify.eager_recordings(pipeline, variants, manifest)
     kept = {}
     for one in recordings.calls:
@@ -158,8 +165,11 @@ def test_recordings_hold_the_first_and_the_last_call(bundle, pipeline):
     short = verify.eager_recordings(pipeline, variants, manifest, whole=False)
     assert len(short.latents) == 3
     assert sorted({(one.graph, one.call) for one in short.calls}) == [
-        ("full", 0), ("shallow", 0), ("text_encoder", 0), ("vae_decoder", 0)
-    ]  # fmt: skip
+        ("full", 0),
+        ("shallow", 0),
+        ("text_encoder", 0),
+        ("vae_decoder", 0),
+    ]
 
 
 def test_golden_files_are_what_pytorch_makes(bundle, pipeline):

@@ -25,12 +25,17 @@ def test_a_word_is_a_format():
     assert parse_format("sparse75") == Format(sparse=75)
 
 
-@pytest.mark.parametrize(("word", "message"), [
-    ("", "'' is no weight format"), ("pallette4", "'pallette4' is no weight format: palette1 to palette8"),
-    ("palette5", r"there is no weight format 'palette5': palette has palette1, palette2, palette3"),
-    ("int3", r"int has int4, int8"), ("sparse0", "a share of zeros lies between 1 and 99 percent"),
-    ("sparse100", "between 1 and 99"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("", "'' is no weight format"),
+        ("pallette4", "'pallette4' is no weight format: palette1 to palette8"),
+        ("palette5", r"there is no weight format 'palette5': palette has palette1, palette2, palette3"),
+        ("int3", r"int has int4, int8"),
+        ("sparse0", "a share of zeros lies between 1 and 99 percent"),
+        ("sparse100", "between 1 and 99"),
+    ],
+)
 def test_other_words_are_refused(word, message):
     with pytest.raises(ConfigError, match=message):
         parse_format(word)
@@ -70,8 +75,9 @@ def test_groups_have_tables_of_their_own():
     assert encode(WEIGHT, parse_format("palette4/5")) is None
 
 
-@pytest.mark.parametrize(("word", "shape", "top"), [("int8", (32, 1, 1, 1), 127), ("int4", (32, 1, 1, 1), 7),
-                                                    ("int4/8", (32, 3, 1, 1), 7)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("word", "shape", "top"), [("int8", (32, 1, 1, 1), 127), ("int4", (32, 1, 1, 1), 7), ("int4/8", (32, 3, 1, 1), 7)]
+)
 def test_scaled_integers_are_within_half_a_step(word, shape, top):
     coded = encode(WEIGHT, parse_format(word))
     assert isinstance(coded, Linear)
@@ -132,9 +138,14 @@ def test_the_choice_is_near_the_best_of_all_and_never_above_the_budget(seed):
 
 def test_measuring_leaves_the_network_as_it_was(tmp_path):
     pipeline = tiny_pipeline(tmp_path)
-    recipe = Recipe.model_validate({
-        "name": "t", "sampler": {"steps": 3}, "calibration": {"prompts": 1}, "guidance": {"scale": 2.0},
-    })  # fmt: skip
+    recipe = Recipe.model_validate(
+        {
+            "name": "t",
+            "sampler": {"steps": 3},
+            "calibration": {"prompts": 1},
+            "guidance": {"scale": 2.0},
+        }
+    )
     before = {name: value.clone() for name, value in pipeline.denoiser.state_dict().items()}
     trace = record_trace(pipeline, recipe)
     skip = {"mid_block.resnets.0"}

@@ -41,24 +41,46 @@ if TYPE_CHECKING:
 
 TOKENS, WIDTH = 16, 16
 UNET: dict[str, Any] = {
-    "sample_size": 16, "in_channels": 4, "out_channels": 4, "layers_per_block": 1,
-    "block_out_channels": (16, 32, 32), "norm_num_groups": 4, "cross_attention_dim": WIDTH, "attention_head_dim": 4,
+    "sample_size": 16,
+    "in_channels": 4,
+    "out_channels": 4,
+    "layers_per_block": 1,
+    "block_out_channels": (16, 32, 32),
+    "norm_num_groups": 4,
+    "cross_attention_dim": WIDTH,
+    "attention_head_dim": 4,
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
     "up_block_types": ("UpBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"),
 }
 VAE: dict[str, Any] = {
-    "in_channels": 3, "out_channels": 3, "latent_channels": 4, "block_out_channels": (8, 16), "norm_num_groups": 4,
-    "down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2, "sample_size": 32,
+    "in_channels": 3,
+    "out_channels": 3,
+    "latent_channels": 4,
+    "block_out_channels": (8, 16),
+    "norm_num_groups": 4,
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+    "sample_size": 32,
 }
 SCHEDULER = {
-    "_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012,
-    "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1,
+    "_class_name": "DDIMScheduler",
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
 }
 INDEX = {
-    "_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderKL"], "text_encoder": ["transformers", "CLIPTextModel"],
-    "tokenizer": ["transformers", "CLIPTokenizer"], "scheduler": ["diffusers", "DDIMScheduler"],
-    "safety_checker": [None, None], "feature_extractor": [None, None], "requires_safety_checker": False,
+    "_class_name": "StableDiffusionPipeline",
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "safety_checker": [None, None],
+    "feature_extractor": [None, None],
+    "requires_safety_checker": False,
 }
 
 
@@ -67,9 +89,14 @@ def write_tiny_model(folder: Path, *, seed: int = 0) -> Path:
     words = _vocabulary()
     ends = {"bos_token_id": len(words) - 2, "eos_token_id": len(words) - 1, "pad_token_id": len(words) - 1}
     text = CLIPTextConfig(
-        vocab_size=len(words), hidden_size=WIDTH, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=TOKENS, **ends,
-    )  # fmt: skip
+        vocab_size=len(words),
+        hidden_size=WIDTH,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=TOKENS,
+        **ends,
+    )
     with torch.random.fork_rng(devices=[]), quiet_libraries():
         torch.manual_seed(seed)
         parts = {"unet": UNet2DConditionModel(**UNET), "vae": AutoencoderKL(**VAE), "text_encoder": CLIPTextModel(text)}
@@ -105,21 +132,29 @@ def tiny_plan(
     cut = pipeline.graph.with_cuts(cuts)
     graphs = {
         name: GraphPlan(
-            row=name, reads=wiring.reads, writes=wiring.writes,
-            macs=cut.macs(wiring.live), parameters=cut.parameters(wiring.live),
+            row=name,
+            reads=wiring.reads,
+            writes=wiring.writes,
+            macs=cut.macs(wiring.live),
+            parameters=cut.parameters(wiring.live),
         )
         for name, wiring in wire_schedule(schedule, cut).items()
-    }  # fmt: skip
+    }
     macs = pipeline.graph.macs()
     return Plan(
         model=ModelRef(id=pipeline.id, kind=pipeline.kind, denoiser=pipeline.denoiser_name, weights=pipeline.weights),
-        recipe_name="tiny", recipe="0" * 64, target_name="host", target="0" * 64,
+        recipe_name="tiny",
+        recipe="0" * 64,
+        target_name="host",
+        target="0" * 64,
         sampler=SamplerPlan(kind="ddim", steps=len(calls), calls=len(calls)),
         guidance=GuidancePlan(mode=mode, calls=(scale,) * len(calls)),  # type: ignore[arg-type]
         cuts=tuple(Cut(unit=unit, by="hand", score=0.0) for unit in cuts),
-        schedule=schedule, graphs=graphs, backends=backends,
+        schedule=schedule,
+        graphs=graphs,
+        backends=backends,
         cost=Cost(macs=macs, reference_macs=macs, equal_compute=EqualCompute(sampler="ddim", steps=1, macs=macs)),
-    )  # fmt: skip
+    )
 
 
 def tiny_bundle(out: Path, pipeline: Pipeline, backends: dict[str, BackendPlan], **options: Any) -> Bundle:

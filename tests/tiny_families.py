@@ -14,24 +14,44 @@ from edgediff.pipeline import Pipeline, load_pipeline, quiet_libraries
 
 SIZE, CLASSES = 8, 5
 DIT: dict[str, Any] = {
-    "num_attention_heads": 2, "attention_head_dim": 8, "in_channels": 4, "out_channels": 8, "num_layers": 3,
-    "sample_size": SIZE, "patch_size": 2, "num_embeds_ada_norm": CLASSES,
+    "num_attention_heads": 2,
+    "attention_head_dim": 8,
+    "in_channels": 4,
+    "out_channels": 8,
+    "num_layers": 3,
+    "sample_size": SIZE,
+    "patch_size": 2,
+    "num_embeds_ada_norm": CLASSES,
 }
 UNET: dict[str, Any] = {
-    "sample_size": SIZE, "in_channels": 3, "out_channels": 3, "layers_per_block": 1, "norm_num_groups": 4,
-    "block_out_channels": (8, 16), "attention_head_dim": 4, "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+    "sample_size": SIZE,
+    "in_channels": 3,
+    "out_channels": 3,
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "block_out_channels": (8, 16),
+    "attention_head_dim": 4,
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
     "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
 }
 DECODER: dict[str, Any] = {
-    "block_out_channels": (8, 16), "norm_num_groups": 4, "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "block_out_channels": (8, 16),
+    "norm_num_groups": 4,
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
     "up_block_types": ("UpDecoderBlock2D",) * 2,
 }
 SCHEDULER: dict[str, Any] = {
-    "_class_name": "DDIMScheduler", "beta_schedule": "linear", "clip_sample": False, "set_alpha_to_one": True,
+    "_class_name": "DDIMScheduler",
+    "beta_schedule": "linear",
+    "clip_sample": False,
+    "set_alpha_to_one": True,
 }
 LABELS = {"0": "tench, Tinca tinca", "1": "crane", "2": "crane", "3": "goldfish", "4": "hen"}
 SOUND: dict[str, Any] = {
-    "sample_size": 64, "sample_rate": 8000, "extra_in_channels": 4, "time_embedding_dim": 4,
+    "sample_size": 64,
+    "sample_rate": 8000,
+    "extra_in_channels": 4,
+    "time_embedding_dim": 4,
     "block_out_channels": (8, 32, 32),
 }
 SOUND_SCHEDULER = {"_class_name": "IPNDMScheduler", "num_train_timesteps": 1000}
@@ -65,8 +85,12 @@ def family_pipeline(folder: Path, kind: str) -> Pipeline:
 
 
 PIPELINES = {
-    "dit": "DiTPipeline", "dit-pixel": "DiTPipeline", "ddpm": "DDPMPipeline", "ldm": "LDMPipeline",
-    "ldm-kl": "LDMPipeline", "sound": "DanceDiffusionPipeline",
+    "dit": "DiTPipeline",
+    "dit-pixel": "DiTPipeline",
+    "ddpm": "DDPMPipeline",
+    "ldm": "LDMPipeline",
+    "ldm-kl": "LDMPipeline",
+    "sound": "DanceDiffusionPipeline",
 }
 
 

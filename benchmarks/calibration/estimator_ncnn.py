@@ -13,25 +13,65 @@ from edgediff.estimate.operators import Kind, Operator, OperatorTable, merged_ta
 
 # Sides of the square inputs, from benchmark/benchncnn.cpp.
 SIDES = {
-    "squeezenet": 227, "mobilenet": 224, "mobilenet_v2": 224, "mobilenet_v3": 224, "shufflenet": 224,
-    "shufflenet_v2": 224, "mnasnet": 224, "proxylessnasnet": 224, "efficientnet_b0": 224, "efficientnetv2_b0": 224,
-    "regnety_400m": 224, "blazeface": 128, "googlenet": 224, "resnet18": 224, "alexnet": 227, "vgg16": 224,
-    "resnet50": 224, "squeezenet_ssd": 300, "mobilenet_ssd": 300, "mobilenet_yolo": 416, "mobilenetv2_yolov3": 352,
-    "yolov4-tiny": 416, "nanodet_m": 320, "yolo-fastest-1.1": 320, "yolo-fastestv2": 352, "vision_transformer": 384,
+    "squeezenet": 227,
+    "mobilenet": 224,
+    "mobilenet_v2": 224,
+    "mobilenet_v3": 224,
+    "shufflenet": 224,
+    "shufflenet_v2": 224,
+    "mnasnet": 224,
+    "proxylessnasnet": 224,
+    "efficientnet_b0": 224,
+    "efficientnetv2_b0": 224,
+    "regnety_400m": 224,
+    "blazeface": 128,
+    "googlenet": 224,
+    "resnet18": 224,
+    "alexnet": 227,
+    "vgg16": 224,
+    "resnet50": 224,
+    "squeezenet_ssd": 300,
+    "mobilenet_ssd": 300,
+    "mobilenet_yolo": 416,
+    "mobilenetv2_yolov3": 352,
+    "yolov4-tiny": 416,
+    "nanodet_m": 320,
+    "yolo-fastest-1.1": 320,
+    "yolo-fastestv2": 352,
+    "vision_transformer": 384,
     "FastestDet": 352,
-}  # fmt: skip
+}
 Shape = tuple[int, int, int]
-FREE = frozenset((
-    "Split", "Flatten", "Reshape", "Noop", "Input", "MemoryData", "PriorBox", "DetectionOutput",
-    "Yolov3DetectionOutput", "YoloDetectionOutput", "ReLU", "Dropout", "ExpandDims", "Squeeze", "BatchNorm", "Scale",
-))  # fmt: skip
+FREE = frozenset(
+    (
+        "Split",
+        "Flatten",
+        "Reshape",
+        "Noop",
+        "Input",
+        "MemoryData",
+        "PriorBox",
+        "DetectionOutput",
+        "Yolov3DetectionOutput",
+        "YoloDetectionOutput",
+        "ReLU",
+        "Dropout",
+        "ExpandDims",
+        "Squeeze",
+        "BatchNorm",
+        "Scale",
+    )
+)
 KIND_OF: dict[str, Kind] = {
-    **dict.fromkeys(("BinaryOp", "Eltwise", "UnaryOp", "Swish", "HardSwish", "HardSigmoid", "GELU", "Sigmoid"),
-                    "elementwise"),
-    **dict.fromkeys(("Pooling", "Reduction"), "pool"), **dict.fromkeys(("LayerNorm", "LRN"), "norm"),
-    "Softmax": "softmax", "Interp": "resize",
+    **dict.fromkeys(
+        ("BinaryOp", "Eltwise", "UnaryOp", "Swish", "HardSwish", "HardSigmoid", "GELU", "Sigmoid"), "elementwise"
+    ),
+    **dict.fromkeys(("Pooling", "Reduction"), "pool"),
+    **dict.fromkeys(("LayerNorm", "LRN"), "norm"),
+    "Softmax": "softmax",
+    "Interp": "resize",
     **dict.fromkeys(("Concat", "Slice", "ShuffleChannel", "Permute", "Padding", "Crop"), "layout"),
-}  # fmt: skip
+}
 
 
 def read_graph(file: Path, side: int) -> OperatorTable:
@@ -40,8 +80,8 @@ def read_graph(file: Path, side: int) -> OperatorTable:
     found: list[Operator] = []
     for line in file.read_text(encoding="utf-8").splitlines()[2:]:
         kind, _, inputs, outputs, *rest = line.split()
-        names, rest = rest[: int(inputs) + int(outputs)], rest[int(inputs) + int(outputs):]
-        sources, results = names[: int(inputs)], names[int(inputs):]
+        names, rest = rest[: int(inputs) + int(outputs)], rest[int(inputs) + int(outputs) :]
+        sources, results = names[: int(inputs)], names[int(inputs) :]
         options = _options(rest)
         given = [shapes[name] for name in sources] or [(3, side, side)]
         made = _shapes(kind, given, options, len(results))
@@ -79,8 +119,13 @@ def _shapes(kind: str, given: list[Shape], o: dict[int, list[float]], count: int
     if kind.startswith("Convolution"):
         kernel, stride, pad, dilation = _one(o, 1), _one(o, 3, 1), _one(o, 4), _one(o, 2, 1)
         kh, sh, ph = _one(o, 11, kernel), _one(o, 13, stride), _one(o, 14, pad)
-        return [(_one(o, 0), _window(h, kh, sh, ph, _one(o, 16, ph), dilation),
-                 _window(w, kernel, stride, pad, _one(o, 15, pad), dilation))]  # fmt: skip
+        return [
+            (
+                _one(o, 0),
+                _window(h, kh, sh, ph, _one(o, 16, ph), dilation),
+                _window(w, kernel, stride, pad, _one(o, 15, pad), dilation),
+            )
+        ]
     if kind.startswith("Deconvolution"):
         kernel, stride, pad = _one(o, 1), _one(o, 3, 1), _one(o, 4)
         return [(_one(o, 0), (h - 1) * stride + kernel - 2 * pad, (w - 1) * stride + kernel - 2 * pad)]
@@ -163,13 +208,15 @@ def _operators(kind: str, given: list[Shape], made: list[Shape], o: dict[int, li
         elif groups == 1 and depth == inner[0]:
             name = "pointwise"
         bias = float(outer[0] if _one(o, 5) else 0)
-        return [Operator(name, 1, weights * positions, weights + bias, reads, writes, positions, outer[0] // groups,
-                         depth)]
+        return [
+            Operator(name, 1, weights * positions, weights + bias, reads, writes, positions, outer[0] // groups, depth)
+        ]
     if kind == "InnerProduct":
         weights = float(_one(o, 2))
         rows = given[0][1] if given[0][1] > 1 and given[0][1] * _one(o, 0) * given[0][2] == weights else 1
-        return [Operator("linear", 1, weights * rows, weights, reads, writes, rows, _one(o, 0),
-                         int(weights) // _one(o, 0))]
+        return [
+            Operator("linear", 1, weights * rows, weights, reads, writes, rows, _one(o, 0), int(weights) // _one(o, 0))
+        ]
     if kind == "Gemm":
         columns, depth = _one(o, 8), _one(o, 9)
         rows, weights = _size(given[0]) // depth, float(columns * depth)

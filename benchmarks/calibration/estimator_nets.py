@@ -27,17 +27,32 @@ class Decoder(nn.Module):
 class CachedDecoder(nn.Module):
     """One step of a transformer decoder with cached keys and values (Whisper, Marian, TrOCR)."""
 
-    def __init__(self, vocabulary: int, width: int, layers: int, heads: int, past: int, memory: int,
-                 ffn: int | None = None, cross: int | None = None) -> None:
+    def __init__(
+        self,
+        vocabulary: int,
+        width: int,
+        layers: int,
+        heads: int,
+        past: int,
+        memory: int,
+        ffn: int | None = None,
+        cross: int | None = None,
+    ) -> None:
         super().__init__()
         self.sizes = (layers, heads, width // heads, past, memory)
         self.embed = nn.Embedding(vocabulary, width)
         ffn = ffn or 4 * width
-        self.layers = nn.ModuleList(nn.ModuleDict({
-            **{name: nn.Linear(width, width) for name in ("q", "k", "v", "o", "cq", "co")},
-            "up": nn.Linear(width, ffn), "down": nn.Linear(ffn, width),
-            **{name: nn.LayerNorm(width) for name in ("n1", "n2", "n3")},
-        }) for _ in range(layers))
+        self.layers = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    **{name: nn.Linear(width, width) for name in ("q", "k", "v", "o", "cq", "co")},
+                    "up": nn.Linear(width, ffn),
+                    "down": nn.Linear(ffn, width),
+                    **{name: nn.LayerNorm(width) for name in ("n1", "n2", "n3")},
+                }
+            )
+            for _ in range(layers)
+        )
         self.head = nn.Linear(width, vocabulary, bias=False)
 
     def example_inputs(self) -> list[Tensor]:
@@ -75,8 +90,9 @@ class C2f(nn.Module):
         super().__init__()
         self.half, self.shortcut = o // 2, shortcut
         self.first, self.last = Conv(i, o), Conv((2 + n) * self.half, o)
-        self.parts = nn.ModuleList(nn.Sequential(Conv(self.half, self.half, 3), Conv(self.half, self.half, 3))
-                                   for _ in range(n))
+        self.parts = nn.ModuleList(
+            nn.Sequential(Conv(self.half, self.half, 3), Conv(self.half, self.half, 3)) for _ in range(n)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         values = list(self.first(x).chunk(2, 1))
@@ -107,8 +123,11 @@ class YoloV8(nn.Module):
         self.boxes = nn.ModuleList(head(i, box, 64) for i in (c, d, e))
         self.classes = nn.ModuleList(head(i, cls, classes) for i in (c, d, e))
         self.coefficients = nn.ModuleList(head(i, max(c // 4, masks), masks) for i in (c, d, e) if masks)
-        self.proto = nn.Sequential(Conv(c, c, 3), nn.ConvTranspose2d(c, c, 2, 2), Conv(c, c, 3),
-                                   Conv(c, masks)) if masks else None
+        self.proto = (
+            nn.Sequential(Conv(c, c, 3), nn.ConvTranspose2d(c, c, 2, 2), Conv(c, c, 3), Conv(c, masks))
+            if masks
+            else None
+        )
 
     def forward(self, x: Tensor) -> list[Tensor]:
         p3 = self.stem(x)
@@ -165,8 +184,9 @@ class RRDBNet(nn.Module):
         super().__init__()
         self.first, self.body = nn.Conv2d(3, width, 3, 1, 1), nn.ModuleList()
         for _ in range(3 * blocks):
-            self.body.append(nn.ModuleList(
-                nn.Conv2d(width + n * grow, grow if n < 4 else width, 3, 1, 1) for n in range(5)))
+            self.body.append(
+                nn.ModuleList(nn.Conv2d(width + n * grow, grow if n < 4 else width, 3, 1, 1) for n in range(5))
+            )
         self.tail = nn.ModuleList(nn.Conv2d(width, width, 3, 1, 1) for _ in range(4))
         self.last = nn.Conv2d(width, 3, 3, 1, 1)
 
@@ -193,8 +213,9 @@ class XLSR(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.side, self.first = nn.Conv2d(3, 16, 3, 1, 1), nn.Conv2d(3, 32, 3, 1, 1)
-        self.blocks = nn.ModuleList(nn.Sequential(nn.Conv2d(32, 32, 3, 1, 1, groups=4), nn.ReLU(), nn.Conv2d(32, 32, 1))
-                                    for _ in range(3))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(32, 32, 3, 1, 1, groups=4), nn.ReLU(), nn.Conv2d(32, 32, 1)) for _ in range(3)
+        )
         self.join, self.last = nn.Conv2d(48, 32, 1), nn.Conv2d(32, 48, 3, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -256,8 +277,9 @@ class PSPNet(nn.Module):
         net = resnet101(weights=None, replace_stride_with_dilation=[False, True, True])
         stem = nn.Sequential(Conv(3, 64, 3, 2, act=nn.ReLU), Conv(64, 64, 3, act=nn.ReLU), Conv(64, 64, 3, act=nn.ReLU))
         self.body = nn.Sequential(stem, net.maxpool, net.layer1, net.layer2, net.layer3, net.layer4)
-        self.pools = nn.ModuleList(nn.Sequential(nn.AdaptiveAvgPool2d(n), Conv(2048, 512, act=nn.ReLU))
-                                   for n in (1, 2, 3, 6))
+        self.pools = nn.ModuleList(
+            nn.Sequential(nn.AdaptiveAvgPool2d(n), Conv(2048, 512, act=nn.ReLU)) for n in (1, 2, 3, 6)
+        )
         self.last = nn.Sequential(Conv(4096, 512, 3, act=nn.ReLU), nn.Conv2d(512, 150, 1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -279,8 +301,9 @@ class DeepLabPlus(nn.Module):
                 if isinstance(conv, nn.Conv2d) and conv.groups > 1:
                     conv.stride, conv.dilation, conv.padding = (1, 1), (2, 2), (2, 2)
         self.low, self.high = nn.Sequential(*layers[:4]), nn.Sequential(*layers[4:])
-        self.branches = nn.ModuleList([Conv(320, 256, act=nn.ReLU),
-                                       *(Conv(320, 256, 3, d=d, act=nn.ReLU) for d in (6, 12, 18))])
+        self.branches = nn.ModuleList(
+            [Conv(320, 256, act=nn.ReLU), *(Conv(320, 256, 3, d=d, act=nn.ReLU) for d in (6, 12, 18))]
+        )
         self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), Conv(320, 256, act=nn.ReLU))
         self.join, self.skip = Conv(1280, 256, act=nn.ReLU), Conv(24, 48, act=nn.ReLU)
         self.last = nn.Sequential(Conv(304, 256, 3, act=nn.ReLU), Conv(256, 256, 3, act=nn.ReLU), nn.Conv2d(256, 21, 1))
@@ -299,10 +322,16 @@ class _IRSE(nn.Module):
         super().__init__()
         cast = nn.Sequential(nn.Conv2d(i, o, 1, s, bias=False), nn.BatchNorm2d(o))
         self.short = nn.MaxPool2d(1, s) if i == o else cast
-        self.body = nn.Sequential(nn.BatchNorm2d(i), nn.Conv2d(i, o, 3, 1, 1, bias=False), nn.PReLU(o),
-                                  nn.Conv2d(o, o, 3, s, 1, bias=False), nn.BatchNorm2d(o))
-        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(o, o // 16, 1), nn.ReLU(),
-                                  nn.Conv2d(o // 16, o, 1), nn.Sigmoid())
+        self.body = nn.Sequential(
+            nn.BatchNorm2d(i),
+            nn.Conv2d(i, o, 3, 1, 1, bias=False),
+            nn.PReLU(o),
+            nn.Conv2d(o, o, 3, s, 1, bias=False),
+            nn.BatchNorm2d(o),
+        )
+        self.gate = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(o, o // 16, 1), nn.ReLU(), nn.Conv2d(o // 16, o, 1), nn.Sigmoid()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.body(x)
@@ -327,13 +356,28 @@ class AOTGAN(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.encode = nn.Sequential(nn.ReflectionPad2d(3), nn.Conv2d(4, 64, 7), nn.ReLU(), nn.Conv2d(64, 128, 4, 2, 1),
-                                    nn.ReLU(), nn.Conv2d(128, 256, 4, 2, 1), nn.ReLU())
-        self.blocks = nn.ModuleList(nn.ModuleDict({
-            **{f"r{r}": nn.Sequential(nn.ReflectionPad2d(r), nn.Conv2d(256, 64, 3, dilation=r), nn.ReLU())
-               for r in (1, 2, 4, 8)},
-            "fuse": nn.Conv2d(256, 256, 3, 1, 1), "gate": nn.Conv2d(256, 256, 3, 1, 1),
-        }) for _ in range(8))
+        self.encode = nn.Sequential(
+            nn.ReflectionPad2d(3),
+            nn.Conv2d(4, 64, 7),
+            nn.ReLU(),
+            nn.Conv2d(64, 128, 4, 2, 1),
+            nn.ReLU(),
+            nn.Conv2d(128, 256, 4, 2, 1),
+            nn.ReLU(),
+        )
+        self.blocks = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    **{
+                        f"r{r}": nn.Sequential(nn.ReflectionPad2d(r), nn.Conv2d(256, 64, 3, dilation=r), nn.ReLU())
+                        for r in (1, 2, 4, 8)
+                    },
+                    "fuse": nn.Conv2d(256, 256, 3, 1, 1),
+                    "gate": nn.Conv2d(256, 256, 3, 1, 1),
+                }
+            )
+            for _ in range(8)
+        )
         self.decode = nn.ModuleList([nn.Conv2d(256, 128, 3, 1, 1), nn.Conv2d(128, 64, 3, 1, 1)])
         self.last = nn.Conv2d(64, 3, 3, 1, 1)
 
@@ -359,12 +403,17 @@ class MidasSmall(nn.Module):
         self.body = timm.create_model("tf_efficientnet_lite3", features_only=True, out_indices=(1, 2, 3, 4))
         widths = ((32, 64), (48, 128), (136, 256), (384, 512))
         self.lift = nn.ModuleList(nn.Conv2d(i, o, 3, 1, 1, bias=False) for i, o in widths)
-        self.units = nn.ModuleList(nn.ModuleList(nn.Sequential(nn.ReLU(), nn.Conv2d(o, o, 3, 1, 1), nn.ReLU(),
-                                                               nn.Conv2d(o, o, 3, 1, 1)) for _ in range(2))
-                                   for o in (64, 128, 256, 512))
+        self.units = nn.ModuleList(
+            nn.ModuleList(
+                nn.Sequential(nn.ReLU(), nn.Conv2d(o, o, 3, 1, 1), nn.ReLU(), nn.Conv2d(o, o, 3, 1, 1))
+                for _ in range(2)
+            )
+            for o in (64, 128, 256, 512)
+        )
         self.outs = nn.ModuleList(nn.Conv2d(o, max(o // 2, 64), 1) for o in (64, 128, 256, 512))
-        self.head = nn.Sequential(nn.Conv2d(64, 32, 3, 1, 1), nn.ReLU(), nn.Conv2d(32, 32, 3, 1, 1), nn.ReLU(),
-                                  nn.Conv2d(32, 1, 1))
+        self.head = nn.Sequential(
+            nn.Conv2d(64, 32, 3, 1, 1), nn.ReLU(), nn.Conv2d(32, 32, 3, 1, 1), nn.ReLU(), nn.Conv2d(32, 1, 1)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         levels = [lift(v) for lift, v in zip(self.lift, self.body(x), strict=True)]

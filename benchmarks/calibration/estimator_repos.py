@@ -17,10 +17,15 @@ import torch
 from torch import nn
 
 CHECKOUTS = {
-    "Qualcomm-AI-research/FFNet": "2291ae7", "chenjun2hao/DDRNet.pytorch": "bc0e193", "XuJiacong/PIDNet": "4c158cf",
-    "Megvii-BaseDetection/YOLOX": "6ddff48", "WongKinYiu/yolov7": "a207844", "ultralytics/yolov5": "5081342f0",
-    "clovaai/ext_portrait_segmentation": "9bc1bad", "ooooverflow/BiSeNet": "284a8f6",
-}  # fmt: skip
+    "Qualcomm-AI-research/FFNet": "2291ae7",
+    "chenjun2hao/DDRNet.pytorch": "bc0e193",
+    "XuJiacong/PIDNet": "4c158cf",
+    "Megvii-BaseDetection/YOLOX": "6ddff48",
+    "WongKinYiu/yolov7": "a207844",
+    "ultralytics/yolov5": "5081342f0",
+    "clovaai/ext_portrait_segmentation": "9bc1bad",
+    "ooooverflow/BiSeNet": "284a8f6",
+}
 
 
 @contextmanager
@@ -53,8 +58,9 @@ def ddrnet(root: Path) -> tuple[nn.Module, Any]:
     with inside(root / "DDRNet.pytorch" / "lib"):
         from models.ddrnet_23_slim import BasicBlock, DualResNet  # type: ignore[import-not-found]
 
-        network = DualResNet(BasicBlock, [2, 2, 2, 2], num_classes=19, planes=32, spp_planes=128, head_planes=64,
-                             augment=False)
+        network = DualResNet(
+            BasicBlock, [2, 2, 2, 2], num_classes=19, planes=32, spp_planes=128, head_planes=64, augment=False
+        )
     return network.eval(), [torch.zeros(1, 3, 1024, 2048)]
 
 
@@ -96,8 +102,18 @@ def sinet(root: Path) -> tuple[nn.Module, Any]:
     with inside(root / "ext_portrait_segmentation"):
         from models.SINet import SINet  # type: ignore[import-not-found]
 
-        shapes = [[[3, 1], [5, 1]], [[3, 1], [3, 1]], [[3, 1], [5, 1]], [[3, 1], [3, 1]], [[5, 1], [3, 2]],
-                  [[5, 2], [3, 4]], [[3, 1], [3, 1]], [[5, 1], [5, 1]], [[3, 2], [3, 4]], [[3, 1], [5, 2]]]
+        shapes = [
+            [[3, 1], [5, 1]],
+            [[3, 1], [3, 1]],
+            [[3, 1], [5, 1]],
+            [[3, 1], [3, 1]],
+            [[5, 1], [3, 2]],
+            [[5, 2], [3, 4]],
+            [[3, 1], [3, 1]],
+            [[5, 1], [5, 1]],
+            [[3, 2], [3, 4]],
+            [[3, 1], [5, 2]],
+        ]
         network = SINet(classes=2, p=2, q=8, config=shapes, chnn=1)
     return network.eval(), [torch.zeros(1, 3, 224, 224)]
 
@@ -143,9 +159,16 @@ def cases(root: Path) -> dict[str, Callable[[], tuple[nn.Module, Any]]]:
         "ffnet_78s": lambda: ffnet(root, slim, "segmentation_ffnet78S_dBBB_mobile", 1024, 2048),
         "ffnet_78s_lowres": lambda: ffnet(root, slim, "segmentation_ffnet78S_BCC_mobile_pre_down", 512, 1024),
         "ffnet_122ns_lowres": lambda: ffnet(root, narrow, "segmentation_ffnet122NS_CBB_mobile_pre_down", 512, 1024),
-        "ddrnet23_slim": lambda: ddrnet(root), "pidnet": lambda: pidnet(root), "yolox": lambda: yolox(root),
-        "yolov7": lambda: yolov7(root), "yolov5": lambda: yolov5(root), "sinet": lambda: sinet(root),
-        "bisenet": lambda: bisenet(root), "yolov10_det": lambda: ultra("yolov10n.yaml"),
-        "yolov11_det": lambda: ultra("yolo11n.yaml"), "yolov11_seg": lambda: ultra("yolo11n-seg.yaml", True),
-        "fastsam_x": lambda: ultra("yolov8x-seg.yaml", True), "easyocr/EasyOCRDetector": craft,
-    }  # fmt: skip
+        "ddrnet23_slim": lambda: ddrnet(root),
+        "pidnet": lambda: pidnet(root),
+        "yolox": lambda: yolox(root),
+        "yolov7": lambda: yolov7(root),
+        "yolov5": lambda: yolov5(root),
+        "sinet": lambda: sinet(root),
+        "bisenet": lambda: bisenet(root),
+        "yolov10_det": lambda: ultra("yolov10n.yaml"),
+        "yolov11_det": lambda: ultra("yolo11n.yaml"),
+        "yolov11_seg": lambda: ultra("yolo11n-seg.yaml", True),
+        "fastsam_x": lambda: ultra("yolov8x-seg.yaml", True),
+        "easyocr/EasyOCRDetector": craft,
+    }

@@ -41,16 +41,23 @@ def main() -> None:
     found = {"eager": run(eager, args), "coreml": run(open_session(bundle, "coreml"), args)}
     (latents, picture), (ours, made) = found.values()
     steps = [
-        round(psnr(one, other, float(np.abs(one).max()), cap=200), 1)
-        for one, other in zip(latents, ours, strict=True)
-    ]  # fmt: skip
+        round(psnr(one, other, float(np.abs(one).max()), cap=200), 1) for one, other in zip(latents, ours, strict=True)
+    ]
     difference = np.abs(picture.astype(int) - made.astype(int))
     shown = np.minimum(AMPLIFIED * difference, 255).astype(np.uint8)
     Image.fromarray(np.concatenate([picture, made, shown], axis=1)).save(args.out)
-    print(json.dumps({
-        "prompt": args.prompt, "seed": args.seed, "image_psnr_db": round(psnr(picture, made, 255.0, cap=99), 1),
-        "largest_difference": int(difference.max()), "worst_step_db": min(steps), "steps_db": steps,
-    }))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "prompt": args.prompt,
+                "seed": args.seed,
+                "image_psnr_db": round(psnr(picture, made, 255.0, cap=99), 1),
+                "largest_difference": int(difference.max()),
+                "worst_step_db": min(steps),
+                "steps_db": steps,
+            }
+        )
+    )
 
 
 def run(session: Session, args: argparse.Namespace) -> tuple[list[np.ndarray], np.ndarray]:

@@ -66,15 +66,21 @@ def make_variants(args: argparse.Namespace):
     from edgediff.planning.weight_bits import plan_weights
     from edgediff.variants import build_variants
 
-    recipe = Recipe.model_validate({
-        "name": "bench", "reuse": [{"kind": "deepcache", "interval": 2, "branch": 0}],
-        "precision": {"weights": "fp16", **({"format": args.format} if args.format else {})},
-    })  # fmt: skip
+    recipe = Recipe.model_validate(
+        {
+            "name": "bench",
+            "reuse": [{"kind": "deepcache", "interval": 2, "branch": 0}],
+            "precision": {"weights": "fp16", **({"format": args.format} if args.format else {})},
+        }
+    )
     guidance = "batched" if args.batch == 2 else "sequential"
     table = {
-        "attention": args.attention, "deployment": args.deployment, "guidance": guidance, "cache": args.cache,
+        "attention": args.attention,
+        "deployment": args.deployment,
+        "guidance": guidance,
+        "cache": args.cache,
         "chunks": args.chunks,
-    }  # fmt: skip
+    }
     target = Target.model_validate({"name": "bench", "backends": ["coreml"], "coreml": table})
     pipeline = load_pipeline("random:sd15")
     plan = plan_weights(pipeline, recipe, plan_pipeline(pipeline, recipe, target))
@@ -99,7 +105,8 @@ def lower(args: argparse.Namespace) -> dict:
         (args.out / f"{name}.graph.json").write_text(graph.to_json())
         (args.out / f"{name}.artifact.json").write_text(artifacts.graphs[name].to_json())
     return {
-        "seconds": {"wall": round(wall, 1), "cpu": round(cpu, 1)}, "peak_gb": {"loaded": before, "lowered": peak_gb()},
+        "seconds": {"wall": round(wall, 1), "cpu": round(cpu, 1)},
+        "peak_gb": {"loaded": before, "lowered": peak_gb()},
         "bytes": {path.name: folder_bytes(path) for path in sorted((args.out / "coreml").iterdir())},
         "weights_of_one_function": {
             file: weights_read(args.out / file, "full")
@@ -114,9 +121,11 @@ def weights_read(path: Path, function: str) -> int:
 
     package, seen = open_package(path), {}
     for operation in package.block(function if function in package.functions else "main").operations:
-        values = [operation.attributes["val"]] if operation.type == "const" else [
-            argument.value for one in operation.inputs.values() for argument in one.arguments
-        ]
+        values = (
+            [operation.attributes["val"]]
+            if operation.type == "const"
+            else [argument.value for one in operation.inputs.values() for argument in one.arguments]
+        )
         for value in values:
             if value.WhichOneof("value") == "blobFileValue":
                 blob = value.blobFileValue

@@ -1,7 +1,7 @@
 """A tiny class-conditional DiT on scikit-learn's digits, and what static reuse does to its pictures.
 
     python benchmarks/claims/digits_dit.py train --out FOLDER      minutes on one core; writes a diffusers folder
-    python benchmarks/claims/digits_dit.py table [--model FOLDER]  methods beside fewer steps at equal MACs, as JSON lines
+    python benchmarks/claims/digits_dit.py table [--model FOLDER]  methods beside fewer steps at equal MACs, as JSON
 
 The model is DiTTransformer2DModel on 8 x 8 grey pixels (no VAE): 6 blocks of width 48 over 16 patches, class dropped
 for one sample in ten. Pictures are judged by a support vector classifier of the digits (`right`: the share that it
@@ -29,12 +29,24 @@ sys.path.insert(0, str(ROOT))
 ASSET = ROOT / "tests" / "assets" / "digits_dit"
 CLASSES, SIZE = 10, 8
 TRANSFORMER = {
-    "num_attention_heads": 3, "attention_head_dim": 16, "in_channels": 1, "out_channels": 1, "num_layers": 6,
-    "sample_size": SIZE, "patch_size": 2, "num_embeds_ada_norm": CLASSES,
+    "num_attention_heads": 3,
+    "attention_head_dim": 16,
+    "in_channels": 1,
+    "out_channels": 1,
+    "num_layers": 6,
+    "sample_size": SIZE,
+    "patch_size": 2,
+    "num_embeds_ada_norm": CLASSES,
 }
 SCHEDULER = {
-    "_class_name": "DDIMScheduler", "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02,
-    "clip_sample": False, "num_train_timesteps": 1000, "prediction_type": "epsilon", "set_alpha_to_one": True,
+    "_class_name": "DDIMScheduler",
+    "beta_schedule": "linear",
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "clip_sample": False,
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+    "set_alpha_to_one": True,
 }
 SCALE = 2.0
 METHODS: list[tuple[str, dict[str, Any]]] = [
@@ -129,8 +141,11 @@ def write_model(network: Any, out: Path) -> None:
     (out / "scheduler").mkdir(exist_ok=True)
     (out / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER, indent=2) + "\n")
     index = {
-        "_class_name": "DiTPipeline", "transformer": ["diffusers", "DiTTransformer2DModel"], "vae": [None, None],
-        "scheduler": ["diffusers", "DDIMScheduler"], "id2label": {str(digit): str(digit) for digit in range(CLASSES)},
+        "_class_name": "DiTPipeline",
+        "transformer": ["diffusers", "DiTTransformer2DModel"],
+        "vae": [None, None],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "id2label": {str(digit): str(digit) for digit in range(CLASSES)},
     }
     (out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
@@ -221,10 +236,16 @@ def make_table(model: Path, pictures: int, seeds: int, only: str | None) -> None
         if stage["kind"] not in plugin_names("reuse"):
             say({"method": name, "skipped": f"there is no reuse method '{stage['kind']}'"})
             continue
-        recipe = Recipe.model_validate({
-            "name": "digits", "sampler": {"kind": "ddim", "steps": 50}, "guidance": {"scale": SCALE},
-            "calibration": {"prompts": 20, "seed": 50_000}, "reuse": [stage], "max_graphs": 4,
-        })  # fmt: skip
+        recipe = Recipe.model_validate(
+            {
+                "name": "digits",
+                "sampler": {"kind": "ddim", "steps": 50},
+                "guidance": {"scale": SCALE},
+                "calibration": {"prompts": 20, "seed": 50_000},
+                "reuse": [stage],
+                "max_graphs": 4,
+            }
+        )
         start = time.process_time()
         try:
             plan = plan_build(pipeline, recipe=recipe, target="host", backends=["onnxruntime"])

@@ -129,15 +129,21 @@ class Bench:
         pictures = self.draw(setting, schedule)
         values = [psnr(a, b, 255.0) for a, b in zip(pictures, self.wanted, strict=True)]
         graph, calls = self.pipeline.graph, self.args.steps
-        macs = sum(
-            graph.macs(graph.live(schedule.rows[name].actions(graph))) for name in schedule.calls if name != HOLD
-        ) if schedule else graph.macs() * setting.calls
+        macs = (
+            sum(graph.macs(graph.live(schedule.rows[name].actions(graph))) for name in schedule.calls if name != HOLD)
+            if schedule
+            else graph.macs() * setting.calls
+        )
         row = {
-            "method": method, "ratio": ratio, "psnr_db": statistics.mean(values),
+            "method": method,
+            "ratio": ratio,
+            "psnr_db": statistics.mean(values),
             "interval": bootstrap_interval(np.array(values)),
             "ssim": statistics.mean(ssim(a, b) for a, b in zip(pictures, self.wanted, strict=True)),
-            "kept": macs / (graph.macs() * calls), "schedule": str(schedule) if schedule else f"{setting.calls} steps",
-            "graphs": len(schedule.rows) if schedule else 1, **more,
+            "kept": macs / (graph.macs() * calls),
+            "schedule": str(schedule) if schedule else f"{setting.calls} steps",
+            "graphs": len(schedule.rows) if schedule else 1,
+            **more,
         }
         say(f"{method:<24} ratio {ratio:.2f} kept {row['kept']:.3f} {row['psnr_db']:.2f} dB {row['ssim']:.4f}")
         return row
@@ -157,6 +163,7 @@ class Bench:
 
     def methods(self, ratio: float, count: int) -> list[tuple[str, Callable[[], Schedule]]]:
         """Reuse methods with no more MACs than the ratio leaves."""
+
         def by(kind: str, **options: Any) -> Schedule:
             plugin = load_plugin("reuse", kind)
             setting, spec = self.setting, plugin.Spec.model_validate(options)
@@ -185,7 +192,11 @@ class Bench:
     def train(self, seed: int) -> list[dict[str, Any]]:
         args = self.args
         spec = dip_go.Spec(
-            iterations=args.iterations, batch=args.batch, rate=args.rate, explore=args.explore, seed=seed,
+            iterations=args.iterations,
+            batch=args.batch,
+            rate=args.rate,
+            explore=args.explore,
+            seed=seed,
             checkpointed=args.device == "cpu",
         )
         rollout = Rollout(self.pipeline, self.training, range(len(self.training)), batch=self.rollout.batch)
@@ -195,9 +206,11 @@ class Bench:
             training.step()
             if training.done % 10 == 0:
                 now = training.log[-1]
-                say(f"seed {seed}: {training.done} iterations, {time.monotonic() - start:.0f} s "
+                say(
+                    f"seed {seed}: {training.done} iterations, {time.monotonic() - start:.0f} s "
                     f"({time.process_time() - begun:.0f} s of CPU), "
-                    f"error {now['error']:.4f}, kept {now['kept']:.3f}, rows {now['rows']}")
+                    f"error {now['error']:.4f}, kept {now['kept']:.3f}, rows {now['rows']}"
+                )
         measured, seconds = training.finish(), time.monotonic() - start
         spent = time.process_time() - begun
         (args.out / f"scores_{seed}.json").write_text(json.dumps(measured), encoding="utf-8")
@@ -207,10 +220,18 @@ class Bench:
             own = spec.model_copy(update={"ratio": ratio})
             gates = dip_go.export_gates(own, setting)
             (args.out / f"gates_{ratio:g}_{seed}.json").write_text(gates.to_json(), encoding="utf-8")
-            rows.append(self.row(
-                "DiP-GO", ratio, setting, dip_go.propose(own, setting), seed=seed, seconds=seconds,
-                cpu_seconds=spent, iterations=training.done,
-            ))  # fmt: skip
+            rows.append(
+                self.row(
+                    "DiP-GO",
+                    ratio,
+                    setting,
+                    dip_go.propose(own, setting),
+                    seed=seed,
+                    seconds=seconds,
+                    cpu_seconds=spent,
+                    iterations=training.done,
+                )
+            )
         return rows
 
 

@@ -62,8 +62,10 @@ def main() -> None:
             taken = measure(Path(folder) / artifact.file, int(batch or 1))
             wrong.append(abs(interval.p50 / taken - 1))
             inside = interval.low <= taken <= interval.high
-            print(f"{Path(folder).name:20}{name:16}measured {taken:8.2f} ms, estimated {interval.p50:8.2f} "
-                  f"({interval.low:.2f} to {interval.high:.2f}), off by {wrong[-1]:.0%}{'' if inside else ', outside'}")
+            print(
+                f"{Path(folder).name:20}{name:16}measured {taken:8.2f} ms, estimated {interval.p50:8.2f} "
+                f"({interval.low:.2f} to {interval.high:.2f}), off by {wrong[-1]:.0%}{'' if inside else ', outside'}"
+            )
     print(f"median absolute error {np.median(wrong):.1%} over {len(wrong)} graphs")
 
 

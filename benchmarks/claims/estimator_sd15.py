@@ -14,12 +14,21 @@ from edgediff.estimate.memory import BYTES, PROCESS_MB
 from edgediff.estimate.rows import load_graphs
 
 STEPS = 20
-CASES = (("iphone_12", "coreml", "fp16"), ("iphone_13", "coreml", "fp16"), ("iphone_12", "coreml", "int8"),
-         ("iphone_15_pro", "coreml", "fp16"), ("ipad_pro_m4", "coreml", "fp16"),
-         ("galaxy_s23", "onnxruntime", "fp16"), ("galaxy_s24", "onnxruntime", "fp16"),
-         ("galaxy_s24", "onnxruntime", "int8"), ("galaxy_s25", "onnxruntime", "fp16"),
-         ("snapdragon_7_gen_3", "onnxruntime", "fp16"), ("pixel_9", "executorch", "fp32"),
-         ("rk3588", "executorch", "fp32"), ("h200", "cuda", "fp16"))  # fmt: skip
+CASES = (
+    ("iphone_12", "coreml", "fp16"),
+    ("iphone_13", "coreml", "fp16"),
+    ("iphone_12", "coreml", "int8"),
+    ("iphone_15_pro", "coreml", "fp16"),
+    ("ipad_pro_m4", "coreml", "fp16"),
+    ("galaxy_s23", "onnxruntime", "fp16"),
+    ("galaxy_s24", "onnxruntime", "fp16"),
+    ("galaxy_s24", "onnxruntime", "int8"),
+    ("galaxy_s25", "onnxruntime", "fp16"),
+    ("snapdragon_7_gen_3", "onnxruntime", "fp16"),
+    ("pixel_9", "executorch", "fp32"),
+    ("rk3588", "executorch", "fp32"),
+    ("h200", "cuda", "fp16"),
+)
 
 
 def main() -> None:
@@ -39,8 +48,10 @@ def main() -> None:
         room = (target.memory_ceiling_gb or 0) * 1000
         whole, single = PROCESS_MB + weights + peak, PROCESS_MB + apart + peak
         fits = "fits" if whole <= room else "one component at a time" if single <= room else "does not fit"
-        print(f"{name:20}{backend:12}{precision:6}{middle:8.1f} s ({low:.1f} to {high:.1f}), "
-              f"unet@2 {unet.p50:7.0f} ms, {whole:6.0f} MB of {room:.0f}: {fits}")
+        print(
+            f"{name:20}{backend:12}{precision:6}{middle:8.1f} s ({low:.1f} to {high:.1f}), "
+            f"unet@2 {unet.p50:7.0f} ms, {whole:6.0f} MB of {room:.0f}: {fits}"
+        )
 
 
 if __name__ == "__main__":

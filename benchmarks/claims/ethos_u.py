@@ -92,8 +92,10 @@ def find_chip(name: str, bits: int) -> ExecuTorchTable:
 
 def table(targets: Sequence[str], recipe: str, graphs: Sequence[str], bits: int) -> None:
     _, variants, _ = prepare(recipe, load_target(targets[0]))
-    print("| chip | graph | pieces on the NPU | operators on the CPU | MMACs | cycles | ms | memory KiB | "
-          "PSNR dB: median, worst | quantizing, lowering s |\n|---|---|---|---|---|---|---|---|---|---|")
+    print(
+        "| chip | graph | pieces on the NPU | operators on the CPU | MMACs | cycles | ms | memory KiB | "
+        "PSNR dB: median, worst | quantizing, lowering s |\n|---|---|---|---|---|---|---|---|---|---|"
+    )
     for graph in graphs or tuple(variants.plan.graphs):
         for name in targets:
             chip = find_chip(name, bits)
@@ -123,8 +125,10 @@ def observers(recipe: str, graphs: Sequence[str]) -> None:
         for name, config in (("histograms", ARM_CONFIG), ("extremes", extremes)):
             with mock.patch.object(ethos, "npu_config", config):
                 _, _, found, seconds = quantize(variants, variants.graphs[graph], delegate)
-            print(f"{graph}, {name}: PSNR median {np.median(found):.1f} dB, worst {min(found):.1f}; {seconds:.0f} s",
-                  flush=True)
+            print(
+                f"{graph}, {name}: PSNR median {np.median(found):.1f} dB, worst {min(found):.1f}; {seconds:.0f} s",
+                flush=True,
+            )
 
 
 def extremes(bits: int) -> TOSAQuantizationConfig:

@@ -1,7 +1,7 @@
 """Stable Diffusion 1.5's denoiser (random weights) on ExecuTorch's XNNPACK: cost of lowering, parity, and its time
 beside ONNX Runtime's.
 
-    python benchmarks/claims/executorch_sd15.py [--precision fp32] [--query-chunk 0] [--graphs full,shallow] [--rounds 5]
+    python benchmarks/claims/executorch_sd15.py [--precision fp32] [--query-chunk 0] [--graphs full,shallow]
 
 Two graphs, DeepCache's, in one program. Lowering, the reference and running are processes of their own, so that each
 has its own peak memory. Both runtimes run the same graph on the same threads in turn; the ratio is that of medians,
@@ -66,10 +66,13 @@ def make_variants(args: argparse.Namespace, backend: str):
     from edgediff.pipeline import load_pipeline
     from edgediff.variants import build_variants
 
-    recipe = Recipe.model_validate({
-        "name": "bench", "reuse": [{"kind": "deepcache", "interval": 2, "branch": 0}],
-        "precision": {"weights": args.precision if backend == "executorch" else "fp32"},
-    })  # fmt: skip
+    recipe = Recipe.model_validate(
+        {
+            "name": "bench",
+            "reuse": [{"kind": "deepcache", "interval": 2, "branch": 0}],
+            "precision": {"weights": args.precision if backend == "executorch" else "fp32"},
+        }
+    )
     table = {"guidance": "sequential"}
     tables = {"onnxruntime": table, "executorch": {**table, "query_chunk": args.query_chunk}}
     target = Target.model_validate({"name": "bench", "backends": [backend], **tables})
@@ -94,11 +97,15 @@ def lower(args: argparse.Namespace) -> dict:
     files = {path.name: path.stat().st_size for path in sorted((args.out / "executorch").iterdir())}
     parameters = {name: variants.graphs[name].parameters for name in artifacts.graphs}
     return {
-        "seconds": {"wall": round(wall, 1), "cpu": round(cpu, 1)}, "peak_gb": {"loaded": before, "lowered": peak_gb()},
-        "bytes": files, "parameters": parameters,
-        "graphs": {name: one.model_dump(include={"delegates", "outside", "memory_bytes"})
-                   for name, one in artifacts.graphs.items()},
-    }  # fmt: skip
+        "seconds": {"wall": round(wall, 1), "cpu": round(cpu, 1)},
+        "peak_gb": {"loaded": before, "lowered": peak_gb()},
+        "bytes": files,
+        "parameters": parameters,
+        "graphs": {
+            name: one.model_dump(include={"delegates", "outside", "memory_bytes"})
+            for name, one in artifacts.graphs.items()
+        },
+    }
 
 
 def reference(args: argparse.Namespace) -> dict:
@@ -126,8 +133,10 @@ def open_graph(args: argparse.Namespace, backend: str, name: str):
 
 def load_inputs(args: argparse.Namespace, name: str):
     saved = dict(np.load(args.out / f"{name}.npz"))
-    return ({key[3:]: value for key, value in saved.items() if key.startswith("in.")},
-            {key[4:]: value for key, value in saved.items() if key.startswith("out.")})  # fmt: skip
+    return (
+        {key[3:]: value for key, value in saved.items() if key.startswith("in.")},
+        {key[4:]: value for key, value in saved.items() if key.startswith("out.")},
+    )
 
 
 def run(args: argparse.Namespace) -> dict:
@@ -166,13 +175,16 @@ def compare(args: argparse.Namespace) -> dict:
                     times[backend].append(time.perf_counter() - start)
         ratios = np.array(times["executorch"]) / np.array(times["onnxruntime"])
         found[name] = {
-            "seconds": {key: {"median": round(float(np.median(t)), 3), "all": [round(x, 3) for x in t]}
-                        for key, t in times.items()},
+            "seconds": {
+                key: {"median": round(float(np.median(t)), 3), "all": [round(x, 3) for x in t]}
+                for key, t in times.items()
+            },
             "executorch_over_onnxruntime": {
                 "of_medians": round(float(np.median(times["executorch"]) / np.median(times["onnxruntime"])), 3),
-                "low": round(float(ratios.min()), 3), "high": round(float(ratios.max()), 3),
+                "low": round(float(ratios.min()), 3),
+                "high": round(float(ratios.max()), 3),
             },
-        }  # fmt: skip
+        }
         if macs:
             best = min(min(t) for t in times.values())
             found[name]["best_over_gemm"] = round(2 * macs / best / 1e9 / found["gemm_gflops"], 3)

@@ -38,10 +38,14 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=2, help="prompts that the result is measured on")
     args = parser.parse_args()
     pipeline = load_pipeline("glyph")
-    recipe = Recipe.model_validate({
-        "name": "bench", "sampler": {"kind": "ddim", "steps": args.steps}, "guidance": {"scale": 2.0},
-        "calibration": {"prompts": args.calibration},
-    })  # fmt: skip
+    recipe = Recipe.model_validate(
+        {
+            "name": "bench",
+            "sampler": {"kind": "ddim", "steps": args.steps},
+            "guidance": {"scale": 2.0},
+            "calibration": {"prompts": args.calibration},
+        }
+    )
     start, processor = time.perf_counter(), time.process_time()
     trace = record_trace(pipeline, recipe)
     layers = measure_layers(pipeline, recipe, trace, recipe.precision.choices)
@@ -82,9 +86,7 @@ def trajectory(pipeline, recipe, prompts, formats) -> np.ndarray:
         table = step_table(pipeline, recipe.sampler.kind, recipe.sampler.steps)
         guidance, seen = asked_guidance(pipeline, recipe.guidance, len(table.rows)), []
         seeds = range(100, 100 + len(prompts))
-        last = sample_latents(
-            pipeline, table, guidance, prompts, seeds, on_input=lambda x: seen.append(x.clone())
-        )
+        last = sample_latents(pipeline, table, guidance, prompts, seeds, on_input=lambda x: seen.append(x.clone()))
     finally:
         for name, value in kept.items():
             modules[name.removesuffix(".weight")].weight.data = value

@@ -3,7 +3,7 @@
     python benchmarks/claims/operators_recovered.py cut --work FOLDER [--latency 0.66] [--by per_ms] [--draws 8]
     python benchmarks/claims/operators_recovered.py time --work FOLDER [--pairs 200]
     python benchmarks/claims/operators_recovered.py recover --work FOLDER [--steps 300] [--seed 0]
-    python benchmarks/claims/operators_recovered.py table --work FOLDER                     writes operators_recovered.json
+    python benchmarks/claims/operators_recovered.py table --work FOLDER  writes operators_recovered.json
 
 `cut` chooses under a budget of time (of units and operators timed through PyTorch here), `time` builds both networks
 for ONNX Runtime and runs their graphs by turns, one sample and one thread, `recover` distils and draws. The issue asks
@@ -45,22 +45,35 @@ def choose_cuts(args: argparse.Namespace) -> None:
     pipeline = load_pipeline("glyph")
     graph, ld_pruner = pipeline.graph, load_plugin("prune", "ld_pruner")
     spec = ld_pruner.Spec(budget={"latency": args.latency}, by=args.by, seeds=args.draws, steps=4)
-    recipe = Recipe.model_validate({
-        "name": "bench", "sampler": {"kind": "ddim", "steps": 4}, "guidance": {"scale": 1.0},
-        "calibration": {"prompts": 8},
-    })  # fmt: skip
+    recipe = Recipe.model_validate(
+        {
+            "name": "bench",
+            "sampler": {"kind": "ddim", "steps": 4},
+            "guidance": {"scale": 1.0},
+            "calibration": {"prompts": 8},
+        }
+    )
     started = time.monotonic()
     scores = ld_pruner.score(spec, pipeline, record_trace(pipeline, recipe))
     cuts = ld_pruner.propose(spec, scores, graph)
     cut = graph.with_cuts(one.unit for one in cuts)
     kinds = Counter((graph.operators if c.unit in graph.operators else graph.by_name)[c.unit].kind for c in cuts)
-    write_json(args.work / "operators-cut.json", {
-        "cuts": [one.model_dump(mode="json") for one in cuts], "latency": args.latency, "by": args.by,
-        "seeds": args.draws, "kinds": dict(kinds), "scored": len(scores.values), "checks": scores.checks,
-        "parameters": cut.parameters() / graph.parameters(), "macs": cut.macs() / graph.macs(),
-        "predicted_time": spec.budget.measure(cut, scores.costs) / spec.budget.measure(graph, scores.costs),
-        "seconds": round(time.monotonic() - started, 1),
-    })  # fmt: skip
+    write_json(
+        args.work / "operators-cut.json",
+        {
+            "cuts": [one.model_dump(mode="json") for one in cuts],
+            "latency": args.latency,
+            "by": args.by,
+            "seeds": args.draws,
+            "kinds": dict(kinds),
+            "scored": len(scores.values),
+            "checks": scores.checks,
+            "parameters": cut.parameters() / graph.parameters(),
+            "macs": cut.macs() / graph.macs(),
+            "predicted_time": spec.budget.measure(cut, scores.costs) / spec.budget.measure(graph, scores.costs),
+            "seconds": round(time.monotonic() - started, 1),
+        },
+    )
 
 
 def read_cuts(work: Path) -> list[Cut]:
@@ -75,8 +88,9 @@ def time_graphs(args: argparse.Namespace) -> None:
     runners = [_open_graph(pipeline, cuts) for cuts in ((), read_cuts(args.work))]
     inputs = {
         "sample": np.random.default_rng(0).standard_normal((1, *pipeline.latent), dtype=np.float32),
-        "timestep": np.array([501.0], np.float32), "encoder_hidden_states": pipeline.encode(["red heart"]).numpy(),
-    }  # fmt: skip
+        "timestep": np.array([501.0], np.float32),
+        "encoder_hidden_states": pipeline.encode(["red heart"]).numpy(),
+    }
     taken: list[list[float]] = [[], []]
     walls: list[list[float]] = [[], []]
     for turn in range(args.pairs + 10):
@@ -87,11 +101,18 @@ def time_graphs(args: argparse.Namespace) -> None:
                 found.append(1e3 * (time.process_time() - start[0]))
                 wall.append(time.perf_counter() - start[1])
     low, middle, high = statistics.quantiles([ours / whole for whole, ours in zip(*taken, strict=True)], n=4)
-    write_json(args.work / "operators-time.json", {
-        "pairs": args.pairs, "median": middle, "quartile_low": low, "quartile_high": high,
-        "of_least": min(taken[1]) / min(taken[0]), "untouched_cpu_ms": statistics.median(taken[0]),
-        "wall_median": statistics.median(ours / whole for whole, ours in zip(*walls, strict=True)),
-    })  # fmt: skip
+    write_json(
+        args.work / "operators-time.json",
+        {
+            "pairs": args.pairs,
+            "median": middle,
+            "quartile_low": low,
+            "quartile_high": high,
+            "of_least": min(taken[1]) / min(taken[0]),
+            "untouched_cpu_ms": statistics.median(taken[0]),
+            "wall_median": statistics.median(ours / whole for whole, ours in zip(*walls, strict=True)),
+        },
+    )
 
 
 def _open_graph(pipeline: Pipeline, cuts: Any) -> Any:
@@ -129,21 +150,30 @@ def recover(args: argparse.Namespace) -> None:
         network = cut_network(pipeline.denoiser, pipeline.graph, [cut.unit for cut in cuts])
         write_json(before, pictures.figures_of(network, "before-operators"))
     table = DistillTable(
-        steps=args.steps, batch=args.batch, rate=args.rate, precision="bf16", seed=args.seed,
+        steps=args.steps,
+        batch=args.batch,
+        rate=args.rate,
+        precision="bf16",
+        seed=args.seed,
         probe_every=max(1, args.steps // 10),
-    )  # fmt: skip
+    )
     out = args.work / "networks" / f"operators-{args.steps}-{args.seed}"
     if not (out / RECORD).is_file():
         resume = out.is_dir() and any(out.iterdir())
         prepare_folder(out, resume=resume)
         distill_network(pipeline, cuts, table, load_samples(pipeline, None), out, device="cpu", every=50, resume=resume)
     network = load_network(out / "unet", pipeline.graph)
-    write_json(args.work / f"operators-run-{args.steps}-{args.seed}.json", {
-        "settings": table.model_dump(mode="json"), "after": pictures.figures_of(network, out.name),
-        "reference": pictures.scorer.figures(pictures.reference).data,
-        "prompts": args.prompts, "sampler_steps": args.sampler_steps,
-        "curve": [json.loads(line) for line in (out / "losses.jsonl").read_text(encoding="utf-8").splitlines()],
-    })  # fmt: skip
+    write_json(
+        args.work / f"operators-run-{args.steps}-{args.seed}.json",
+        {
+            "settings": table.model_dump(mode="json"),
+            "after": pictures.figures_of(network, out.name),
+            "reference": pictures.scorer.figures(pictures.reference).data,
+            "prompts": args.prompts,
+            "sampler_steps": args.sampler_steps,
+            "curve": [json.loads(line) for line in (out / "losses.jsonl").read_text(encoding="utf-8").splitlines()],
+        },
+    )
 
 
 def write_table(args: argparse.Namespace) -> None:
@@ -154,13 +184,17 @@ def write_table(args: argparse.Namespace) -> None:
     found = {name: read(args.work / f"operators-{name}.json") for name in ("cut", "time", "before")}
     write_json(HERE / "operators_recovered.json", {**found, "runs": runs})
     whole = runs[0]["reference"]["frechet"]
-    print(f"time of a call: {found['time']['median']:.3f} of the untouched "
-          f"({found['time']['quartile_low']:.3f} to {found['time']['quartile_high']:.3f})")
+    print(
+        f"time of a call: {found['time']['median']:.3f} of the untouched "
+        f"({found['time']['quartile_low']:.3f} to {found['time']['quartile_high']:.3f})"
+    )
     print(f"Frechet: untouched {whole:.4f}, after the cut {found['before']['frechet']:.4f}")
     for run in runs:
         after = run["after"]
-        print(f"{run['settings']['steps']} steps, seed {run['settings']['seed']}: {after['frechet']:.4f} "
-              f"({after['frechet'] / whole - 1:+.1%}), retrieval@1 {after['retrieval_at_1']:.3f}")
+        print(
+            f"{run['settings']['steps']} steps, seed {run['settings']['seed']}: {after['frechet']:.4f} "
+            f"({after['frechet'] / whole - 1:+.1%}), retrieval@1 {after['retrieval_at_1']:.3f}"
+        )
 
 
 def main() -> None:

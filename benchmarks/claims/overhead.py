@@ -40,10 +40,11 @@ def at_size(latent: tuple[int, ...]) -> Manifest:
         return spec.model_copy(update={"shape": shape})
 
     graphs = {
-        name: graph.model_copy(update={"inputs": tuple(map(grown, graph.inputs)),
-                                       "outputs": tuple(map(grown, graph.outputs))})
+        name: graph.model_copy(
+            update={"inputs": tuple(map(grown, graph.inputs)), "outputs": tuple(map(grown, graph.outputs))}
+        )
         for name, graph in manifest.graphs.items()
-    }  # fmt: skip
+    }
     program = manifest.program.model_copy(update={"latent": latent})
     return manifest.model_copy(update={"graphs": graphs, "program": program})
 

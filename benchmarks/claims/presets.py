@@ -57,12 +57,20 @@ PRESETS: tuple[tuple[str, str, dict[str, Any]], ...] = (
 )
 # The U-Net of SDXL base 1.0. Its pipeline, with two text encoders, is not described, so that no model has this name.
 SDXL: dict[str, Any] = {
-    "scheduler": {}, "tokens": 77, "unet": {
-        "sample_size": 128, "layers_per_block": 2, "block_out_channels": [320, 640, 1280], "cross_attention_dim": 2048,
-        "attention_head_dim": [5, 10, 20], "transformer_layers_per_block": [1, 2, 10], "use_linear_projection": True,
+    "scheduler": {},
+    "tokens": 77,
+    "unet": {
+        "sample_size": 128,
+        "layers_per_block": 2,
+        "block_out_channels": [320, 640, 1280],
+        "cross_attention_dim": 2048,
+        "attention_head_dim": [5, 10, 20],
+        "transformer_layers_per_block": [1, 2, 10],
+        "use_linear_projection": True,
         "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
         "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-        "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
         "projection_class_embeddings_input_dim": 2816,
     },
 }
@@ -110,8 +118,10 @@ def read_graph(config: dict[str, Any]) -> UnitGraph:
 def print_units(graph: UnitGraph) -> None:
     """Parameters, MACs of one sample and the MB of an fp16 output, by block; of a DiT's second block by unit."""
     products = sum(u.attention_macs for u in graph.units) / 1e9
-    print(f"\n{graph.parameters() / 1e6:.2f} M parameters, {graph.macs() / 1e9:.2f} GMACs a call "
-          f"({products:.2f} of them in the products of attention)\n")
+    print(
+        f"\n{graph.parameters() / 1e6:.2f} M parameters, {graph.macs() / 1e9:.2f} GMACs a call "
+        f"({products:.2f} of them in the products of attention)\n"
+    )
     print("| unit | M params | GMACs | MB out |\n|---|---|---|---|")
     groups: dict[str, list[Unit]] = {}
     for unit in graph.units:
@@ -136,11 +146,18 @@ def describe(name: str, schedule: Schedule, setting: Setting) -> dict[str, Any]:
     whole = graph.macs() * sum(1 if scale is None else 2 for scale in setting.guidance)
     published = replace(graph, units=tuple(replace(u, macs=u.macs - u.attention_macs) for u in graph.units))
     return {
-        "preset": name, "graphs": len(wirings), "rows": len(set(schedule.calls)), "full_calls": sum(
+        "preset": name,
+        "graphs": len(wirings),
+        "rows": len(set(schedule.calls)),
+        "full_calls": sum(
             not schedule.rows[call].hold and not schedule.rows[call].delta for call in schedule.calls if call != HOLD
         ),
-        "carries": len(carries), "cache_mb_fp16": 2 * values / 1e6, "tmacs": macs / 1e12, "share": macs / whole,
-        "published_tmacs_unguided": macs_of(published, schedule, [1] * setting.calls) / 1e12, "schedule": str(schedule),
+        "carries": len(carries),
+        "cache_mb_fp16": 2 * values / 1e6,
+        "tmacs": macs / 1e12,
+        "share": macs / whole,
+        "published_tmacs_unguided": macs_of(published, schedule, [1] * setting.calls) / 1e12,
+        "schedule": str(schedule),
     }
 
 

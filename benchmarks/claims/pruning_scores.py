@@ -1,11 +1,11 @@
 """What pruning scores are worth, and what they cost.
 
-    python benchmarks/claims/pruning_scores.py quality [--seeds 3]                   output loss beside its baselines (glyph)
-    python benchmarks/claims/pruning_scores.py additivity [--seeds 3] [--subsets 24] loss of many layers, and the sum of each
-    python benchmarks/claims/pruning_scores.py reuse [--model glyph] [--rounds 3]    scoring with and without prefix reuse
+    python benchmarks/claims/pruning_scores.py quality [--seeds 3]  output loss beside its baselines (glyph)
+    python benchmarks/claims/pruning_scores.py additivity [--seeds 3] [--subsets 24] loss of many, and their sum
+    python benchmarks/claims/pruning_scores.py reuse [--model glyph] [--rounds 3]  scoring with and without prefix reuse
     python benchmarks/claims/pruning_scores.py units [--model random:sd15]           the unit table
-    python benchmarks/claims/pruning_scores.py full-size [--model random:sd15]       one whole scoring run: time and memory
-    python benchmarks/claims/pruning_scores.py operators [--latency 0.65] [--by per_ms] [--draws 8]     LD-Pruner (glyph)
+    python benchmarks/claims/pruning_scores.py full-size [--model random:sd15]  one whole scoring run: time and memory
+    python benchmarks/claims/pruning_scores.py operators [--latency 0.65] [--by per_ms] [--draws 8]  LD-Pruner (glyph)
 
 `quality` selects on the calibration prompts of each seed and measures what the selections cost on other prompts and
 noise, all layers of a selection removed together, before any recovery. Sizes are those of BK-SDM's presets base and
@@ -52,7 +52,11 @@ def main() -> None:
     full_size = args.what in ("units", "full-size")
     args.model = args.model or ("random:sd15" if full_size else "glyph")
     {
-        "quality": quality, "additivity": additivity, "reuse": reuse, "units": units, "full-size": score_full_size,
+        "quality": quality,
+        "additivity": additivity,
+        "reuse": reuse,
+        "units": units,
+        "full-size": score_full_size,
         "operators": operators,
     }[args.what](args)
 
@@ -130,8 +134,10 @@ def measure_cuts(pipeline: Pipeline, trace: Trace, units: list[str]) -> dict[str
         [measured] = loss.measure([units])
     cut = graph.with_cuts(units)
     return {
-        "output_loss": measured, "parameters": cut.parameters() / graph.parameters(),
-        "macs": cut.macs() / graph.macs(), "units": len(graph.expand(units)),
+        "output_loss": measured,
+        "parameters": cut.parameters() / graph.parameters(),
+        "macs": cut.macs() / graph.macs(),
+        "units": len(graph.expand(units)),
     }
 
 
@@ -158,7 +164,10 @@ def check_additivity(pipeline: Pipeline, trace: Trace, count: int, seed: int) ->
                 removed = [1 - graph.with_cuts(s).parameters() / graph.parameters() for s in subsets]
                 result = compare_sums(subsets, singles, measured, removed)
                 found[f"{label}, up to {most:.0%}"] = {
-                    "r2": result.r2, "r2_line": result.r2_line, "spearman": result.spearman, "n": len(subsets),
+                    "r2": result.r2,
+                    "r2_line": result.r2_line,
+                    "spearman": result.spearman,
+                    "n": len(subsets),
                 }
     return found
 
@@ -182,9 +191,7 @@ def quality_table(rows: dict[tuple[str, str], list[dict[str, float]]]) -> str:
 def additivity_table(found: list[dict[str, Any]]) -> str:
     lines = ["| subsets | n | R2 of the sum itself | R2 of a line | Spearman |", "|---|---|---|---|---|"]
     for label in (key for key in found[0] if key != "seed"):
-        cells = [
-            " ".join(f"{seed[label][key]:.3f}" for seed in found) for key in ("r2", "r2_line", "spearman")
-        ]
+        cells = [" ".join(f"{seed[label][key]:.3f}" for seed in found) for key in ("r2", "r2_line", "spearman")]
         lines.append(f"| {label} | {found[0][label]['n']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -217,13 +224,20 @@ def reuse(args: argparse.Namespace) -> None:
                 seconds[reused].append(spent)
     ratios = [a / b for a, b in zip(seconds[True], seconds[False], strict=True)]
     gaps = [abs(a - b) / max(abs(b), 1e-12) for a, b in zip(losses[True], losses[False], strict=True)]
-    print(json.dumps({
-        "model": args.model, "candidates": len(names), "samples": len(inputs["sample"]),
-        "cpu_s": {"reuse": seconds[True], "naive": seconds[False]},
-        "ratio": {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)},
-        "largest_relative_difference": max(gaps),
-        "macs_ratio": macs_ratio(pipeline, names),
-    }, indent=2))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "model": args.model,
+                "candidates": len(names),
+                "samples": len(inputs["sample"]),
+                "cpu_s": {"reuse": seconds[True], "naive": seconds[False]},
+                "ratio": {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)},
+                "largest_relative_difference": max(gaps),
+                "macs_ratio": macs_ratio(pipeline, names),
+            },
+            indent=2,
+        )
+    )
 
 
 def macs_ratio(pipeline: Pipeline, names: tuple[str, ...]) -> float:
@@ -252,8 +266,10 @@ def units(args: argparse.Namespace) -> None:
         saved, less = total - cut.parameters(), macs - cut.macs()
         print(f"| {name} | {saved / 1e6:.3f} | {saved / total:.2%} | {less / 1e9:.3f} | {less / macs:.2%} |")
     rest = graph.with_cuts(candidates(graph, "layer"))
-    print(f"| (stays) | {rest.parameters() / 1e6:.3f} | {rest.parameters() / total:.2%} "
-          f"| {rest.macs() / 1e9:.3f} | {rest.macs() / macs:.2%} |")
+    print(
+        f"| (stays) | {rest.parameters() / 1e6:.3f} | {rest.parameters() / total:.2%} "
+        f"| {rest.macs() / 1e9:.3f} | {rest.macs() / macs:.2%} |"
+    )
 
 
 def describe_model(model: str) -> Any:
@@ -293,15 +309,24 @@ def score_full_size(args: argparse.Namespace) -> None:
     scores = laptop.score(spec, pipeline, trace, lambda text, done, total: say(f"{text} {done}/{total}"))
     seconds["scoring"] = lap()
     samples = 8 * 4 / args.timesteps
-    print(json.dumps({
-        "model": args.model, "candidates": len(scores.values), "samples": args.timesteps, "seconds": seconds,
-        "peak_rss_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2),
-        "cut": list(scores.selection or ()), "selections": scores.checks["selections"],
-        "projected_cpu_hours": {
-            "trace of 8 prompts, 50 guided calls": round(seconds["trace of 2 calls"]["cpu"] * 8 * 50 / 3600, 2),
-            "scoring 8 prompts x 4 timesteps": round(seconds["scoring"]["cpu"] * samples / 3600, 2),
-        },
-    }, indent=2))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "model": args.model,
+                "candidates": len(scores.values),
+                "samples": args.timesteps,
+                "seconds": seconds,
+                "peak_rss_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2),
+                "cut": list(scores.selection or ()),
+                "selections": scores.checks["selections"],
+                "projected_cpu_hours": {
+                    "trace of 8 prompts, 50 guided calls": round(seconds["trace of 2 calls"]["cpu"] * 8 * 50 / 3600, 2),
+                    "scoring 8 prompts x 4 timesteps": round(seconds["scoring"]["cpu"] * samples / 3600, 2),
+                },
+            },
+            indent=2,
+        )
+    )
 
 
 def operators(args: argparse.Namespace) -> None:
@@ -320,13 +345,23 @@ def operators(args: argparse.Namespace) -> None:
     taken = time_in_turn([(pipeline.denoiser, graph), (network, cut)], pipeline, 5 * args.rounds)
     ratios = [small / full for full, small in zip(*taken, strict=True)]
     kinds = Counter((graph.operators if name in graph.operators else graph.by_name)[name].kind for name in cuts)
-    print(json.dumps({
-        "by": args.by, "operators": len(scores.values), "cut": len(cuts), "kinds": dict(kinds),
-        "parameters": round(cut.parameters() / graph.parameters(), 4), "macs": round(cut.macs() / graph.macs(), 4),
-        "predicted_time": spec.budget.measure(cut, scores.costs) / spec.budget.measure(graph, scores.costs),
-        "measured_time": {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)},
-        "checks": scores.checks, "units": cuts,
-    }, indent=2))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "by": args.by,
+                "operators": len(scores.values),
+                "cut": len(cuts),
+                "kinds": dict(kinds),
+                "parameters": round(cut.parameters() / graph.parameters(), 4),
+                "macs": round(cut.macs() / graph.macs(), 4),
+                "predicted_time": spec.budget.measure(cut, scores.costs) / spec.budget.measure(graph, scores.costs),
+                "measured_time": {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)},
+                "checks": scores.checks,
+                "units": cuts,
+            },
+            indent=2,
+        )
+    )
 
 
 def time_in_turn(networks: list[tuple[Any, Any]], pipeline: Pipeline, rounds: int) -> list[list[float]]:
@@ -351,10 +386,14 @@ def time_in_turn(networks: list[tuple[Any, Any]], pipeline: Pipeline, rounds: in
 
 
 def trace_of(pipeline: Pipeline, seed: int, *, steps: int = 12, prompts: int = 4, scale: float = 2.0) -> Trace:
-    recipe = Recipe.model_validate({
-        "name": "bench", "sampler": {"kind": "ddim", "steps": steps}, "guidance": {"scale": scale},
-        "calibration": {"prompts": prompts, "seed": seed},
-    })  # fmt: skip
+    recipe = Recipe.model_validate(
+        {
+            "name": "bench",
+            "sampler": {"kind": "ddim", "steps": steps},
+            "guidance": {"scale": scale},
+            "calibration": {"prompts": prompts, "seed": seed},
+        }
+    )
     say(f"calibration prompts of seed {seed}")
     return record_trace(pipeline, recipe)
 

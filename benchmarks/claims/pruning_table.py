@@ -3,9 +3,9 @@
     python benchmarks/claims/pruning_table.py run --work build/pruning [--seeds 3] [--steps 100] [--jobs 2] [--limit N]
     python benchmarks/claims/pruning_table.py switch --work build/pruning     two networks in one schedule (A-SDM)
     python benchmarks/claims/pruning_table.py check --work build/pruning      the same networks by twice as many steps
-    python benchmarks/claims/pruning_table.py render --work build/pruning     benchmarks/claims/pruning_table.{json,html}
+    python benchmarks/claims/pruning_table.py render --work build/pruning  benchmarks/claims/pruning_table.{json,html}
 
-The page also shows what `pruning_scores.py quality` and `additivity` wrote to benchmarks/claims/pruning_scores.json, and what
+The page also shows what `pruning_scores.py quality` and `additivity` wrote to `pruning_scores.json`, and what
 operators_recovered.py wrote.
 `run` makes what is missing in the work folder, in the order of `list_runs`, `jobs` runs side by side and at most
 `limit` of them, so that it can be stopped and started again at any time. `render` writes the committed table of what
@@ -109,10 +109,15 @@ def find_cuts(pipeline: Pipeline, size: str, method: str, work: Path) -> list[Cu
     preset = load_plugin("prune", "bk_sdm").preset_cuts(graph, size)
     share = graph.with_cuts(preset).parameters() / graph.parameters()
     options: dict[str, Any] = {"preset": size} if method == "bk_sdm" else {"budget": {"parameters": share}}
-    recipe = Recipe.model_validate({
-        "name": "table", "sampler": {"kind": "ddim", "steps": 10}, "guidance": {"scale": 1.0},
-        "calibration": {"prompts": 8}, "prune": [{"kind": method, **options}],
-    })  # fmt: skip
+    recipe = Recipe.model_validate(
+        {
+            "name": "table",
+            "sampler": {"kind": "ddim", "steps": 10},
+            "guidance": {"scale": 1.0},
+            "calibration": {"prompts": 8},
+            "prune": [{"kind": method, **options}],
+        }
+    )
     plugin = load_plugin("prune", method)
     spec = plugin.Spec.model_validate(options)
     cuts = plugin.propose(spec, plugin.score(spec, pipeline, record_trace(pipeline, recipe)), graph)
@@ -168,9 +173,10 @@ def time_ratio(pipeline: Pipeline, network: Network) -> dict[str, float]:
     """Time of one call of the cut network over the untouched one's, one sample each, by turns."""
     whole: Network = (pipeline.denoiser, pipeline.graph)
     example = {
-        "sample": torch.randn(1, *pipeline.latent), "timestep": torch.tensor([501.0]),
+        "sample": torch.randn(1, *pipeline.latent),
+        "timestep": torch.tensor([501.0]),
         "encoder_hidden_states": pipeline.encode(["red heart"]),
-    }  # fmt: skip
+    }
     ratios = []
     with torch.inference_mode():
         for index in range(PAIRS + 2):
@@ -196,9 +202,16 @@ def make_run(run: Run, args: argparse.Namespace) -> None:
     pictures = Pictures(pipeline, work, args.sampler_steps, args.prompts)
     before = measure_before(pipeline, pictures, run, cuts, work)
     table = DistillTable(
-        steps=args.steps, batch=args.batch, rate=args.rate, precision=args.precision, seed=run.seed,
-        features=run.features, feature=run.feature, phases=run.phases, probe_every=max(1, args.steps // 5),
-    )  # fmt: skip
+        steps=args.steps,
+        batch=args.batch,
+        rate=args.rate,
+        precision=args.precision,
+        seed=run.seed,
+        features=run.features,
+        feature=run.feature,
+        phases=run.phases,
+        probe_every=max(1, args.steps // 5),
+    )
     out = work / "networks" / run.key
     if not (out / RECORD).is_file() or read_distilled(out).settings != table:
         prepare_folder(out, resume=False, overwrite=True)
@@ -208,12 +221,20 @@ def make_run(run: Run, args: argparse.Namespace) -> None:
     phases = read_distilled(out).phases
     places = [phases.at(row.timestep) if phases else 0 for row in pictures.table.rows]
     after = pictures.figures(pictures.draw(lambda index: networks[places[index]]), run.key)
-    write_json(work / f"run-{run.key}.json", {
-        **asdict(run), "settings": table.model_dump(mode="json"), "before": before, "after": after,
-        "curve": read_losses(out / "losses.jsonl"), "prompts": args.prompts,
-        "sampler_steps": args.sampler_steps, "reference": pictures.scorer.figures(pictures.reference).data,
-        "seconds": {"distil": trained - started, "all": time.monotonic() - started},
-    })  # fmt: skip
+    write_json(
+        work / f"run-{run.key}.json",
+        {
+            **asdict(run),
+            "settings": table.model_dump(mode="json"),
+            "before": before,
+            "after": after,
+            "curve": read_losses(out / "losses.jsonl"),
+            "prompts": args.prompts,
+            "sampler_steps": args.sampler_steps,
+            "reference": pictures.scorer.figures(pictures.reference).data,
+            "seconds": {"distil": trained - started, "all": time.monotonic() - started},
+        },
+    )
 
 
 def load_phased(folder: Path, pipeline: Pipeline) -> list[Network]:
@@ -228,11 +249,16 @@ def measure_before(pipeline: Pipeline, pictures: Pictures, run: Run, cuts: list[
     if not path.is_file():
         network, graph = cut_network(pipeline.denoiser, pipeline.graph, [cut.unit for cut in cuts])
         whole = pipeline.graph
-        write_json(path, {
-            "cuts": [cut.unit for cut in cuts], "parameters": graph.parameters() / whole.parameters(),
-            "macs": graph.macs() / whole.macs(), "time": time_ratio(pipeline, (network, graph)),
-            **pictures.figures_of((network, graph), f"before-{run.size}-{run.method}"),
-        })  # fmt: skip
+        write_json(
+            path,
+            {
+                "cuts": [cut.unit for cut in cuts],
+                "parameters": graph.parameters() / whole.parameters(),
+                "macs": graph.macs() / whole.macs(),
+                "time": time_ratio(pipeline, (network, graph)),
+                **pictures.figures_of((network, graph), f"before-{run.size}-{run.method}"),
+            },
+        )
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
@@ -279,8 +305,10 @@ def check_steps(args: argparse.Namespace) -> None:
         network = load_network(args.work / "networks" / path.stem.removeprefix("run-") / "unet", pipeline.graph)
         rows.append({"run": path.stem, "few": run["after"], "more": more.figures_of(network, f"check-{path.stem}")})
     keys = ("retrieval_at_1", "frechet", "psnr_db")
-    tau = {key: float(kendalltau(*zip(*((r["few"][key], r["more"][key]) for r in rows), strict=True)).statistic)
-           for key in keys}  # fmt: skip
+    tau = {
+        key: float(kendalltau(*zip(*((r["few"][key], r["more"][key]) for r in rows), strict=True)).statistic)
+        for key in keys
+    }
     plain = [{"run": row["run"], **{w: {k: row[w][k] for k in keys} for w in ("few", "more")}} for row in rows]
     steps = (args.sampler_steps, 2 * args.sampler_steps)
     write_json(args.work / "check.json", {"steps": steps, "prompts": args.prompts, "tau": tau, "rows": plain})
@@ -345,19 +373,26 @@ def collect_runs(work: Path, args: argparse.Namespace) -> dict[str, Any]:
         run["curve"] = [{"step": row["step"], "probe": row["probe"]} for row in run["curve"]]
     if not runs:
         raise EdgeDiffError("there are no runs; make them first: pruning_table.py run --work ...", where=str(work))
-    options = " ".join(f"--{key.replace('_', '-')} {value:g}" if not isinstance(value, str) else f"--{key} {value}"
-                       for key, value in settings.items())  # fmt: skip
+    options = " ".join(
+        f"--{key.replace('_', '-')} {value:g}" if not isinstance(value, str) else f"--{key} {value}"
+        for key, value in settings.items()
+    )
     for run in runs:
         run.pop("switched", None)
         run.setdefault("phases", 1)
     reference = np.load(work / f"reference-{args.prompts}-{args.sampler_steps}.npy")
-    extra = {name: json.loads((work / f"{name}.json").read_text(encoding="utf-8"))
-             for name in ("switch", "check") if (work / f"{name}.json").is_file()}  # fmt: skip
+    extra = {
+        name: json.loads((work / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("switch", "check")
+        if (work / f"{name}.json").is_file()
+    }
     scorer = Scorer((load_judge(), SAME), choose_prompts(args.prompts))
     return {
         "settings": {**settings, "command": f"python benchmarks/claims/pruning_table.py run --work FOLDER {options}"},
-        "reference": scorer.figures(reference).data, "runs": runs, **extra,
-    }  # fmt: skip
+        "reference": scorer.figures(reference).data,
+        "runs": runs,
+        **extra,
+    }
 
 
 def contact_sheet(args: argparse.Namespace) -> bytes | None:

@@ -45,15 +45,19 @@ METHODS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("tgate 20", {"kind": "tgate", "gate": 20}),
     ("smoothcache 0.18", {"kind": "smoothcache"}),
     ("magcache", {"kind": "magcache"}),
-    *((f"taylorseer N={n} O={o}", {"kind": "taylorseer", "interval": n, "order": o})
-      for n, o in ((4, 1), (6, 1), (6, 2))),
+    *(
+        (f"taylorseer N={n} O={o}", {"kind": "taylorseer", "interval": n, "order": o})
+        for n, o in ((4, 1), (6, 1), (6, 2))
+    ),
     *((f"output_hold {n}", {"kind": "output_hold", "count": n}) for n in (10, 20)),
     ("dipgo-sd15 table", {"kind": "gates", "preset": "dipgo-sd15-50-p0.80"}),
     *((f"path_search {n}", {"kind": "path_search", "calls": n}) for n in (6, 10, 15, 25)),
-    *((f"linear_forecast {share:.2f}", {"kind": "linear_forecast", "share": share})
-      for share in (0.08, 0.11, 0.15, 0.2, 0.32, 0.5)),
+    *(
+        (f"linear_forecast {share:.2f}", {"kind": "linear_forecast", "share": share})
+        for share in (0.08, 0.11, 0.15, 0.2, 0.32, 0.5)
+    ),
     ("linear_forecast 0.20, guidance never held", {"kind": "linear_forecast", "share": 0.2, "oldest": 0}),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,8 @@ def list_candidates(only: list[str] | None) -> list[Candidate]:
 
     found = [
         make(f"{kind} {steps}", True, sampler={"kind": kind, "steps": steps})
-        for kind in ("ddim", "dpmpp_2m") for steps in LADDER
+        for kind in ("ddim", "dpmpp_2m")
+        for steps in LADDER
     ]
     found += [
         make(name, False, sampler={"kind": "ddim", "steps": STEPS}, reuse=[stage], max_graphs=50)
@@ -141,10 +146,16 @@ def run(args: argparse.Namespace) -> None:
             found = bench.figures(plan, path.with_suffix(".npy"))
             whole = plan.cost.reference_macs * (STEPS / plan.sampler.steps if one.baseline else 1.0)
             row = {
-                "name": one.name, "baseline": one.baseline, "seed": seed, "prompts": len(prompts),
-                "share": plan.cost.macs / whole, "schedule": str(plan.schedule), "graphs": len(plan.graphs),
-                "passes": passes_of(plan), **found,
-            }  # fmt: skip
+                "name": one.name,
+                "baseline": one.baseline,
+                "seed": seed,
+                "prompts": len(prompts),
+                "share": plan.cost.macs / whole,
+                "schedule": str(plan.schedule),
+                "graphs": len(plan.graphs),
+                "passes": passes_of(plan),
+                **found,
+            }
             write_text_atomic(path, json.dumps(row))
             print(f"{one.name:<44}{row['share']:7.3f}{found['psnr_db']:8.2f} dB", flush=True)
 
@@ -155,7 +166,10 @@ def make_plan(pipeline: Pipeline, one: Candidate) -> Plan:
     from edgediff.scoring.scores import Scores
 
     return plan_of(
-        pipeline, Scores(pipeline.graph), one.recipe, load_target("host"),
+        pipeline,
+        Scores(pipeline.graph),
+        one.recipe,
+        load_target("host"),
         calibrator=Calibration(pipeline, one.recipe, None),
     )
 
@@ -177,11 +191,17 @@ def collect(folder: Path) -> Iterator[dict[str, Any]]:
         keys = ("psnr_db", "ssim", "retrieval_at_1", "frechet", "snr_db", "share")
         spread = {key: [float(r[key]) for r in group] for key in keys}
         yield {
-            "name": name, "baseline": group[0]["baseline"], "seeds": len(group), "prompts": group[0]["prompts"],
-            "schedule": group[0]["schedule"], "graphs": group[0]["graphs"], "passes": group[0]["passes"],
+            "name": name,
+            "baseline": group[0]["baseline"],
+            "seeds": len(group),
+            "prompts": group[0]["prompts"],
+            "schedule": group[0]["schedule"],
+            "graphs": group[0]["graphs"],
+            "passes": group[0]["passes"],
             **{key: float(np.mean(values)) for key, values in spread.items()},
-            "psnr_low": min(spread["psnr_db"]), "psnr_high": max(spread["psnr_db"]),
-        }  # fmt: skip
+            "psnr_low": min(spread["psnr_db"]),
+            "psnr_high": max(spread["psnr_db"]),
+        }
 
 
 def report(args: argparse.Namespace) -> None:

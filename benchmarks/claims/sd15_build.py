@@ -65,10 +65,13 @@ def lower(args: argparse.Namespace) -> dict:
         clock.append((time.perf_counter(), time.process_time()))
         return {"wall": round(clock[-1][0] - clock[-2][0], 1), "cpu": round(clock[-1][1] - clock[-2][1], 1)}
 
-    recipe = Recipe.model_validate({
-        "name": "bench", "reuse": [{"kind": "deepcache", "interval": 2, "branch": 0}],
-        "precision": {"weights": args.precision},
-    })  # fmt: skip
+    recipe = Recipe.model_validate(
+        {
+            "name": "bench",
+            "reuse": [{"kind": "deepcache", "interval": 2, "branch": 0}],
+            "precision": {"weights": args.precision},
+        }
+    )
     target = Target(name="bench", backends=("onnxruntime",))
     pipeline = load_pipeline("random:sd15")
     seconds = {"load": lap()}
@@ -97,8 +100,11 @@ def save_reference(out: Path, variants, artifacts, runners) -> None:
         if "timestep" in inputs:
             inputs["timestep"][:] = 801.0
         outputs = runners[name].run(inputs)
-        np.savez(out / f"{name}.npz", **{f"in.{k}": v for k, v in inputs.items()},
-                 **{f"out.{k}": v for k, v in outputs.items()})  # fmt: skip
+        np.savez(
+            out / f"{name}.npz",
+            **{f"in.{k}": v for k, v in inputs.items()},
+            **{f"out.{k}": v for k, v in outputs.items()},
+        )
 
 
 def run(args: argparse.Namespace) -> dict:
@@ -129,12 +135,19 @@ def run(args: argparse.Namespace) -> dict:
             times[name].append(time.perf_counter() - start)
     ratios = np.array(times["shallow"]) / np.array(times["full"])
     return {
-        "psnr_db": parity, "load_seconds": load, "peak_gb": peak_gb(),
-        "seconds": {name: {"median": round(float(np.median(t)), 3), "all": [round(x, 3) for x in t]}
-                    for name, t in times.items()},
-        "shallow_over_full": {"of_medians": round(float(np.median(times["shallow"]) / np.median(times["full"])), 3),
-                              "low": round(float(ratios.min()), 3), "high": round(float(ratios.max()), 3)},
-    }  # fmt: skip
+        "psnr_db": parity,
+        "load_seconds": load,
+        "peak_gb": peak_gb(),
+        "seconds": {
+            name: {"median": round(float(np.median(t)), 3), "all": [round(x, 3) for x in t]}
+            for name, t in times.items()
+        },
+        "shallow_over_full": {
+            "of_medians": round(float(np.median(times["shallow"]) / np.median(times["full"])), 3),
+            "low": round(float(ratios.min()), 3),
+            "high": round(float(ratios.max()), 3),
+        },
+    }
 
 
 def peak_gb() -> float:

@@ -19,13 +19,19 @@ from edgediff.report.page import plain_page
 Run = Mapping[str, Any]
 MAIN, BASELINE = "laptop", "bk_sdm"
 NAMES = {
-    "laptop": "LAPTOP-Diff", "bk_sdm": "BK-SDM, handcrafted", "random": "random, best of 20", "magnitude": "magnitude",
-    "assembly": "A-SDM assembly", "ld_pruner": "LD-Pruner",
-}  # fmt: skip
+    "laptop": "LAPTOP-Diff",
+    "bk_sdm": "BK-SDM, handcrafted",
+    "random": "random, best of 20",
+    "magnitude": "magnitude",
+    "assembly": "A-SDM assembly",
+    "ld_pruner": "LD-Pruner",
+}
 FEATURES = {
-    "normalised": "normalised features", "plain": "plain features", "none": "no feature loss",
+    "normalised": "normalised features",
+    "plain": "plain features",
+    "none": "no feature loss",
     "normalised_root": "features over their root",
-}  # fmt: skip
+}
 SIDES = {"normalised": "bundle", "plain": "equal", "none": "reference"}
 
 
@@ -38,12 +44,16 @@ def render_pruning(
     these names found. `scores`: `quality`, `additivity`, `operators` as `pruning_scores` takes them. `sheet`: PNG.
     """
     sections: list[tuple[str, Child]] = [
-        ("Verdicts", verdicts(found)), ("Before and after", _tables(found)), ("Losses", _curves(found)),
+        ("Verdicts", verdicts(found)),
+        ("Before and after", _tables(found)),
+        ("Losses", _curves(found)),
         ("Selections before recovery", selections((scores or {}).get("quality", ()))),
         ("Does the loss add up", additivity((scores or {}).get("additivity", ()))),
-        ("Operators", operators((scores or {}).get("operators"))), ("Switching", _switching(found)),
-        ("Pictures", _picture(sheet)), ("How", _how(found)),
-    ]  # fmt: skip
+        ("Operators", operators((scores or {}).get("operators"))),
+        ("Switching", _switching(found)),
+        ("Pictures", _picture(sheet)),
+        ("How", _how(found)),
+    ]
     lede = (
         "Layers removed from the U-Net for good, chosen in several ways, at the sizes of BK-SDM's presets; then the "
         "same short distillation for all."
@@ -110,15 +120,39 @@ def _experts_verdict(found: Mapping[str, Any], size: str) -> list[Html]:
 
 
 def _tables(found: Mapping[str, Any]) -> Html:
-    head = ("method", "parameters", "MACs", "time of a call", "retrieval@1 after the cut", "after distillation", "fall",
-            "Fr\u00e9chet, cut", "distilled", "PSNR, cut", "distilled", "seeds")  # fmt: skip
+    head = (
+        "method",
+        "parameters",
+        "MACs",
+        "time of a call",
+        "retrieval@1 after the cut",
+        "after distillation",
+        "fall",
+        "Fr\u00e9chet, cut",
+        "distilled",
+        "PSNR, cut",
+        "distilled",
+        "seeds",
+    )
     reference = found["reference"]
     parts: list[Child] = []
     for size in _sizes(found["runs"]):
-        rows: list[list[Child]] = [[
-            "untouched", "100 %", "100 %", "1", percent(reference["retrieval_at_1"], 1), "", "",
-            figure(reference["frechet"], 3), "", "", "", "",
-        ]]  # fmt: skip
+        rows: list[list[Child]] = [
+            [
+                "untouched",
+                "100 %",
+                "100 %",
+                "1",
+                percent(reference["retrieval_at_1"], 1),
+                "",
+                "",
+                figure(reference["frechet"], 3),
+                "",
+                "",
+                "",
+                "",
+            ]
+        ]
         rows += [_row(found, group) for group in _groups(found["runs"], size)]
         parts += [tag("h4", f"{_share(found, size)} (BK-SDM {size})"), table(head, rows, numbers=range(1, 12))]
     note = (
@@ -146,12 +180,19 @@ def _row(found: Mapping[str, Any], runs: Sequence[Run]) -> list[Child]:
         return _spread([after[key] for after in drawn], written)
 
     return [
-        words, percent(before["parameters"], 1), percent(before["macs"], 1), join([figure(time["median"]), span]),
-        percent(before["retrieval_at_1"], 1), over("retrieval_at_1", lambda value: percent(value, 1)),
-        percent(statistics.mean(_falls(found, runs)), 1) if drawn else "", figure(before["frechet"], 3),
-        over("frechet", lambda value: figure(value, 3)), figure(before["psnr_db"], 1, "dB"),
-        over("psnr_db", lambda value: figure(value, 1)), len(drawn),
-    ]  # fmt: skip
+        words,
+        percent(before["parameters"], 1),
+        percent(before["macs"], 1),
+        join([figure(time["median"]), span]),
+        percent(before["retrieval_at_1"], 1),
+        over("retrieval_at_1", lambda value: percent(value, 1)),
+        percent(statistics.mean(_falls(found, runs)), 1) if drawn else "",
+        figure(before["frechet"], 3),
+        over("frechet", lambda value: figure(value, 3)),
+        figure(before["psnr_db"], 1, "dB"),
+        over("psnr_db", lambda value: figure(value, 1)),
+        len(drawn),
+    ]
 
 
 def _spread(values: Sequence[float], written: Any) -> Child:
@@ -220,11 +261,17 @@ def _switching(found: Mapping[str, Any]) -> Html:
     for one in sorted(switch["rows"], key=lambda row: -row["macs"]):
         fewer = one["method"] == "untouched"
         name = f"{one['steps']} steps" if fewer else f"{NAMES.get(one['method'], one['method'])}, {one['size']}"
-        rows.append([
-            join(["untouched, ", name]) if fewer else name, orders.get(one["order"], ""),
-            "" if fewer else percent(one["share"]), percent(one["macs"], 1), percent(one["retrieval_at_1"], 1),
-            figure(one["frechet"], 3), figure(one["psnr_db"], 1, "dB"),
-        ])  # fmt: skip
+        rows.append(
+            [
+                join(["untouched, ", name]) if fewer else name,
+                orders.get(one["order"], ""),
+                "" if fewer else percent(one["share"]),
+                percent(one["macs"], 1),
+                percent(one["retrieval_at_1"], 1),
+                figure(one["frechet"], 3),
+                figure(one["psnr_db"], 1, "dB"),
+            ]
+        )
     head = ("light network", "order", "its share", "MACs of an image", "retrieval@1", "Fr\u00e9chet", "PSNR")
     words = (
         f"A-SDM's switching: the distilled network (seed 0) for one part of the {switch['steps']} calls, the untouched "
@@ -242,8 +289,12 @@ def _picture(sheet: bytes | None) -> Html:
         "Rows: untouched; then for each size LAPTOP-Diff's cut, that distilled, BK-SDM's cut, and that distilled. The "
         "first prompts of the evaluation, the same noise."
     )
-    return join([tag("img", src=source, alt=words, style="width:100%;height:auto;image-rendering:auto"),
-                 tag("p", words, class_="note")])  # fmt: skip
+    return join(
+        [
+            tag("img", src=source, alt=words, style="width:100%;height:auto;image-rendering:auto"),
+            tag("p", words, class_="note"),
+        ]
+    )
 
 
 def _how(found: Mapping[str, Any]) -> Html:
@@ -254,9 +305,7 @@ def _how(found: Mapping[str, Any]) -> Html:
         f"{settings['rate']:g} along a cosine, {settings['precision']} arithmetic, task, output and feature losses of "
         "weight 1 unless said otherwise. Cuts were chosen once on calibration prompts; seeds are of the distillation."
     )
-    return join([
-        tag("p", words, class_="note"), _steps_note(found), tag("p", tag("code", str(settings["command"])))
-    ])  # fmt: skip
+    return join([tag("p", words, class_="note"), _steps_note(found), tag("p", tag("code", str(settings["command"])))])
 
 
 def _steps_note(found: Mapping[str, Any]) -> Html:
@@ -310,9 +359,10 @@ def _select(runs: Sequence[Run], size: str, method: str, features: str) -> list[
 def _compared(runs: Sequence[Run], size: str) -> list[str]:
     """Methods with normalised and plain runs of one seed."""
     seeds = {
-        (run["method"], run["features"], run["seed"]) for run in runs
+        (run["method"], run["features"], run["seed"])
+        for run in runs
         if (run["size"], run["feature"]) == (size, 1.0) and run["curve"]
-    }  # fmt: skip
+    }
     return sorted({m for m, features, seed in seeds if features == "plain" and (m, "normalised", seed) in seeds})
 
 

@@ -43,11 +43,14 @@ def _selection(
     losses = [row["output_loss"] for row in seeds]
     ratios = [ours["output_loss"] / theirs["output_loss"] for ours, theirs in zip(seeds, handmade, strict=False)]
     return [
-        method, percent(statistics.median(row["parameters"] for row in seeds), 1),
+        method,
+        percent(statistics.median(row["parameters"] for row in seeds), 1),
         percent(statistics.median(row["macs"] for row in seeds), 1),
         join([_small(statistics.median(losses)), tag("small", f"{_small(min(losses))} to {_small(max(losses))}")]),
-        _small(statistics.median(ratios)), f"{sum(ratio < 1 for ratio in ratios)} of {len(ratios)}", len(seeds),
-    ]  # fmt: skip
+        _small(statistics.median(ratios)),
+        f"{sum(ratio < 1 for ratio in ratios)} of {len(ratios)}",
+        len(seeds),
+    ]
 
 
 def _rescoring_verdict(quality: Sequence[Mapping[str, Any]]) -> Html:
@@ -77,10 +80,14 @@ def additivity(found: Sequence[Mapping[str, Any]]) -> Html:
     head = ("random subsets", "R\N{SUPERSCRIPT TWO} of the sum itself", "of a line", "Spearman", "subsets", "seeds")
     labels = [label for label in found[0] if label != "seed"]
     rows: list[list[Child]] = [
-        [label, *(_span([seed[label][key] for seed in found]) for key in ("r2", "r2_line", "spearman")),
-         found[0][label]["n"], len(found)]
+        [
+            label,
+            *(_span([seed[label][key] for seed in found]) for key in ("r2", "r2_line", "spearman")),
+            found[0][label]["n"],
+            len(found),
+        ]
         for label in labels
-    ]  # fmt: skip
+    ]
     values = [seed[label]["r2"] for seed in found for label in labels]
     met = all(value is not None and value >= ADDITIVE for value in values)
     text = f"Target, R\N{SUPERSCRIPT TWO} of at least {ADDITIVE:g} everywhere: {'met' if met else 'missed'}."
@@ -102,15 +109,27 @@ def operators(found: Mapping[str, Any] | None) -> Html:
     span = tag("small", f"{figure(time['quartile_low'])} to {figure(time['quartile_high'])}")
     rows: list[list[Child]] = [
         ["untouched", "1", figure(whole["frechet"], 4), percent(whole["retrieval_at_1"], 1), "", ""],
-        [f"{len(cut['cuts'])} of {cut['scored']} operators cut", join([figure(time["median"]), span]),
-         figure(before["frechet"], 4), percent(before["retrieval_at_1"], 1), figure(before["psnr_db"], 1, "dB"), ""],
-    ]  # fmt: skip
+        [
+            f"{len(cut['cuts'])} of {cut['scored']} operators cut",
+            join([figure(time["median"]), span]),
+            figure(before["frechet"], 4),
+            percent(before["retrieval_at_1"], 1),
+            figure(before["psnr_db"], 1, "dB"),
+            "",
+        ],
+    ]
     for run in runs:
         after, settings = run["after"], run["settings"]
-        rows.append([
-            f"distilled, {settings['steps']} steps", "", figure(after["frechet"], 4),
-            percent(after["retrieval_at_1"], 1), figure(after["psnr_db"], 1, "dB"), settings["seed"],
-        ])  # fmt: skip
+        rows.append(
+            [
+                f"distilled, {settings['steps']} steps",
+                "",
+                figure(after["frechet"], 4),
+                percent(after["retrieval_at_1"], 1),
+                figure(after["psnr_db"], 1, "dB"),
+                settings["seed"],
+            ]
+        )
     worst = max(run["after"]["frechet"] / run["reference"]["frechet"] for run in runs)
     met = time["median"] <= FASTER and worst <= NEAR
     text = (

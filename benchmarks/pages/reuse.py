@@ -19,20 +19,28 @@ from edgediff.report.page import plain_page
 
 Row = Mapping[str, Any]
 
+
 def render_reuse(found: Mapping[str, Any], out: Path, *, sheet: bytes | None = None) -> Path:
     """Writes the page to `out`, whole or not at all. `found`: `reference` and `rows`, as the bench writes them;
     `sheet` is the contact sheet as PNG."""
     rows: Sequence[Row] = found["rows"]
     spots = [
-        Spot("equal" if r["baseline"] else "bundle", r["share"], r["psnr_db"],
-             f"{r['name']}: {percent(r['share'])} of the compute, {r['psnr_db']:.1f} dB")
+        Spot(
+            "equal" if r["baseline"] else "bundle",
+            r["share"],
+            r["psnr_db"],
+            f"{r['name']}: {percent(r['share'])} of the compute, {r['psnr_db']:.1f} dB",
+        )
         for r in rows
-    ]  # fmt: skip
+    ]
     plot = scatter(spots, "PSNR over compute of every method", "share of the untouched denoiser's compute", "PSNR dB")
     sections: list[tuple[str, Child]] = [
-        ("Verdicts", verdicts(rows)), ("Quality against compute", join([key(LEGEND), plot, _table(found)])),
-        ("Pictures at equal compute", _picture(sheet)), ("Schedules", _schedules(rows)), ("How", _how(found)),
-    ]  # fmt: skip
+        ("Verdicts", verdicts(rows)),
+        ("Quality against compute", join([key(LEGEND), plot, _table(found)])),
+        ("Pictures at equal compute", _picture(sheet)),
+        ("Schedules", _schedules(rows)),
+        ("How", _how(found)),
+    ]
     lede = "Schedules that skip work, and the untouched network with fewer steps, at the same compute."
     write_text_atomic(out, plain_page("Reuse beside fewer steps", lede, sections))
     return out
@@ -92,17 +100,28 @@ def contact_sheet(folder: Path, found: Mapping[str, Any], shown: Sequence[str], 
 
 def _table(found: Mapping[str, Any]) -> Html:
     own = found["reference"]
-    rows: list[list[Child]] = [[
-        f"untouched, {own['sampler']} {own['steps']}", percent(1.0), "-", percent(own["retrieval_at_1"], 1),
-        figure(own["frechet"], 4), "1",
-    ]]  # fmt: skip
+    rows: list[list[Child]] = [
+        [
+            f"untouched, {own['sampler']} {own['steps']}",
+            percent(1.0),
+            "-",
+            percent(own["retrieval_at_1"], 1),
+            figure(own["frechet"], 4),
+            "1",
+        ]
+    ]
     for row in found["rows"]:
         spread = f" ({figure(row['psnr_low'], 1)} to {figure(row['psnr_high'], 1)})" if row["seeds"] > 1 else ""
-        rows.append([
-            tag("em", row["name"]) if row["baseline"] else row["name"], percent(row["share"]),
-            f"{figure(row['psnr_db'], 1)}{spread}", percent(row["retrieval_at_1"], 1), figure(row["frechet"], 4),
-            f"{row['graphs']}",
-        ])  # fmt: skip
+        rows.append(
+            [
+                tag("em", row["name"]) if row["baseline"] else row["name"],
+                percent(row["share"]),
+                f"{figure(row['psnr_db'], 1)}{spread}",
+                percent(row["retrieval_at_1"], 1),
+                figure(row["frechet"], 4),
+                f"{row['graphs']}",
+            ]
+        )
     head = ["Plan (baselines slanted)", "compute", "PSNR dB", "retrieval@1", "Fr\u00e9chet", "graphs"]
     return table(head, rows, numbers=(1, 2, 3, 4, 5))
 

@@ -49,10 +49,14 @@ def main() -> None:
 
 
 def build(args: argparse.Namespace, interval: int, out: Path) -> Any:
-    recipe = Recipe.model_validate({
-        "name": "deepcache", "sampler": {"kind": "ddim", "steps": args.steps}, "guidance": {"scale": SCALE},
-        "reuse": [{"kind": "deepcache", "interval": interval}],
-    })  # fmt: skip
+    recipe = Recipe.model_validate(
+        {
+            "name": "deepcache",
+            "sampler": {"kind": "ddim", "steps": args.steps},
+            "guidance": {"scale": SCALE},
+            "reuse": [{"kind": "deepcache", "interval": interval}],
+        }
+    )
     return ed.build(args.model or "glyph", recipe=recipe, out=out, backends=args.backends)
 
 
@@ -97,8 +101,9 @@ def compare(
     mine, other = (1000 * statistics.median(seconds[own]) for own in (True, False))
     print(
         f"| {interval} | {backend} | {mine:.0f} | {other:.0f} | {statistics.median(ratios):.2f} "
-        f"({min(ratios):.2f} to {max(ratios):.2f}) |", flush=True,
-    )  # fmt: skip
+        f"({min(ratios):.2f} to {max(ratios):.2f}) |",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ class _Calls:
 
 def _arguments(node: Any) -> tuple[Any, Any, Any, Any, bool, float]:
     """query, key, value, mask, causal, scale."""
-    query, key, value, mask, _, causal = tuple(node.args) + (None, 0.0, False)[len(node.args) - 3:]
+    query, key, value, mask, _, causal = tuple(node.args) + (None, 0.0, False)[len(node.args) - 3 :]
     mask, causal = node.kwargs.get("attn_mask", mask), node.kwargs.get("is_causal", causal)
     scale = node.kwargs.get("scale")
     return query, key, value, mask, bool(causal), float(scale or _shape(query)[-1] ** -0.5)
@@ -174,7 +174,7 @@ class _ChannelsFirst:
         source, sizes, *rest = node.args
         if not _is_tokens(source) or len(sizes) != 1:
             return None
-        weight, bias, epsilon = tuple(rest[:3]) + (None, None, 1e-5)[len(rest):]
+        weight, bias, epsilon = tuple(rest[:3]) + (None, None, 1e-5)[len(rest) :]
         call, value = self._call, self._twin(source)
         centred = call(ATEN.sub.Tensor, value, call(ATEN.mean.dim, value, [1], True))
         variance = call(ATEN.mean.dim, call(ATEN.mul.Tensor, centred, centred), [1], True)

@@ -1,8 +1,8 @@
 """PyTorch itself: the reference of verification, and the backend to copy when writing another.
 
-    eager/unet/{config.json, cuts.json, model.safetensors}     the cut denoiser, once for all its graphs
-    eager/unet_untouched/                                      the untouched one, where a row runs it
-    eager/text_encoder/  eager/vae_decoder/                    as transformers and diffusers save them
+eager/unet/{config.json, cuts.json, model.safetensors}     the cut denoiser, once for all its graphs
+eager/unet_untouched/                                      the untouched one, where a row runs it
+eager/text_encoder/  eager/vae_decoder/                    as transformers and diffusers save them
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def lower(variants: Variants, target: Target, out: Path) -> Artifacts:
 
     precision = variants.plan.backends[NAME].precision
     if precision != "fp32":
-        message = f"the reference is computed in fp32, not {precision}; set [eager] weights = \"fp32\" in the target"
+        message = f'the reference is computed in fp32, not {precision}; set [eager] weights = "fp32" in the target'
         raise BackendError(message, code="precision")
     graphs: dict[str, Artifact] = {}
     for name, variant in variants.graphs.items():
@@ -59,9 +59,7 @@ def lower(variants: Variants, target: Target, out: Path) -> Artifacts:
     return Artifacts(NAME, graphs, {tool: importlib.metadata.version(tool) for tool in TOOLS})
 
 
-def open_runner(
-    folder: Path, graph: Graph, artifact: Artifact, *, batch: int, threads: int | None = None
-) -> Runner:
+def open_runner(folder: Path, graph: Graph, artifact: Artifact, *, batch: int, threads: int | None = None) -> Runner:
     """Loads one graph; the graphs of one denoiser share its weights in memory. Any batch size runs.
 
     `threads` None leaves PyTorch's own number. Raises ModelError for damaged files.

@@ -29,8 +29,17 @@ if TYPE_CHECKING:
     from edgediff.runtime.tokenizer import Tokenizer
 
 __all__ = [
-    "MANIFEST", "MANIFEST_LIMIT", "Bundle", "BundleWriter", "check_output", "copy_hashed", "open_bundle",
-    "pack_bundle", "refuse_pickle", "unpack_bundle", "update_manifest",
+    "MANIFEST",
+    "MANIFEST_LIMIT",
+    "Bundle",
+    "BundleWriter",
+    "check_output",
+    "copy_hashed",
+    "open_bundle",
+    "pack_bundle",
+    "refuse_pickle",
+    "unpack_bundle",
+    "update_manifest",
 ]
 
 

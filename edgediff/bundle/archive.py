@@ -119,7 +119,8 @@ def _check_entries(archive: zipfile.ZipFile, packed: int, shown: str) -> list[zi
     check_names([name for name in names if name != MANIFEST], shown)
     total = sum(info.file_size for info in infos)
     limits = (
-        ("entries", len(archive.infolist()), ZIP_ENTRIES), ("bytes unpacked", total, ZIP_BYTES),
+        ("entries", len(archive.infolist()), ZIP_ENTRIES),
+        ("bytes unpacked", total, ZIP_BYTES),
         ("times its packed size", total // max(packed, 1), ZIP_RATIO),
     )
     for what, value, limit in limits:

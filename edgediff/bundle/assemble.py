@@ -36,15 +36,24 @@ TOOLS = ("torch", "diffusers", "transformers", "numpy")
 
 
 def make_manifest(
-    pipeline: Pipeline, plan: Plan, variants: Variants, lowered: Sequence[Artifacts], *, name: str,
+    pipeline: Pipeline,
+    plan: Plan,
+    variants: Variants,
+    lowered: Sequence[Artifacts],
+    *,
+    name: str,
     files: tuple[FileEntry, ...] = (),
 ) -> Manifest:
     """The manifest of a bundle; its `files` are filled in when the bundle is written."""
     graphs = {
         graph: Graph(
-            component=variant.component, inputs=variant.inputs, outputs=variant.outputs,
-            carries_in=variant.carries_in, carries_out=variant.carries_out,
-            parameters=variant.parameters, macs=variant.macs,
+            component=variant.component,
+            inputs=variant.inputs,
+            outputs=variant.outputs,
+            carries_in=variant.carries_in,
+            carries_out=variant.carries_out,
+            parameters=variant.parameters,
+            macs=variant.macs,
             artifacts={one.backend: one.graphs[graph] for one in lowered},
         )
         for graph, variant in variants.graphs.items()
@@ -55,12 +64,19 @@ def make_manifest(
         tools.update(one.tools)
     tables = [one.profile.model_dump(mode="json", exclude_none=True) for one in lowered if one.profile is not None]
     return Manifest(
-        kind=pipeline.kind, name=name, profile=tables[0] if tables else None,
-        carries=_carries(plan, variants), graphs=graphs,
+        kind=pipeline.kind,
+        name=name,
+        profile=tables[0] if tables else None,
+        carries=_carries(plan, variants),
+        graphs=graphs,
         program=_program(pipeline, plan, step_table(pipeline, plan.sampler.kind, plan.sampler.steps)),
-        files=files, tools=tools,
+        files=files,
+        tools=tools,
         source=Source(
-            model=pipeline.id, revision=pipeline.revision, weights=pipeline.weights, licence=pipeline.licence,
+            model=pipeline.id,
+            revision=pipeline.revision,
+            weights=pipeline.weights,
+            licence=pipeline.licence,
             denoiser=_denoiser_source(pipeline),
         ),
     )
@@ -95,7 +111,8 @@ def _carries(plan: Plan, variants: Variants) -> dict[str, TensorSpec]:
     names = sorted({carry for graph in plan.graphs.values() for carry in graph.reads})
     return {
         carry_name(carry): TensorSpec(
-            name=carry_name(carry), dtype="float32",
+            name=carry_name(carry),
+            dtype="float32",
             shape=(BATCH, *variants.graph.by_name[carry.rstrip("+")].shape),
         )
         for carry in names
@@ -110,9 +127,17 @@ def _program(pipeline: Pipeline, plan: Plan, table: StepTable) -> Program:
         encode=Encode(graph="text_encoder", input="input_ids", output="last_hidden_state") if has_text else None,
         classes=pipeline.classes,
         decode=Decode(
-            graph="vae_decoder" if pipeline.vae is not None else None, input="z", output="image",
-            scale=pipeline.scale, shift=pipeline.shift, sample_rate=pipeline.sample_rate,
+            graph="vae_decoder" if pipeline.vae is not None else None,
+            input="z",
+            output="image",
+            scale=pipeline.scale,
+            shift=pipeline.shift,
+            sample_rate=pipeline.sample_rate,
         ),
-        latent=pipeline.latent, init_scale=table.init_scale, sampler=table.sampler, steps=table.steps,
-        mode=plan.guidance.mode, rows=rows,
+        latent=pipeline.latent,
+        init_scale=table.init_scale,
+        sampler=table.sampler,
+        steps=table.steps,
+        mode=plan.guidance.mode,
+        rows=rows,
     )

@@ -46,8 +46,13 @@ def build(args: Namespace) -> Answer:
 
     if not args.out and not args.dry_run:
         raise ConfigError("build needs --out DIR, or --dry-run to see the plan only", code="usage")
-    choices = {"recipe": args.recipe, "target": args.target, "backends": args.backend, "budget": args.budget,
-               "device": args.device}
+    choices = {
+        "recipe": args.recipe,
+        "target": args.target,
+        "backends": args.backend,
+        "budget": args.budget,
+        "device": args.device,
+    }
     with show_progress(quiet=args.json) as progress:
         if args.dry_run:
             plan = flow.plan_build(args.model, **choices, progress=progress)
@@ -73,8 +78,16 @@ def distill(args: Namespace) -> Answer:
         recipe = recipe.model_copy(update={"distill": table})
     with show_progress(quiet=args.json) as progress:
         record = flow.distill_model(
-            args.model, recipe=recipe, out=args.out, data=args.data, lora=args.lora, lora_scale=args.lora_scale,
-            resume=args.resume, overwrite=args.overwrite, device=args.device, checkpoint_every=args.checkpoint_every,
+            args.model,
+            recipe=recipe,
+            out=args.out,
+            data=args.data,
+            lora=args.lora,
+            lora_scale=args.lora_scale,
+            resume=args.resume,
+            overwrite=args.overwrite,
+            device=args.device,
+            checkpoint_every=args.checkpoint_every,
             progress=progress,
         )
     data = {"folder": args.out, **record.model_dump(mode="json", exclude_none=True)}
@@ -96,8 +109,10 @@ def verify(args: Namespace) -> Answer:
     bundle = open_bundle(args.bundle)
     with show_progress(quiet=args.json) as progress:
         found = verify_bundle(
-            bundle, backends=[args.backend] if args.backend else None,
-            pipeline=load_pipeline(args.model) if args.model else None, progress=progress,
+            bundle,
+            backends=[args.backend] if args.backend else None,
+            pipeline=load_pipeline(args.model) if args.model else None,
+            progress=progress,
         )
     update_manifest(bundle, parity=found)
     return Answer(found, parity_text(found), 0 if found["ok"] else 1)
@@ -122,7 +137,11 @@ def run(args: Namespace) -> Answer:
     with show_progress(quiet=args.json) as progress:
         progress("loading", 0, len(bundle.manifest.program.rows))
         for item in generate_steps(
-            bundle, args.prompt, negative_prompt=args.negative, seed=args.seed, backend=args.backend,
+            bundle,
+            args.prompt,
+            negative_prompt=args.negative,
+            seed=args.seed,
+            backend=args.backend,
             threads=args.threads,
         ):
             if isinstance(item, GenerationStep):
@@ -152,8 +171,15 @@ def profile(args: Namespace) -> Answer:
     from edgediff.profiling import profile_bundle, profile_devices
 
     bundle = open_bundle(args.bundle)
-    options = {"backend": args.backend, "runs": args.runs, "warmup": args.warmup, "threads": args.threads,
-               "sustained": args.sustained, "per_op": args.per_op, "runner": args.runner and Path(args.runner)}
+    options = {
+        "backend": args.backend,
+        "runs": args.runs,
+        "warmup": args.warmup,
+        "threads": args.threads,
+        "sustained": args.sustained,
+        "per_op": args.per_op,
+        "runner": args.runner and Path(args.runner),
+    }
     devices = args.device or ["host"]
     with show_progress(quiet=args.json) as progress:
         if len(devices) == 1:
@@ -189,8 +215,10 @@ def import_measurements(args: Namespace) -> Answer:
     data = {name: table.model_dump(mode="json", exclude_none=True) for name, table in tables.items()}
     if args.into:
         if len(data) != 1:
-            raise ConfigError(f"a manifest keeps one table, and '{args.file}' has {len(data)}: "
-                              f"{', '.join(data)}", code="several_tables")  # fmt: skip
+            raise ConfigError(
+                f"a manifest keeps one table, and '{args.file}' has {len(data)}: {', '.join(data)}",
+                code="several_tables",
+            )
         update_manifest(open_bundle(args.into), profile=next(iter(data.values())))
     return Answer({"tables": data}, "\n\n".join(f"{name}\n{table}" for name, table in tables.items()))
 
@@ -225,7 +253,11 @@ def evaluate(args: Namespace) -> Answer:
     bundle = open_bundle(args.bundle)
     with show_progress(quiet=args.json) as progress:
         found = evaluate_bundle(
-            bundle, prompts=args.prompts, seeds=range(args.seeds), backend=args.backend, pipeline=args.model,
+            bundle,
+            prompts=args.prompts,
+            seeds=range(args.seeds),
+            backend=args.backend,
+            pipeline=args.model,
             progress=progress,
         )
     if args.out:
@@ -273,7 +305,11 @@ def compare(args: Namespace) -> Answer:
 
     with show_progress(quiet=args.json) as progress:
         found = compare_bundles(
-            open_bundle(args.a), open_bundle(args.b), backend=args.backend, runs=args.runs, threads=args.threads,
+            open_bundle(args.a),
+            open_bundle(args.b),
+            backend=args.backend,
+            runs=args.runs,
+            threads=args.threads,
             progress=progress,
         )
     ratio = found["ratio"]
@@ -324,10 +360,15 @@ def devices(args: Namespace) -> Answer:
     ):
         if word and word not in known:
             raise ConfigError(unknown(what, word, known), code=f"unknown_{what}")
-    chosen = {name: t for name, t in targets.items()
-              if (not args.backend or args.backend in t.backends) and (not args.form or args.form == t.form_factor)}
-    rows = [(name, t.soc.partition(" (")[0], f"{t.memory_gb:g}" if t.memory_gb else "", " ".join(t.backends))
-            for name, t in chosen.items()]
+    chosen = {
+        name: t
+        for name, t in targets.items()
+        if (not args.backend or args.backend in t.backends) and (not args.form or args.form == t.form_factor)
+    }
+    rows = [
+        (name, t.soc.partition(" (")[0], f"{t.memory_gb:g}" if t.memory_gb else "", " ".join(t.backends))
+        for name, t in chosen.items()
+    ]
     data = {name: t.model_dump(mode="json", exclude_none=True) for name, t in chosen.items()}
     return Answer(data, format_table(("target", "chip", "GB", "backends"), rows))
 

@@ -33,8 +33,12 @@ def describe_bundle(manifest: Manifest) -> dict[str, Any]:
     for graph in manifest.graphs.values():
         components[graph.component] = max(components.get(graph.component, 0), graph.parameters)
     return {
-        "kind": manifest.kind, "name": manifest.name, "sampler": program.sampler, "steps": program.steps,
-        "rows": len(program.rows), "bytes": sum(entry.bytes for entry in manifest.files),
+        "kind": manifest.kind,
+        "name": manifest.name,
+        "sampler": program.sampler,
+        "steps": program.steps,
+        "rows": len(program.rows),
+        "bytes": sum(entry.bytes for entry in manifest.files),
         "parameters": sum(components.values()),
         "macs_per_image": sum(manifest.graphs[name].macs * count for name, count in (*calls, *once)),
         "backends": list_backends(manifest),
@@ -61,14 +65,18 @@ def _memory_needs(manifest: Manifest, backend: str) -> dict[str, Any]:
 def _describe_graph(manifest: Manifest, name: str, used: tuple[tuple[str, int], ...]) -> dict[str, Any]:
     graph = manifest.graphs[name]
     return {
-        "component": graph.component, "rows": sum(row.graph == name for row in manifest.program.rows),
+        "component": graph.component,
+        "rows": sum(row.graph == name for row in manifest.program.rows),
         "batches": [batch for used_name, batch in used if used_name == name],
-        "macs": graph.macs, "parameters": graph.parameters,
-        "reads": sorted(graph.carries_in), "writes": sorted(graph.carries_out),
+        "macs": graph.macs,
+        "parameters": graph.parameters,
+        "reads": sorted(graph.carries_in),
+        "writes": sorted(graph.carries_out),
         "backends": {backend: artifact.precision for backend, artifact in sorted(graph.artifacts.items())},
         "placement": {
             backend: artifact.model_dump(mode="json", include={"delegates", "outside", "memory_bytes"})
-            for backend, artifact in sorted(graph.artifacts.items()) if artifact.delegates or artifact.outside
+            for backend, artifact in sorted(graph.artifacts.items())
+            if artifact.delegates or artifact.outside
         },
     }
 
@@ -81,18 +89,20 @@ def summary_text(bundle: Bundle) -> str:
     profiled = f"p50 {end['p50']:.0f} ms an image" if end else "not measured yet: edgediff profile"
     if end and (source := (manifest.profile or {}).get("source")) != "measured":
         profiled += f" ({source}, not measured)"
-    return "\n".join([
-        *_placement_lines(manifest),
-        f"image      {facts['macs_per_image'] / 1e9:.2f} GMACs, {facts['parameters'] / 1e6:.2f} M parameters",
-        f"backends   {', '.join(facts['backends'])}",
-        *(
-            f"memory     {name}: {need['programs_bytes'] / 1e6:.1f} MB of programs, "
-            f"{need['work_bytes'] / 1e6:.1f} MB at work in {need['graph']}"
-            for name, need in facts["memory"].items()
-        ),
-        f"parity     {parity[facts['parity_ok']]}",
-        f"profile    {profiled}",
-    ])
+    return "\n".join(
+        [
+            *_placement_lines(manifest),
+            f"image      {facts['macs_per_image'] / 1e9:.2f} GMACs, {facts['parameters'] / 1e6:.2f} M parameters",
+            f"backends   {', '.join(facts['backends'])}",
+            *(
+                f"memory     {name}: {need['programs_bytes'] / 1e6:.1f} MB of programs, "
+                f"{need['work_bytes'] / 1e6:.1f} MB at work in {need['graph']}"
+                for name, need in facts["memory"].items()
+            ),
+            f"parity     {parity[facts['parity_ok']]}",
+            f"profile    {profiled}",
+        ]
+    )
 
 
 def _placement_lines(manifest: Manifest) -> list[str]:
@@ -133,7 +143,8 @@ def parity_text(found: dict[str, Any]) -> str:
     verdict = "every floor holds" if found["ok"] else "a floor was missed"
     notes = [
         f"{backend}: computed by {said}, not by the device's own runtime"
-        for backend, result in found["backends"].items() if (said := result.get("stand_in"))
+        for backend, result in found["backends"].items()
+        if (said := result.get("stand_in"))
     ]
     table = format_table(("backend", "against PyTorch", "PSNR dB", "floor", ""), rows)
     return "\n".join([table, "", *notes, verdict])
@@ -188,8 +199,9 @@ def estimates_text(found: Sequence[PlanEstimate]) -> str:
         time, fits = one.latency_ms, {True: "fits", False: "NO", None: "?"}[one.fits]
         room = f"{one.memory_mb / 1e3:.1f}" + (f"/{one.ceiling_mb / 1e3:.2g}" if one.ceiling_mb else "")
         spread = f"{_span(time.low)} to {_span(time.high)}"
-        rows.append((one.target[:SHOWN_NAME], f"{one.backend} {one.precision}", _span(time.p50), spread,
-                     f"{room} {fits}"))  # fmt: skip
+        rows.append(
+            (one.target[:SHOWN_NAME], f"{one.backend} {one.precision}", _span(time.p50), spread, f"{room} {fits}")
+        )
     head = ("device", "runs on", "image", "4 times of 5", "memory, GB")
     notes = ["estimated, not measured"]
     for one in found:
@@ -216,8 +228,11 @@ def target_text(target: Target) -> str:
             mark = " (unverified)" if name in unsure else ""
             lines.append(f"{name:<20}{value:g} {unit}{mark}  {target.sources.get(name, '')}".rstrip())
     for where, part in target.compute_units():
-        rates = [f"{rate} {getattr(part, rate):g}" for rate in ("fp32_gflops", "fp16_gflops", "int8_gops")
-                 if getattr(part, rate) is not None]
+        rates = [
+            f"{rate} {getattr(part, rate):g}"
+            for rate in ("fp32_gflops", "fp16_gflops", "int8_gops")
+            if getattr(part, rate) is not None
+        ]
         mark = " (unverified)" if part.unverified or not part.source else ""
         lines.append(f"{where:<20}{part.name}: {', '.join(rates) or 'no peak known'}{mark}  {part.source}".rstrip())
     for backend in target.backends:

@@ -61,8 +61,11 @@ class Check:
 def examine(progress: Progress | None = None) -> tuple[Check, ...]:
     """Everything the doctor looks at, in the order in which it is shown."""
     parts: tuple[tuple[str, Callable[[], Iterator[Check]]], ...] = (
-        ("machine", check_machine), ("libraries", check_libraries), ("backends", check_backends),
-        ("links", check_links), ("fonts", check_fonts),
+        ("machine", check_machine),
+        ("libraries", check_libraries),
+        ("backends", check_backends),
+        ("links", check_links),
+        ("fonts", check_fonts),
     )
     found: list[Check] = []
     for index, (name, part) in enumerate(parts):
@@ -88,8 +91,14 @@ def check_machine() -> Iterator[Check]:
 
     version = platform.python_version()
     old = sys.version_info[:2] < OLDEST_PYTHON
-    yield Check("python", "python", "broken" if old else "ok", f"{version} ({sys.executable})",
-                "edgediff needs Python 3.11 or newer" if old else "", needed=True)
+    yield Check(
+        "python",
+        "python",
+        "broken" if old else "ok",
+        f"{version} ({sys.executable})",
+        "edgediff needs Python 3.11 or newer" if old else "",
+        needed=True,
+    )
     yield Check("machine", "system", "note", f"{platform.system()} {platform.release()}, {platform.machine()}")
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield Check("machine", "cores", "note", f"{usable} of {os.cpu_count()} usable")
@@ -108,8 +117,13 @@ def check_libraries() -> Iterator[Check]:
     try:
         wanted = [Requirement(text) for text in importlib.metadata.requires("edgediff") or ()]
     except importlib.metadata.PackageNotFoundError:
-        yield Check("library", "edgediff", "missing", "runs from a folder, so its requirements are unknown",
-                    "pip install -e . in the checkout")
+        yield Check(
+            "library",
+            "edgediff",
+            "missing",
+            "runs from a folder, so its requirements are unknown",
+            "pip install -e . in the checkout",
+        )
         return
     yield Check("library", "edgediff", "ok", importlib.metadata.version("edgediff"))
     for requirement in wanted:
@@ -185,8 +199,13 @@ def check_fonts() -> Iterator[Check]:
     try:
         yield Check("font", "Noto Color Emoji", "ok", str(find_font()))
     except EdgeDiffError:
-        yield Check("font", "Noto Color Emoji", "missing", "only training the embedded model needs it",
-                    "apt install fonts-noto-color-emoji")
+        yield Check(
+            "font",
+            "Noto Color Emoji",
+            "missing",
+            "only training the embedded model needs it",
+            "apt install fonts-noto-color-emoji",
+        )
 
 
 def _last_line(text: str) -> str:

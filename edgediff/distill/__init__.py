@@ -72,17 +72,24 @@ def distill_network(
     average = training.run(progress)
     record = Distilled(
         base=Base(model=pipeline.id, revision=pipeline.revision, weights=pipeline.weights),
-        recipe_name=recipe_name, prune=tuple(prune), cuts=tuple(cuts), settings=table, samples=samples.digest,
-        processes=training.accelerator.num_processes, lora=lora, weights="0" * 64,
+        recipe_name=recipe_name,
+        prune=tuple(prune),
+        cuts=tuple(cuts),
+        settings=table,
+        samples=samples.digest,
+        processes=training.accelerator.num_processes,
+        lora=lora,
+        weights="0" * 64,
     )
     if training.accelerator.is_main_process:
         training.network.load_state_dict(average)
         phases = _write_network(training, out)
         curve = read_losses(out / LOSSES)
         found = {
-            "weights": hash_file(out / NETWORK / WEIGHTS), "probe": (curve[0]["probe"], curve[-1]["probe"]),
+            "weights": hash_file(out / NETWORK / WEIGHTS),
+            "probe": (curve[0]["probe"], curve[-1]["probe"]),
             "phases": phases,
-        }  # fmt: skip
+        }
         record = record.model_copy(update=found)
         write_text_atomic(out / RECORD, dump_json(record.model_dump(mode="json", exclude_none=True)))
         (out / CHECKPOINT).unlink(missing_ok=True)

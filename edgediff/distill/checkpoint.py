@@ -50,7 +50,8 @@ def load_state(path: Path, *, task: str) -> tuple[dict[str, Tensor], int]:
         raise MethodError(
             "is the checkpoint of another distillation (other weights, cuts, settings or samples); resume with what "
             "it was started with, or start anew with --overwrite",
-            where=str(path), code="checkpoint",
+            where=str(path),
+            code="checkpoint",
         )
     return tensors, int(about["step"])
 
@@ -59,8 +60,9 @@ def optimizer_tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """An optimizer's `state_dict()` as flat tensors; its rates are a function of the step."""
     return {
         f"{MOMENTS}{index}/{key}": torch.as_tensor(value)
-        for index, values in state["state"].items() for key, value in values.items()
-    }  # fmt: skip
+        for index, values in state["state"].items()
+        for key, value in values.items()
+    }
 
 
 def optimizer_state(tensors: Mapping[str, Tensor], groups: list[dict[str, Any]]) -> dict[str, Any]:

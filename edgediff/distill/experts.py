@@ -47,7 +47,8 @@ def find_experts(whole: nn.Module, cut: UnitGraph) -> dict[str, tuple[str, ...]]
     if not found:
         raise MethodError(
             "phases need experts, and no convolution that was cut has the shape of one that stays in its block; set "
-            "phases = 1, or cut whole resnets", code="no_experts",
+            "phases = 1, or cut whole resnets",
+            code="no_experts",
         )
     return found
 
@@ -64,10 +65,12 @@ class Experts(nn.Module):
             for name, group in groups.items()
         }
         self.kernels = nn.ParameterDict({_key(name): nn.Parameter(value) for name, value in kernels.items()})
-        self.shares = nn.ParameterDict({
-            _key(name): nn.Parameter(torch.zeros(phases, len(value), device=value.device))
-            for name, value in kernels.items()
-        })  # fmt: skip
+        self.shares = nn.ParameterDict(
+            {
+                _key(name): nn.Parameter(torch.zeros(phases, len(value), device=value.device))
+                for name, value in kernels.items()
+            }
+        )
 
     def merge(self, phase: int) -> dict[str, Tensor]:
         """Names of the body's parameters that depend on the phase, and their values in it."""

@@ -72,7 +72,8 @@ def find_pairs(data: Path) -> list[Pair]:
         raise MethodError(
             f"has no pictures with captions: name.png (or {', '.join(PICTURES[1:])}) beside name.txt, "
             f"{METADATA}, or .tar shards of such pairs",
-            where=str(data), code="data",
+            where=str(data),
+            code="data",
         )
     return pairs
 
@@ -140,7 +141,8 @@ def _pair_up(extents: Iterable[Extent], where: Path) -> list[Pair]:
     alone = next((stem for stem in pictures if stem not in captions), None)
     if alone is not None:
         raise MethodError(
-            f"picture '{pictures[alone].name}' has no caption; write one to '{alone}.txt'", where=str(where),
+            f"picture '{pictures[alone].name}' has no caption; write one to '{alone}.txt'",
+            where=str(where),
             code="data",
         )
     return [Pair(picture, _read_caption(captions[stem])) for stem, picture in pictures.items()]

@@ -62,8 +62,10 @@ class Noising:
         """The noised latents and the target."""
         signal, spread = (values[times].view(-1, 1, 1, 1) for values in (self._signal, self._spread))
         target = {
-            "epsilon": noise, "v_prediction": signal * noise - spread * latents, "sample": latents,
-        }[self.kind]  # fmt: skip
+            "epsilon": noise,
+            "v_prediction": signal * noise - spread * latents,
+            "sample": latents,
+        }[self.kind]
         return signal * latents + spread * noise, target
 
 
@@ -71,8 +73,16 @@ class Training:
     """One pruned network learning from the untouched one. `device`: cpu, or auto for what accelerate finds."""
 
     def __init__(
-        self, pipeline: Pipeline, cuts: Sequence[str], table: DistillTable, samples: Samples, place: Place, *,
-        lora: Lora | None = None, device: str = "auto", resume: bool = False,
+        self,
+        pipeline: Pipeline,
+        cuts: Sequence[str],
+        table: DistillTable,
+        samples: Samples,
+        place: Place,
+        *,
+        lora: Lora | None = None,
+        device: str = "auto",
+        resume: bool = False,
     ) -> None:
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState
@@ -85,7 +95,8 @@ class Training:
         AcceleratorState._reset_state(reset_partial_state=False)  # a process may train twice, in other precisions
         self.table, self.samples, self.place = table, samples, place
         self.accelerator = Accelerator(
-            cpu=device == "cpu", mixed_precision="bf16" if table.precision == "bf16" else "no",
+            cpu=device == "cpu",
+            mixed_precision="bf16" if table.precision == "bf16" else "no",
             gradient_accumulation_steps=table.accumulate,
         )
         self.device = self.accelerator.device
@@ -93,7 +104,8 @@ class Training:
         if table.batch % self.shares:
             raise MethodError(
                 f"a batch of {table.batch} does not divide into {self.shares} parts ({self.accelerator.num_processes} "
-                f"processes, accumulate = {table.accumulate})", code="batch",
+                f"processes, accumulate = {table.accumulate})",
+                code="batch",
             )
         self.latent = pipeline.latent
         self.noising = Noising(pipeline, self.device)
@@ -156,7 +168,12 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate_at(table, self.step)
         drawn = draw_step(
-            table.seed, self.step, table.batch, len(self.samples), self.latent, times=len(self.noising),
+            table.seed,
+            self.step,
+            table.batch,
+            len(self.samples),
+            self.latent,
+            times=len(self.noising),
             empty_share=table.empty_share,
         )
         for index in range(table.accumulate):
@@ -206,9 +223,7 @@ class Training:
 
     def _draw_probe(self, pipeline: Pipeline) -> tuple[tuple[Tensor, ...], Tensor]:
         """Samples that no step draws in this form, the same for every seed, and the teacher's answer."""
-        drawn = draw_step(
-            -1, 0, PROBES, len(self.samples), self.latent, times=len(self.noising), empty_share=0.0
-        )
+        drawn = draw_step(-1, 0, PROBES, len(self.samples), self.latent, times=len(self.noising), empty_share=0.0)
         self._empty_ids = encode_empty(pipeline)
         noisy, times, text, _ = self._inputs(drawn)
         return (noisy, times, text), self._teach(noisy, times, text).prediction
@@ -235,7 +250,9 @@ class Training:
         if not math.isfinite(means[0]):
             raise MethodError(
                 f"the loss became {means[0]} before step {self.step}; resume from the checkpoint is of no use: distil "
-                "anew with a lower rate, or in fp32", where=str(self.place.losses), code="not_finite",
+                "anew with a lower rate, or in fp32",
+                where=str(self.place.losses),
+                code="not_finite",
             )
         if log is not None:
             about = {"step": self.step, "rate": rate_at(self.table, self.step - 1), "probe": self._probe_loss()}
@@ -280,8 +297,11 @@ def task_digest(
 ) -> str:
     """SHA-256 of what a checkpoint belongs to."""
     basis = {
-        "weights": pipeline.weights, "cuts": sorted(cuts), "table": table.model_dump(mode="json"),
-        "samples": samples.digest, "lora": lora.model_dump(mode="json") if lora else None,
+        "weights": pipeline.weights,
+        "cuts": sorted(cuts),
+        "table": table.model_dump(mode="json"),
+        "samples": samples.digest,
+        "lora": lora.model_dump(mode="json") if lora else None,
     }
     return hashlib.sha256(dump_json(basis).encode()).hexdigest()
 

@@ -85,7 +85,7 @@ class BackendPlan(Model):
 
 
 class WeightPlan(Model):
-    """Weights in fewer bits, words of `edgediff.documents.weight_format`: `layers` says which for parameters of the denoiser,
+    """Weights in fewer bits, words of `documents.weight_format`: `layers` says which for parameters of the denoiser,
     `format` for all other large weights. `bits` is the mean over the layers, tables and scales included."""
 
     format: str
@@ -249,12 +249,12 @@ def row_of(plan: Plan, graph: str) -> Row:
 
 def wrap_letters(letters: str, width: int = 66) -> str:
     """A schedule's letters over several lines, indented under the plan's second column."""
-    return ("\n" + " " * 11).join(letters[i:i + width] for i in range(0, len(letters), width))
+    return ("\n" + " " * 11).join(letters[i : i + width] for i in range(0, len(letters), width))
 
 
 def shorten(text: str, width: int) -> str:
     """`text`, or its end behind three dots when it is longer than `width`."""
-    return text if len(text) <= width else f"...{text[3 - width:]}"
+    return text if len(text) <= width else f"...{text[3 - width :]}"
 
 
 def _short(carries: tuple[str, ...]) -> str:

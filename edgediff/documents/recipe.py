@@ -51,7 +51,7 @@ class CalibrationTable(Model):
 class PrecisionTable(Model):
     """`weights` is what arithmetic is done in; `auto` leaves the choice to the target.
 
-    `format` codes every large weight in fewer bits (a word of `edgediff.documents.weight_format`: `palette6`, `int4/32`,
+    `format` codes every large weight in fewer bits (a word of `documents.weight_format`: `palette6`, `int4/32`,
     `sparse50+palette4`); `bits` is a budget instead, in bits per weight of the denoiser, which measured sensitivity
     spends on the `choices`, layer by layer. Backends that cannot hold coded weights refuse the plan.
     """

@@ -1,7 +1,7 @@
 """JSON Schemas of what people and other programs write and read: recipe, target, plan and manifest.
 
-`python -m edgediff.documents.schemas` writes them to `edgediff/documents/schemas/`; a test asserts that they are up to date. They
-say what a key may hold. What must hold between keys is said by `Plan.check` and `Manifest.check`.
+`python -m edgediff.documents.schemas` writes them to `edgediff/documents/schemas/`; a test asserts that they are up to
+date. They say what a key may hold. What must hold between keys is said by `Plan.check` and `Manifest.check`.
 """
 
 from __future__ import annotations

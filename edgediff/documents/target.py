@@ -161,7 +161,8 @@ class Target(Model):
         """Every figure of this file without a source: `memory_gb`, `npu.int8_gops` ... What is computed from
         them bears the mark on."""
         found = [
-            name for name in FIGURES
+            name
+            for name in FIGURES
             if getattr(self, name) is not None and (name in self.unverified or not self.sources.get(name))
         ]
         for name, unit in self.compute_units():

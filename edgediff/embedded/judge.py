@@ -42,10 +42,16 @@ def make_network() -> nn.Sequential:
         return [nn.Conv2d(before, after, 3, stride, 1), nn.GroupNorm(8, after), nn.SiLU()]
 
     return nn.Sequential(
-        *stage(3, 24, 2), *stage(24, 48, 2), *stage(48, 48, 1),
-        *stage(48, 96, 2), *stage(96, 96, 1), *stage(96, 128, 2),
-        nn.Conv2d(128, 64, 1), nn.Flatten(), nn.Linear(1024, WIDTH),
-    )  # fmt: skip
+        *stage(3, 24, 2),
+        *stage(24, 48, 2),
+        *stage(48, 48, 1),
+        *stage(48, 96, 2),
+        *stage(96, 96, 1),
+        *stage(96, 128, 2),
+        nn.Conv2d(128, 64, 1),
+        nn.Flatten(),
+        nn.Linear(1024, WIDTH),
+    )
 
 
 @dataclass(frozen=True)

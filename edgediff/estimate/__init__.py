@@ -85,8 +85,13 @@ class UnitPrices:
 
 
 def estimate_graph(
-    work: UnitGraph | OperatorTable, target: Target, backend: str | None = None, precision: str | None = None, *,
-    live: Live | None = None, batch: int = 1,
+    work: UnitGraph | OperatorTable,
+    target: Target,
+    backend: str | None = None,
+    precision: str | None = None,
+    *,
+    live: Live | None = None,
+    batch: int = 1,
 ) -> Interval:
     """Milliseconds of one call of a graph on `target`.
 
@@ -107,9 +112,7 @@ def price_units(
 
     def price(stream_only: bool) -> dict[str, float]:
         return {
-            unit.name: device.price_operators(
-                op.scaled(batch) for op in unit_operators(unit, stream_only=stream_only)
-            )
+            unit.name: device.price_operators(op.scaled(batch) for op in unit_operators(unit, stream_only=stream_only))
             for unit in graph.units
         }
 
@@ -118,8 +121,13 @@ def price_units(
 
 
 def estimate_plan(
-    plan: Plan, graph: UnitGraph, target: Target, backend: str | None = None, *,
-    components: Mapping[str, OperatorTable] | None = None, denoiser: Mapping[str, OperatorTable] | None = None,
+    plan: Plan,
+    graph: UnitGraph,
+    target: Target,
+    backend: str | None = None,
+    *,
+    components: Mapping[str, OperatorTable] | None = None,
+    denoiser: Mapping[str, OperatorTable] | None = None,
 ) -> PlanEstimate:
     """A whole plan on `target`: every graph per call, an image, loading, and the peak memory.
 
@@ -136,7 +144,7 @@ def estimate_plan(
     tables = {
         name: (denoiser or {}).get(name) or graph_operators(graph_for(w.network, cut), w.live)
         for name, w in wirings.items()
-    }  # fmt: skip
+    }
     parts = dict(components or {})
     mid: dict[str, float] = {name: device.price(table) for name, table in parts.items()}
     image = sum(mid.values()) + (mid.get("text_encoder", 0.0) if _is_guided(plan) else 0.0)
@@ -156,12 +164,18 @@ def estimate_plan(
         for name, count in table.unknown.items():
             unknown[name] = unknown.get(name, 0) + count
     return PlanEstimate(
-        target=target.name, backend=backend, precision=device.precision,
-        latency_ms=around(image, device.spread), graphs={n: around(v, device.spread) for n, v in mid.items()},
-        load_ms=_load_time(device, memory.weights_mb), memory_mb=round(memory.peak_mb, 1),
+        target=target.name,
+        backend=backend,
+        precision=device.precision,
+        latency_ms=around(image, device.spread),
+        graphs={n: around(v, device.spread) for n, v in mid.items()},
+        load_ms=_load_time(device, memory.weights_mb),
+        memory_mb=round(memory.peak_mb, 1),
         ceiling_mb=ceiling * 1000 if ceiling else None,
         fits=memory.peak_mb <= ceiling * 1000 if ceiling else None,
-        basis=device.how, unverified=device.guesses, unknown_operators=unknown,
+        basis=device.how,
+        unverified=device.guesses,
+        unknown_operators=unknown,
     )
 
 

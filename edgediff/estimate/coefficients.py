@@ -21,8 +21,19 @@ REFERENCE_GENERATION = 73.0
 # GFLOP/s at fp16 of the phones' flagships of each Hexagon version: half of the peaks in calibration/chips.csv.
 LARGEST = ((68.0, 13_000.0), (69.0, 13_500.0), (73.0, 17_000.0), (75.0, 22_500.0), (79.0, 24_500.0), (81.0, 30_000.0))
 FAMILIES = ("hexagon", "ethos-u")  # architectures of one family share coefficients: hexagon-v73, ethos-u55-256
-KIN = {"apple-cpu": "arm", "x86": "x86", "xclipse": "gpu", "adreno": "gpu", "mali": "gpu", "powervr": "gpu",
-       "videocore": "gpu", "apple-gpu": "gpu", "rknpu": "npu", "ethos-u": "npu", "other-npu": "npu"}  # fmt: skip
+KIN = {
+    "apple-cpu": "arm",
+    "x86": "x86",
+    "xclipse": "gpu",
+    "adreno": "gpu",
+    "mali": "gpu",
+    "powervr": "gpu",
+    "videocore": "gpu",
+    "apple-gpu": "gpu",
+    "rknpu": "npu",
+    "ethos-u": "npu",
+    "other-npu": "npu",
+}
 ALIASES = {"executorch/qnn": "qnn", "executorch/coreml": "coreml", "eager": "onnxruntime"}
 
 
@@ -99,10 +110,13 @@ def covariates(
         return np.array([np.log(reference_gflops / gflops), np.log(reference_bandwidth / bandwidth), 0.0])
     versions, peaks = zip(*LARGEST, strict=True)
     largest = float(np.interp(generation, versions, peaks))
-    return np.array([
-        max(0.0, float(np.log(largest / gflops))), max(0.0, float(np.log(reference_bandwidth / bandwidth))),
-        (REFERENCE_GENERATION - generation) / 8.0,
-    ])  # fmt: skip
+    return np.array(
+        [
+            max(0.0, float(np.log(largest / gflops))),
+            max(0.0, float(np.log(reference_bandwidth / bandwidth))),
+            (REFERENCE_GENERATION - generation) / 8.0,
+        ]
+    )
 
 
 @lru_cache(maxsize=1)

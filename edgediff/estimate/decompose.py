@@ -14,9 +14,15 @@ from edgediff.graph.units import Live, Unit, UnitGraph
 # kind -> (arithmetic operators with weights, norms, element-wise passes, layout changes), attention's own apart.
 # Read off diffusers' blocks; element-wise passes count activations, additions and the halves of a norm's affine.
 PARTS: dict[str, tuple[int, int, int, int]] = {
-    "resnet": (3, 2, 4, 0), "self_attention": (4, 1, 1, 4), "cross_attention": (4, 1, 1, 4),
-    "feed_forward": (2, 1, 3, 1), "projection_in": (1, 1, 0, 1), "projection_out": (1, 0, 1, 1),
-    "conv_in": (1, 0, 0, 0), "conv_out": (1, 1, 1, 0), "time_embedding": (2, 0, 4, 1),
+    "resnet": (3, 2, 4, 0),
+    "self_attention": (4, 1, 1, 4),
+    "cross_attention": (4, 1, 1, 4),
+    "feed_forward": (2, 1, 3, 1),
+    "projection_in": (1, 1, 0, 1),
+    "projection_out": (1, 0, 1, 1),
+    "conv_in": (1, 0, 0, 0),
+    "conv_out": (1, 1, 1, 0),
+    "time_embedding": (2, 0, 4, 1),
 }
 UNKNOWN_PARTS = (1, 1, 1, 1)
 
@@ -34,10 +40,7 @@ def graph_operators(graph: UnitGraph, live: Live | None = None) -> OperatorTable
     """
     chosen = live or graph.live()
     whole = set(graph.computed(chosen))
-    found = [
-        op for name in chosen.run
-        for op in unit_operators(graph.by_name[name], stream_only=name not in whole)
-    ]
+    found = [op for name in chosen.run for op in unit_operators(graph.by_name[name], stream_only=name not in whole)]
     return merged_table(found, peak_values=peak_values(graph, chosen), ports=carried_values(graph, chosen))
 
 
@@ -80,8 +83,17 @@ def _whole(unit: Unit) -> Iterator[Operator]:
         yield Operator(kind, count, macs, unit.parameters / count, reads, values, rows, channels, depth)
     if unit.attention_macs > 0:
         scores = unit.attention_macs / 2 / max(channels, 1) * _heads(channels)
-        yield Operator("matmul", 2, unit.attention_macs / 2, 0.0, values + scores / 2, values / 2 + scores / 2,
-                       rows, max(1, round(scores / _heads(channels) / rows)), channels // _heads(channels))
+        yield Operator(
+            "matmul",
+            2,
+            unit.attention_macs / 2,
+            0.0,
+            values + scores / 2,
+            values / 2 + scores / 2,
+            rows,
+            max(1, round(scores / _heads(channels) / rows)),
+            channels // _heads(channels),
+        )
         yield Operator("softmax", 1, reads=scores, writes=scores)
     if norms:
         yield Operator("norm", norms, parameters=2.0 * channels, reads=values, writes=values)
@@ -95,9 +107,17 @@ def _stream(unit: Unit) -> Iterator[Operator]:
     values = float(unit.output_values)
     if unit.stream_macs:
         rows = max(1, round(values / unit.shape[0]))
-        yield Operator("pointwise", 1, float(unit.stream_macs), float(unit.stream_parameters),
-                       unit.stream_macs / unit.shape[0], values, rows, unit.shape[0],
-                       max(1, round(unit.stream_macs / values)))
+        yield Operator(
+            "pointwise",
+            1,
+            float(unit.stream_macs),
+            float(unit.stream_parameters),
+            unit.stream_macs / unit.shape[0],
+            values,
+            rows,
+            unit.shape[0],
+            max(1, round(unit.stream_macs / values)),
+        )
     yield Operator("elementwise", 1, reads=2 * values, writes=values)
 
 

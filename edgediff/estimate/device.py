@@ -51,10 +51,12 @@ class Device:
 
     def price_operators(self, operators: Iterable[Operator]) -> float:
         """Milliseconds that operators add to a call."""
-        return float(sum(
-            op.count * sum(self.prices[index] * amount for index, amount in operator_terms(op, self.precision))
-            for op in operators
-        ))
+        return float(
+            sum(
+                op.count * sum(self.prices[index] * amount for index, amount in operator_terms(op, self.precision))
+                for op in operators
+            )
+        )
 
 
 def open_device(target: Target, backend: str | None = None, precision: str | None = None) -> Device:
@@ -91,7 +93,8 @@ def peak_gflops(unit: ComputeUnit) -> tuple[float, str]:
     """The peak at fp16 in 10^9 operations a second, and what was assumed for it ('' for nothing). NPUs do fp16 at
     half of int8 where nothing else is said; a unit with fp32 alone is taken to do fp16 at twice that."""
     for rate, factor, words in (
-        (unit.fp16_gflops, 1.0, ""), (unit.int8_gops, 1 / SPEED["int8"], "fp16 peak: half of int8 assumed"),
+        (unit.fp16_gflops, 1.0, ""),
+        (unit.int8_gops, 1 / SPEED["int8"], "fp16 peak: half of int8 assumed"),
         (unit.fp32_gflops, 1 / SPEED["fp32"], ""),
     ):
         if rate is not None:

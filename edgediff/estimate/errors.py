@@ -34,7 +34,10 @@ class Held:
 
 
 def leave_out(
-    rows: Sequence[Measurement], graphs: dict[str, OperatorTable], chips: dict[str, Chip], prior: Prior,
+    rows: Sequence[Measurement],
+    graphs: dict[str, OperatorTable],
+    chips: dict[str, Chip],
+    prior: Prior,
     fold_of: Callable[[Measurement], str],
 ) -> Held:
     """Every row estimated by a fit to the rows of all other folds."""
@@ -63,8 +66,9 @@ def peak_baseline(rows: Sequence[Measurement], graphs: dict[str, OperatorTable],
     return found
 
 
-def linear_baseline(rows: Sequence[Measurement], graphs: dict[str, OperatorTable], folds: Sequence[str],
-                    chips: dict[str, Chip]) -> Array:  # fmt: skip
+def linear_baseline(
+    rows: Sequence[Measurement], graphs: dict[str, OperatorTable], folds: Sequence[str], chips: dict[str, Chip]
+) -> Array:
     """a + b MACs / peak, both positive, fitted to the other folds by relative error: the second baseline."""
     raw = np.array([_work(row, graphs) / _peak(row, chips) for row in rows])
     times, at = np.array([row.ms for row in rows]), np.array(folds)
@@ -88,7 +92,8 @@ def score(rows: Sequence[Measurement], predicted: Array) -> dict[str, float]:
         if len({rows[k].graph for k in mine}) >= 8:
             ranks.append(spearmanr(times[mine], predicted[mine])[0])
     return {
-        "rows": len(rows), "median_percent": round(100 * float(np.median(wrong)), 1),
+        "rows": len(rows),
+        "median_percent": round(100 * float(np.median(wrong)), 1),
         "p90_percent": round(100 * float(np.quantile(wrong, 0.9)), 1),
         "spearman": round(float(np.median(ranks)), 3) if ranks else float("nan"),
     }

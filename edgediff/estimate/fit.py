@@ -66,10 +66,15 @@ def sources() -> list[Source]:
     hexagon = hexagon_rows()
     return [
         Source("hexagon", hexagon, chips, HEXAGON, "Qualcomm AI Hub models v0.47.0 (BSD-3-Clause)"),
-        Source("ane", coreml_rows(), chips, replace(ANE, centre=centre_of(hexagon, chips)),
-               "apple/ml-stable-diffusion, apple/coremltools docs, papers: calibration/published.csv.gz names each"),
+        Source(
+            "ane",
+            coreml_rows(),
+            chips,
+            replace(ANE, centre=centre_of(hexagon, chips)),
+            "apple/ml-stable-diffusion, apple/coremltools docs, papers: calibration/published.csv.gz names each",
+        ),
         Source("arm", arm, cores, ARM, "Tencent/ncnn benchmark/README.md"),
-    ]  # fmt: skip
+    ]
 
 
 def centre_of(rows: Sequence[Measurement], chips: dict[str, Chip]) -> tuple[float, ...]:
@@ -82,7 +87,8 @@ def evaluate(source: Source) -> tuple[dict[str, Any], errors.Held, errors.Held]:
     """Leave-one-family-out and leave-one-chip-out, beside the baselines."""
     graphs = load_graphs()
     names: dict[str, Callable[[Measurement], str]] = {
-        "family": lambda row: row.family, "chip": lambda row: source.chips[row.chip].name,
+        "family": lambda row: row.family,
+        "chip": lambda row: source.chips[row.chip].name,
     }
     found: dict[str, Any] = {}
     held: list[errors.Held] = []
@@ -93,8 +99,7 @@ def evaluate(source: Source) -> tuple[dict[str, Any], errors.Held, errors.Held]:
         found[what] = {
             "ours": errors.score(one.rows, one.predicted),
             "macs_over_peak": errors.score(one.rows, errors.peak_baseline(one.rows, graphs, source.chips)),
-            "linear_on_macs": errors.score(
-                one.rows, errors.linear_baseline(one.rows, graphs, one.folds, source.chips)),
+            "linear_on_macs": errors.score(one.rows, errors.linear_baseline(one.rows, graphs, one.folds, source.chips)),
             "coverage_80": round(errors.coverage(one), 3),
             "groups": {group: _part(one, [_group(row) == group for row in one.rows]) for group in groups},
             "folds": {fold: _part(one, [other == fold for other in one.folds]) for fold in sorted(set(one.folds))},
@@ -109,13 +114,17 @@ def fit_class(source: Source, families: errors.Held, chips: errors.Held) -> Unit
     wide = float(np.quantile(np.abs(chips.logs), 0.8)) / errors.Z80
     seen = float(np.quantile(np.abs(_in_sample(found, source)), 0.8)) / errors.Z80
     return UnitClass(
-        reference_gflops=source.prior.reference_gflops, reference_bandwidth=source.prior.reference_bandwidth,
-        theta=named_terms(found.theta), delta={f"{r}|{p}": named_terms(delta) for (r, p), delta in found.delta.items()},
+        reference_gflops=source.prior.reference_gflops,
+        reference_bandwidth=source.prior.reference_bandwidth,
+        theta=named_terms(found.theta),
+        delta={f"{r}|{p}": named_terms(delta) for (r, p), delta in found.delta.items()},
         shift={name: tuple(round(float(v), 4) for v in shift) for name, shift in found.shift.items()},  # type: ignore[misc]
         slopes=tuple(tuple(round(float(v), 4) for v in row) for row in found.slopes),  # type: ignore[misc]
         spread={group: round(value, 4) for group, value in spread.items()},
-        default_spread=round(max(spread.values()), 4), new_chip=round(max(0.0, wide**2 - seen**2) ** 0.5, 4),
-        rows={f"{r}|{p}": count for (r, p), count in found.rows.items()}, source=source.says,
+        default_spread=round(max(spread.values()), 4),
+        new_chip=round(max(0.0, wide**2 - seen**2) ** 0.5, 4),
+        rows={f"{r}|{p}": count for (r, p), count in found.rows.items()},
+        source=source.says,
     )
 
 
@@ -123,9 +132,13 @@ def rule_class(prior: Prior, source: str = "rules of thumb") -> UnitClass:
     """A class without measurements."""
     slopes = prior.slopes()
     return UnitClass(
-        reference_gflops=prior.reference_gflops, reference_bandwidth=prior.reference_bandwidth,
-        theta=named_terms(start(prior)), slopes=tuple(tuple(row) for row in slopes.tolist()), default_spread=GUESS,
-        new_chip=0.0, source=source,
+        reference_gflops=prior.reference_gflops,
+        reference_bandwidth=prior.reference_bandwidth,
+        theta=named_terms(start(prior)),
+        slopes=tuple(tuple(row) for row in slopes.tolist()),
+        default_spread=GUESS,
+        new_chip=0.0,
+        source=source,
     )
 
 
@@ -147,11 +160,15 @@ def _part(held: errors.Held, wanted: Sequence[bool]) -> dict[str, float]:
 def _told(name: str, found: dict[str, Any]) -> str:
     lines = [f"{name}: leave one out             rows  median %   p90 %  Spearman"]
     for what, tables in found.items():
-        for which, label in (("ours", f"{what}, this estimator"), ("macs_over_peak", "  MACs / peak"),
-                             ("linear_on_macs", "  linear in MACs")):  # fmt: skip
+        for which, label in (
+            ("ours", f"{what}, this estimator"),
+            ("macs_over_peak", "  MACs / peak"),
+            ("linear_on_macs", "  linear in MACs"),
+        ):
             row = tables[which]
-            lines.append(f"  {label:<30}{row['rows']:>6}{row['median_percent']:>10}{row['p90_percent']:>8}"
-                         f"{row['spearman']:>10}")  # fmt: skip
+            lines.append(
+                f"  {label:<30}{row['rows']:>6}{row['median_percent']:>10}{row['p90_percent']:>8}{row['spearman']:>10}"
+            )
         lines.append(f"  80 % intervals hold {100 * tables['coverage_80']:.0f} % of the rows")
     return "\n".join(lines)
 
@@ -184,10 +201,15 @@ def main() -> None:
     if args.errors:
         write_text_atomic(args.errors, dump_json(json.loads(json.dumps(tables).replace("NaN", "null"))))
     if args.plot:
-        write_text_atomic(args.plot, scatter({
-            name: [(row.ms, float(value)) for row, value in zip(held.rows, held.predicted, strict=True)]
-            for name, held in points.items()
-        }))
+        write_text_atomic(
+            args.plot,
+            scatter(
+                {
+                    name: [(row.ms, float(value)) for row, value in zip(held.rows, held.predicted, strict=True)]
+                    for name, held in points.items()
+                }
+            ),
+        )
 
 
 if __name__ == "__main__":

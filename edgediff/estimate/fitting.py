@@ -27,14 +27,17 @@ Array = NDArray[np.float64]
 
 # What rules of thumb know of single kinds, in logarithms: a depthwise convolution leaves a matrix unit idle ...
 STRESS = {
-    ("macs", "depthwise"): 2.5, ("macs", "matmul"): 0.7, ("macs", "linear"): 0.5,
+    ("macs", "depthwise"): 2.5,
+    ("macs", "matmul"): 0.7,
+    ("macs", "linear"): 0.5,
     **{("launch", kind): 0.9 for kind in ("conv", "depthwise", "linear", "matmul", "norm", "softmax")},
 }
 THETA_SIZE = {"call": 0.5, "ports": 0.7, "macs": 0.7, "weights": 0.7, "traffic": 0.5, "spill": 0.7, "launch": 0.5}
 SIZES = {"delta": 0.1, "precision": 0.5, "runtime": 0.1, "chip": 0.25, "shift": 0.1, "graph": 0.15, "slope": 0.35}
 # Terms of one number share a factor: arithmetic, traffic, launches, and each by itself the call and the ports.
-FACTOR_OF = np.array([{"call": 3, "ports": 4}.get(name, int(part)) for (name, _), part in
-                      zip(TERMS, PART_OF, strict=True)])  # fmt: skip
+FACTOR_OF = np.array(
+    [{"call": 3, "ports": 4}.get(name, int(part)) for (name, _), part in zip(TERMS, PART_OF, strict=True)]
+)
 PORT_FREEDOM = 3.0  # runtimes differ more in how they are called and fed than in how they compute
 NOISE = 0.15
 FREEDOM = 4.0
@@ -119,16 +122,20 @@ def start(prior: Prior) -> Array:
     """The prior's middle for every term, in logarithms."""
     if prior.centre:
         return np.array(prior.centre)
-    of = {"call": prior.call_us, "ports": 3 / prior.bandwidth_share,
-          "macs": 1 / prior.utilisation, "weights": 1 / prior.bandwidth_share,
-          "traffic": 0.2 / prior.bandwidth_share, "spill": 0.5 / prior.bandwidth_share, "launch": prior.operator_us}
+    of = {
+        "call": prior.call_us,
+        "ports": 3 / prior.bandwidth_share,
+        "macs": 1 / prior.utilisation,
+        "weights": 1 / prior.bandwidth_share,
+        "traffic": 0.2 / prior.bandwidth_share,
+        "spill": 0.5 / prior.bandwidth_share,
+        "launch": prior.operator_us,
+    }
     found = [np.log(of[name]) + (STRESS if prior.matrix else {}).get((name, kind), 0.0) for name, kind in TERMS]
     return np.array(found)
 
 
-def fit(
-    rows: Sequence[Measurement], graphs: dict[str, OperatorTable], chips: dict[str, Chip], prior: Prior
-) -> Fit:
+def fit(rows: Sequence[Measurement], graphs: dict[str, OperatorTable], chips: dict[str, Chip], prior: Prior) -> Fit:
     """The maximum a posteriori for the rows."""
     return _Problem(rows, graphs, chips, prior).solve()
 
@@ -144,8 +151,10 @@ class _Problem:
         self.names = sorted({row.graph for row in rows})
         self.groups = sorted({(row.runtime, row.precision) for row in rows})
         self.used = sorted({chips[row.chip].name for row in rows})
-        base = {key: scaled_design(graphs[key[0]].scaled(key[2]), prior, key[1]) for key in
-                {(row.graph, row.precision, row.batch) for row in rows}}
+        base = {
+            key: scaled_design(graphs[key[0]].scaled(key[2]), prior, key[1])
+            for key in {(row.graph, row.precision, row.batch) for row in rows}
+        }
         self.x = np.stack([base[row.graph, row.precision, row.batch] for row in rows])
         self.spec = np.stack([spec_of(prior, chips[row.chip]) for row in rows])
         self.group = np.array([self.groups.index((row.runtime, row.precision)) for row in rows])
@@ -157,7 +166,7 @@ class _Problem:
         self.o_delta, self.o_shift, self.o_slope, self.o_graph, self.size = (int(end) for end in ends)
         self.middle = np.zeros(self.size)
         self.middle[:width] = start(prior)
-        self.middle[self.o_slope:self.o_graph] = prior.slopes().ravel()
+        self.middle[self.o_slope : self.o_graph] = prior.slopes().ravel()
         self.tightness = self._tightness()
 
     def _tightness(self) -> Array:
@@ -169,13 +178,23 @@ class _Problem:
         alone = self.prior.closeness * np.array([THETA_SIZE[name] for name, _ in TERMS])
         shared = self.prior.factor**2 * (FACTOR_OF[:, None] == FACTOR_OF)
         found[:width, :width] = np.linalg.inv(shared + np.diag(alone**2))
-        same = np.array([[SIZES["precision"] ** 2 * (a[1] == b[1]) + SIZES["runtime"] ** 2 * (a[0] == b[0])
-                          + SIZES["delta"] ** 2 * (a == b) for b in self.groups] for a in self.groups])
+        same = np.array(
+            [
+                [
+                    SIZES["precision"] ** 2 * (a[1] == b[1])
+                    + SIZES["runtime"] ** 2 * (a[0] == b[0])
+                    + SIZES["delta"] ** 2 * (a == b)
+                    for b in self.groups
+                ]
+                for a in self.groups
+            ]
+        )
         loose = [PORT_FREEDOM**-2 if name in ("call", "ports") else 1.0 for name, _ in TERMS]
-        found[width:self.o_shift, width:self.o_shift] = np.kron(np.linalg.inv(same), np.diag(loose))
+        found[width : self.o_shift, width : self.o_shift] = np.kron(np.linalg.inv(same), np.diag(loose))
         alike = SIZES["chip"] ** 2 * np.ones((3, 3)) + SIZES["shift"] ** 2 * np.eye(3)
-        found[self.o_shift:self.o_slope, self.o_shift:self.o_slope] = np.kron(
-            np.eye(len(self.used)), np.linalg.inv(alike))
+        found[self.o_shift : self.o_slope, self.o_shift : self.o_slope] = np.kron(
+            np.eye(len(self.used)), np.linalg.inv(alike)
+        )
         found[range(self.o_slope, self.o_graph), range(self.o_slope, self.o_graph)] = SIZES["slope"] ** -2
         found[range(self.o_graph, self.size), range(self.o_graph, self.size)] = SIZES["graph"] ** -2
         return found
@@ -183,12 +202,12 @@ class _Problem:
     def predict(self, p: Array) -> tuple[Array, Array]:
         """log(estimated / measured), and the share of every term in the estimate."""
         width = len(TERMS)
-        delta = p[width:self.o_shift].reshape(-1, width)[self.group]
-        parts = p[self.o_shift:self.o_slope].reshape(-1, 3)[self.chip]
-        parts = parts + self.spec @ p[self.o_slope:self.o_graph].reshape(3, 3).T
+        delta = p[width : self.o_shift].reshape(-1, width)[self.group]
+        parts = p[self.o_shift : self.o_slope].reshape(-1, 3)[self.chip]
+        parts = parts + self.spec @ p[self.o_slope : self.o_graph].reshape(3, 3).T
         terms = self.x * np.exp(p[:width] + delta + parts[:, PART_OF])
         total = terms.sum(1)
-        return np.log(total) + p[self.o_graph:][self.graph] - self.observed, terms / total[:, None]
+        return np.log(total) + p[self.o_graph :][self.graph] - self.observed, terms / total[:, None]
 
     def jacobian(self, share: Array) -> Array:
         """`[rows, size]`: of `predict`'s logarithm."""
@@ -198,7 +217,7 @@ class _Problem:
         found[index[:, None], width + self.group[:, None] * width + np.arange(width)] = share
         by_part = np.stack([share[:, part == PART_OF].sum(1) for part in range(3)], 1)
         found[index[:, None], self.o_shift + self.chip[:, None] * 3 + np.arange(3)] = by_part
-        found[:, self.o_slope:self.o_graph] = (by_part[:, :, None] * self.spec[:, None, :]).reshape(len(share), 9)
+        found[:, self.o_slope : self.o_graph] = (by_part[:, :, None] * self.spec[:, None, :]).reshape(len(share), 9)
         found[index, self.o_graph + self.graph] = 1.0
         return found
 
@@ -238,11 +257,14 @@ class _Problem:
 
     def _fit(self, params: Array) -> Fit:
         width = len(TERMS)
-        delta = params[width:self.o_shift].reshape(-1, width)
-        shift = params[self.o_shift:self.o_slope].reshape(-1, 3)
+        delta = params[width : self.o_shift].reshape(-1, width)
+        shift = params[self.o_shift : self.o_slope].reshape(-1, 3)
         return Fit(
-            self.prior, params[:width], {g: delta[k] for k, g in enumerate(self.groups)},
-            {c: shift[k] for k, c in enumerate(self.used)}, params[self.o_slope:self.o_graph].reshape(3, 3),
-            dict(zip(self.names, params[self.o_graph:].tolist(), strict=True)),
+            self.prior,
+            params[:width],
+            {g: delta[k] for k, g in enumerate(self.groups)},
+            {c: shift[k] for k, c in enumerate(self.used)},
+            params[self.o_slope : self.o_graph].reshape(3, 3),
+            dict(zip(self.names, params[self.o_graph :].tolist(), strict=True)),
             {g: int((self.group == k).sum()) for k, g in enumerate(self.groups)},
         )

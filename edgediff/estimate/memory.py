@@ -28,7 +28,10 @@ class Memory:
 
 
 def plan_memory(
-    plan: Plan, graph: UnitGraph, tables: Mapping[str, OperatorTable], components: Mapping[str, OperatorTable],
+    plan: Plan,
+    graph: UnitGraph,
+    tables: Mapping[str, OperatorTable],
+    components: Mapping[str, OperatorTable],
     precision: str,
 ) -> Memory:
     """The plan's peak with every component loaded. `graph` is the denoiser after cutting.

@@ -16,12 +16,36 @@ from numpy.typing import NDArray
 from edgediff.errors import ConfigError
 
 Kind = Literal[
-    "conv", "conv3d", "pointwise", "depthwise", "linear", "matmul", "norm", "softmax", "elementwise", "pool", "resize",
-    "layout", "gather", "other",
+    "conv",
+    "conv3d",
+    "pointwise",
+    "depthwise",
+    "linear",
+    "matmul",
+    "norm",
+    "softmax",
+    "elementwise",
+    "pool",
+    "resize",
+    "layout",
+    "gather",
+    "other",
 ]
 KINDS: tuple[Kind, ...] = (
-    "conv", "conv3d", "pointwise", "depthwise", "linear", "matmul", "norm", "softmax", "elementwise", "pool", "resize",
-    "layout", "gather", "other",
+    "conv",
+    "conv3d",
+    "pointwise",
+    "depthwise",
+    "linear",
+    "matmul",
+    "norm",
+    "softmax",
+    "elementwise",
+    "pool",
+    "resize",
+    "layout",
+    "gather",
+    "other",
 )
 ARITHMETIC: tuple[Kind, ...] = ("conv", "conv3d", "pointwise", "depthwise", "linear", "matmul")
 COLUMNS = ("count", "macs", "parameters", "reads", "writes", "rows", "columns", "depth")
@@ -49,8 +73,15 @@ class Operator:
     def scaled(self, batch: int) -> Operator:
         """The operator on `batch` samples at once: weights are read once, the rest grows."""
         return Operator(
-            self.kind, self.count, self.macs * batch, self.parameters, self.reads * batch, self.writes * batch,
-            self.rows * batch, self.columns, self.depth,
+            self.kind,
+            self.count,
+            self.macs * batch,
+            self.parameters,
+            self.reads * batch,
+            self.writes * batch,
+            self.rows * batch,
+            self.columns,
+            self.depth,
         )
 
 
@@ -90,12 +121,13 @@ class OperatorTable:
     def to_data(self) -> dict[str, Any]:
         """Plain data for JSON: one row per distinct operator."""
         rows = [[op.kind, *(getattr(op, name) for name in COLUMNS)] for op in self.operators]
-        return {"operators": rows, "unknown": dict(self.unknown), "peak_values": self.peak_values,
-                "ports": self.ports}
+        return {"operators": rows, "unknown": dict(self.unknown), "peak_values": self.peak_values, "ports": self.ports}
 
 
 def merged_table(
-    operators: Iterable[Operator], unknown: Mapping[str, int] | None = None, peak_values: int = 0,
+    operators: Iterable[Operator],
+    unknown: Mapping[str, int] | None = None,
+    peak_values: int = 0,
     ports: float = 0.0,
 ) -> OperatorTable:
     """A table in which equal operators are counted together."""

@@ -37,8 +37,10 @@ def scatter(points: Mapping[str, Sequence[tuple[float, float]]]) -> str:
         parts.append(f'<text x="{EDGE + 10}" y="{EDGE + 16 + 16 * index}" fill="{colour}">{name} ({len(pairs)})</text>')
     for factor, dash in ((1.0, ""), (1.5, ' stroke-dasharray="4 4"'), (1 / 1.5, ' stroke-dasharray="4 4"')):
         first, last = max(10.0**low, 10.0**low / factor), min(10.0**high, 10.0**high / factor)
-        parts.append(f'<path d="M{at(first):.1f} {SIZE - at(first * factor):.1f}L{at(last):.1f} '
-                     f'{SIZE - at(last * factor):.1f}" stroke="#333" fill="none"{dash}/>')  # fmt: skip
+        parts.append(
+            f'<path d="M{at(first):.1f} {SIZE - at(first * factor):.1f}L{at(last):.1f} '
+            f'{SIZE - at(last * factor):.1f}" stroke="#333" fill="none"{dash}/>'
+        )
     parts += [
         f'<text x="{SIZE / 2}" y="{SIZE - 12}" text-anchor="middle">measured, ms</text>',
         f'<text x="14" y="{SIZE / 2}" text-anchor="middle" transform="rotate(-90 14 {SIZE / 2})">{ACROSS}</text>',

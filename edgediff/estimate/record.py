@@ -12,6 +12,7 @@ from edgediff.estimate.operators import Kind, Operator, OperatorTable, merged_ta
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+
 def words(text: str) -> frozenset[str]:
     """The words of a text."""
     return frozenset(text.split())
@@ -103,10 +104,19 @@ def record_operators(
 
 def _per_sample(table: OperatorTable, batch: int) -> OperatorTable:
     found = tuple(
-        Operator(op.kind, op.count, op.macs / batch, op.parameters, op.reads / batch, op.writes / batch,
-                 max(1, op.rows // batch), op.columns, op.depth)
+        Operator(
+            op.kind,
+            op.count,
+            op.macs / batch,
+            op.parameters,
+            op.reads / batch,
+            op.writes / batch,
+            max(1, op.rows // batch),
+            op.columns,
+            op.depth,
+        )
         for op in table.operators
-    )  # fmt: skip
+    )
     return OperatorTable(found, table.unknown, table.peak_values // batch, table.ports / batch)
 
 
@@ -149,9 +159,7 @@ def _watch_mode(weights: nn.Module) -> Any:
                     self.alive[id_of(tensor)] = (StorageWeakRef(tensor.untyped_storage()), tensor.numel())
             self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
 
-        def _classify(
-            self, func: Any, name: str, args: Any, tensors: list[Tensor], outputs: list[Tensor]
-        ) -> None:
+        def _classify(self, func: Any, name: str, args: Any, tensors: list[Tensor], outputs: list[Tensor]) -> None:
             mine = [tensor for tensor in tensors if id_of(tensor) in owned]
             activations = [tensor for tensor in tensors if id_of(tensor) not in owned]
             reads, writes = float(sum(t.numel() for t in activations)), float(outputs[0].numel())
@@ -227,8 +235,17 @@ def _convolution(args: Any, reads: float, held: float, output: Tensor) -> Operat
     if transposed:
         inner = int(weight.shape[1]) * kernel
         macs, columns = float(value.numel()) * inner, int(weight.shape[1]) * groups
-        return Operator("conv", 1, macs, held, reads, float(output.numel()), value.numel() // value.shape[1],
-                        columns, int(value.shape[1]) // groups * kernel)  # fmt: skip
+        return Operator(
+            "conv",
+            1,
+            macs,
+            held,
+            reads,
+            float(output.numel()),
+            value.numel() // value.shape[1],
+            columns,
+            int(value.shape[1]) // groups * kernel,
+        )
     depth, columns = int(weight.shape[1]) * kernel, int(weight.shape[0])
     kind: Kind = "conv3d" if len(weight.shape) == 5 else "conv"
     if groups > 1 and weight.shape[1] == 1:
@@ -236,8 +253,9 @@ def _convolution(args: Any, reads: float, held: float, output: Tensor) -> Operat
     elif kernel == 1 and groups == 1:
         kind = "pointwise"
     positions = output.numel() // columns
-    return Operator(kind, 1, float(output.numel()) * depth, held, reads, float(output.numel()), positions,
-                    columns // groups, depth)  # fmt: skip
+    return Operator(
+        kind, 1, float(output.numel()) * depth, held, reads, float(output.numel()), positions, columns // groups, depth
+    )
 
 
 def _product(
@@ -247,16 +265,43 @@ def _product(
     depth = int(factors[0].shape[-1])
     columns = int(output.shape[-1]) if output.ndim else 1
     kind: Kind = "linear" if any(tensor.ndim > 1 for tensor in mine) else "matmul"
-    return Operator(kind, 1, float(output.numel()) * depth, held, reads, float(output.numel()),
-                    max(1, output.numel() // columns), columns, depth)  # fmt: skip
+    return Operator(
+        kind,
+        1,
+        float(output.numel()) * depth,
+        held,
+        reads,
+        float(output.numel()),
+        max(1, output.numel() // columns),
+        columns,
+        depth,
+    )
 
 
 def _attention(args: Any) -> list[Operator]:
     query, key, value = args[:3]
     rows = query.numel() // query.shape[-1]
     scores = float(rows) * key.shape[-2]
-    first = Operator("matmul", 1, scores * query.shape[-1], 0.0, float(query.numel() + key.numel()), scores, rows,
-                     int(key.shape[-2]), int(query.shape[-1]))  # fmt: skip
-    second = Operator("matmul", 1, scores * value.shape[-1], 0.0, scores + value.numel(),
-                      float(rows) * value.shape[-1], rows, int(value.shape[-1]), int(key.shape[-2]))  # fmt: skip
+    first = Operator(
+        "matmul",
+        1,
+        scores * query.shape[-1],
+        0.0,
+        float(query.numel() + key.numel()),
+        scores,
+        rows,
+        int(key.shape[-2]),
+        int(query.shape[-1]),
+    )
+    second = Operator(
+        "matmul",
+        1,
+        scores * value.shape[-1],
+        0.0,
+        scores + value.numel(),
+        float(rows) * value.shape[-1],
+        rows,
+        int(value.shape[-1]),
+        int(key.shape[-2]),
+    )
     return [first, Operator("softmax", 1, 0.0, 0.0, scores, scores), second]

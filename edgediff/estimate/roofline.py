@@ -22,14 +22,18 @@ PORT_BYTES = 4e-6  # MB of a value that enters or leaves a graph: the host's flo
 SPILLS = ("products", "attention", "light")
 ATTENTION = ("matmul", "softmax")
 TERMS: tuple[tuple[str, str], ...] = (
-    ("call", ""), ("ports", ""), *(("macs", kind) for kind in ARITHMETIC), ("weights", ""),
-    *(("traffic", kind) for kind in KINDS), *(("spill", kind) for kind in SPILLS),
+    ("call", ""),
+    ("ports", ""),
+    *(("macs", kind) for kind in ARITHMETIC),
+    ("weights", ""),
+    *(("traffic", kind) for kind in KINDS),
+    *(("spill", kind) for kind in SPILLS),
     *(("launch", kind) for kind in KINDS),
-)  # fmt: skip
+)
 PARTS = ("arithmetic", "traffic", "launches")
-PART_OF = np.array([
-    {"macs": 0, "ports": 1, "weights": 1, "traffic": 1, "spill": 1, "call": 2, "launch": 2}[name] for name, _ in TERMS
-])
+PART_OF = np.array(
+    [{"macs": 0, "ports": 1, "weights": 1, "traffic": 1, "spill": 1, "call": 2, "launch": 2}[name] for name, _ in TERMS]
+)
 _AT = {term: index for index, term in enumerate(TERMS)}
 
 

@@ -45,7 +45,7 @@ class Measurement:
 
 @lru_cache(maxsize=1)
 def load_graphs() -> dict[str, OperatorTable]:
-    """Operator tables of the architectures behind the rows (`benchmarks/calibration/estimator_graphs.py` writes them)."""
+    """Operator tables of the architectures behind the rows (by `benchmarks/calibration/estimator_graphs.py`)."""
     return read_tables(FOLDER / "graphs.json.gz")
 
 
@@ -67,8 +67,16 @@ def hexagon_rows() -> list[Measurement]:
     found = []
     for row, why in _judged_hub():
         if not why:
-            found.append(Measurement(_hub_graph(row), row["family"], row["silicon_group"], RUNTIMES[row["runtime"]],
-                                     PRECISIONS[row["precision"]], float(row["latency_us"]) / 1e3))  # fmt: skip
+            found.append(
+                Measurement(
+                    _hub_graph(row),
+                    row["family"],
+                    row["silicon_group"],
+                    RUNTIMES[row["runtime"]],
+                    PRECISIONS[row["precision"]],
+                    float(row["latency_us"]) / 1e3,
+                )
+            )
     return found
 
 
@@ -128,9 +136,21 @@ class Board:
 
 # fp32 operations per cycle of one core (two per lane of its multiply-add units), whether it computes in fp16. Cores
 # that issue in order get half: every multiplication shares its slot with the load that feeds it.
-CORES = {"A53": (4, False), "A55": (4, True), "A57": (8, False), "A72": (8, False), "A73": (8, False),
-         "A76": (16, True), "A77": (16, True), "A78": (16, True), "A78AE": (16, True), "X1": (32, True),
-         "A710": (16, True), "A720": (16, True), "A520": (4, True)}  # fmt: skip
+CORES = {
+    "A53": (4, False),
+    "A55": (4, True),
+    "A57": (8, False),
+    "A72": (8, False),
+    "A73": (8, False),
+    "A76": (16, True),
+    "A77": (16, True),
+    "A78": (16, True),
+    "A78AE": (16, True),
+    "X1": (32, True),
+    "A710": (16, True),
+    "A720": (16, True),
+    "A520": (4, True),
+}
 
 
 def cpu_rows() -> tuple[list[Measurement], dict[str, Chip]]:
@@ -211,20 +231,42 @@ def coreml_rows() -> list[Measurement]:
 
 COREML_STEP = "unet step (CFG batch 2)"
 ANE_NAMES = {
-    "ResNet50": "resnet50", "ane_transformers distilbert (optimised)": "distilbert",
+    "ResNet50": "resnet50",
+    "ane_transformers distilbert (optimised)": "distilbert",
     **{f"RepViT-M{size}": f"repvit_m{size.replace('.', '_')}" for size in ("0.9", "1.0", "1.1", "1.5", "2.3")},
-    "MobileNetv2-1.0": "mobilenetv2_100", "MobileViTv2-1.0": "mobilevitv2_100", "MobileNetV2x1.4": "mobilenetv2_140",
+    "MobileNetv2-1.0": "mobilenetv2_100",
+    "MobileViTv2-1.0": "mobilevitv2_100",
+    "MobileNetV2x1.4": "mobilenetv2_140",
 }
 CNN_FAMILIES = {
-    "squeezenet": "classic", "alexnet": "classic", "vgg16": "classic", "googlenet": "classic",
-    "resnet18": "resnet", "resnet50": "resnet", "regnety_400m": "regnet", "mobilenet": "mobilenet",
-    "mobilenet_v2": "mobilenet", "mobilenet_v3": "mobilenet", "mnasnet": "mobilenet", "proxylessnasnet": "mobilenet",
-    "shufflenet": "shufflenet", "shufflenet_v2": "shufflenet", "efficientnet_b0": "efficientnet",
-    "efficientnetv2_b0": "efficientnet", "vision_transformer": "vit", "squeezenet_ssd": "ssd", "mobilenet_ssd": "ssd",
-    "blazeface": "face", "mobilenet_yolo": "yolo", "mobilenetv2_yolov3": "yolo", "yolov4-tiny": "yolo",
-    "nanodet_m": "nanodet", "yolo-fastest-1.1": "yolo_fastest", "yolo-fastestv2": "yolo_fastest",
+    "squeezenet": "classic",
+    "alexnet": "classic",
+    "vgg16": "classic",
+    "googlenet": "classic",
+    "resnet18": "resnet",
+    "resnet50": "resnet",
+    "regnety_400m": "regnet",
+    "mobilenet": "mobilenet",
+    "mobilenet_v2": "mobilenet",
+    "mobilenet_v3": "mobilenet",
+    "mnasnet": "mobilenet",
+    "proxylessnasnet": "mobilenet",
+    "shufflenet": "shufflenet",
+    "shufflenet_v2": "shufflenet",
+    "efficientnet_b0": "efficientnet",
+    "efficientnetv2_b0": "efficientnet",
+    "vision_transformer": "vit",
+    "squeezenet_ssd": "ssd",
+    "mobilenet_ssd": "ssd",
+    "blazeface": "face",
+    "mobilenet_yolo": "yolo",
+    "mobilenetv2_yolov3": "yolo",
+    "yolov4-tiny": "yolo",
+    "nanodet_m": "nanodet",
+    "yolo-fastest-1.1": "yolo_fastest",
+    "yolo-fastestv2": "yolo_fastest",
     "FastestDet": "yolo_fastest",
-}  # fmt: skip
+}
 
 
 def _read(name: str) -> Iterator[dict[str, str]]:

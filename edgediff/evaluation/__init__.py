@@ -92,18 +92,32 @@ def evaluate_bundle(
         )
     ours = scorer.figures(made, whole)
     return {
-        "bundle": bundle.manifest.name, "backend": name, "program": program_digest(bundle.manifest),
-        "model": model.id, "weights": model.weights, "plan": plan.digest(), "cache": str(store.folder),
-        "prompts": len(texts), "prompt_source": source, "seeds": list(seeds), "n": len(streams),
-        "guidance": _describe_guidance(plan), **ours.data,
+        "bundle": bundle.manifest.name,
+        "backend": name,
+        "program": program_digest(bundle.manifest),
+        "model": model.id,
+        "weights": model.weights,
+        "plan": plan.digest(),
+        "cache": str(store.folder),
+        "prompts": len(texts),
+        "prompt_source": source,
+        "seeds": list(seeds),
+        "n": len(streams),
+        "guidance": _describe_guidance(plan),
+        **ours.data,
         "reference": {"sampler": reference.sampler, "steps": reference.steps, **scorer.figures(whole).data},
-        "equal_compute": {"sampler": equal.sampler, "steps": equal.steps, "macs": plan.cost.equal_compute.macs,
-                          **theirs.data},
+        "equal_compute": {
+            "sampler": equal.sampler,
+            "steps": equal.steps,
+            "macs": plan.cost.equal_compute.macs,
+            **theirs.data,
+        },
         "weaker_equal_compute": [{"sampler": s.sampler, "steps": s.steps, **f.data} for s, f in others],
-        "against_equal_compute": compare_figures(ours, theirs, len(texts)), "reasons": scorer.reasons,
+        "against_equal_compute": compare_figures(ours, theirs, len(texts)),
+        "reasons": scorer.reasons,
         "pictures": _list_pictures(bundle, name, model, (reference, equal), streams, ours.ssim),
         "layers": map_layers(plan, model.graph),
-    }  # fmt: skip
+    }
 
 
 def _rivals(model: Pipeline, plan: Plan) -> list[Sampling]:
@@ -155,9 +169,7 @@ def _picture_seeds(texts: list[str], seeds: Sequence[int]) -> list[tuple[str, in
     """(prompt, seed) of every picture, all prompts of one seed together."""
     whole = all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds)
     if not seeds or not whole or len(set(seeds)) < len(seeds):
-        raise EvaluationError(
-            f"seeds = {tuple(seeds)!r}: one or more whole numbers from 0, each once", code="seeds"
-        )
+        raise EvaluationError(f"seeds = {tuple(seeds)!r}: one or more whole numbers from 0, each once", code="seeds")
     return [(text, seed + index) for seed in seeds for index, text in enumerate(texts)]
 
 
@@ -204,9 +216,13 @@ def _describe_guidance(plan: Plan) -> dict[str, Any]:
 
 
 def _list_pictures(
-    bundle: Bundle, backend: str, model: Pipeline, samplings: tuple[Sampling, Sampling],
-    streams: list[tuple[str, int]], ssims: Sequence[float],
-) -> list[dict[str, Any]]:  # fmt: skip
+    bundle: Bundle,
+    backend: str,
+    model: Pipeline,
+    samplings: tuple[Sampling, Sampling],
+    streams: list[tuple[str, int]],
+    ssims: Sequence[float],
+) -> list[dict[str, Any]]:
     """Cache keys of the pictures a report shows: the first few, which nobody picked, and the least alike."""
     first = list(range(min(SHOWN_FIRST, len(streams))))
     worst = sorted((i for i in range(len(streams)) if i not in first), key=lambda i: ssims[i])[:SHOWN_WORST]
@@ -214,6 +230,13 @@ def _list_pictures(
     for index in (*first, *worst):
         keys = picture_keys(bundle.manifest, backend, model.weights, samplings, *streams[index])
         prompt, seed = streams[index]
-        rows.append({"prompt": prompt, "seed": seed, "why": "first" if index in first else "worst",
-                     "ssim": ssims[index], **keys})  # fmt: skip
+        rows.append(
+            {
+                "prompt": prompt,
+                "seed": seed,
+                "why": "first" if index in first else "worst",
+                "ssim": ssims[index],
+                **keys,
+            }
+        )
     return rows

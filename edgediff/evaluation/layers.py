@@ -25,13 +25,15 @@ def map_layers(plan: Plan, graph: UnitGraph) -> list[dict[str, Any]]:
         layers.setdefault(unit.layer or unit.block or unit.name, []).append(unit)
     return [
         {
-            "name": name, "block": units[0].block, "macs": sum(unit.macs for unit in units),
+            "name": name,
+            "block": units[0].block,
+            "macs": sum(unit.macs for unit in units),
             "cut": sum(unit.name in cut.cuts for unit in units) / len(units),
             "runs": {graph_name: _share(units, names) for graph_name, names in computed.items()},
             "held": [graph_name for graph_name, names in read.items() if any(u.name in names for u in units)],
         }
         for name, units in layers.items()
-    ]  # fmt: skip
+    ]
 
 
 def _share(units: list[Unit], computed: set[str]) -> float:

@@ -128,10 +128,17 @@ def picture_keys(
 def reference_key(weights: str, sampling: Sampling, prompt: str, seed: int) -> str:
     """Hash of what a picture of the untouched model depends on, the versions that draw it included."""
     tools = {name: importlib.metadata.version(name) for name in ("torch", "diffusers")}
-    return _key({
-        "weights": weights, "sampler": sampling.sampler, "steps": sampling.steps,
-        "guidance": list(sampling.guidance), "prompt": prompt, "seed": seed, "tools": tools,
-    })  # fmt: skip
+    return _key(
+        {
+            "weights": weights,
+            "sampler": sampling.sampler,
+            "steps": sampling.steps,
+            "guidance": list(sampling.guidance),
+            "prompt": prompt,
+            "seed": seed,
+            "tools": tools,
+        }
+    )
 
 
 def program_digest(manifest: Manifest) -> str:
@@ -140,9 +147,13 @@ def program_digest(manifest: Manifest) -> str:
 
 
 def reference_pictures(
-    model: Pipeline, sampling: Sampling, streams: Sequence[Stream], cache: PictureCache,
-    progress: Progress | None, what: str,
-) -> Picture:  # fmt: skip
+    model: Pipeline,
+    sampling: Sampling,
+    streams: Sequence[Stream],
+    cache: PictureCache,
+    progress: Progress | None,
+    what: str,
+) -> Picture:
     """uint8 [n, height, width, channels] by the untouched network in eager torch; only what the cache lacks is
     made, `BATCH` at a time, and kept as soon as it is."""
     keys = [reference_key(model.weights, sampling, prompt, seed) for prompt, seed in streams]

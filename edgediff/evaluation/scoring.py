@@ -63,8 +63,7 @@ class Scorer:
             self._targets = np.array([rows[prompt] for prompt in self._prompts])
         else:
             self.reasons["retrieval_at_1"] = (
-                f"the judge has no picture called '{stranger}'; retrieval needs prompts among its "
-                f"{len(rows)} names"
+                f"the judge has no picture called '{stranger}'; retrieval needs prompts among its {len(rows)} names"
             )
         if len(self._prompts) < 2:
             self.reasons["frechet"] = "a distance between distributions needs 2 pictures or more"
@@ -88,8 +87,9 @@ class Scorer:
             "retrieval_at_1": None if hits is None else float(hits.mean()),
             "retrieval_interval": None if hits is None else list(bootstrap_interval(self._by_prompt(hits))),
             "frechet": frechet,
-            **_summary("psnr_db", ratios), **_summary("ssim", likeness),
-        }  # fmt: skip
+            **_summary("psnr_db", ratios),
+            **_summary("ssim", likeness),
+        }
         return Figures(data, hits, tuple(ratios), tuple(likeness))
 
     def _by_prompt(self, values: Array) -> Array:

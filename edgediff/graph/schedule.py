@@ -252,7 +252,7 @@ def merge_rows(schedule: Schedule, graph: UnitGraph, limit: int) -> Schedule:
         prices = {name: row_macs(schedule.rows[name], graph) for name in names}
         best: tuple[float, str, str, Row] | None = None
         for index, first in enumerate(names):
-            for second in names[index + 1:]:
+            for second in names[index + 1 :]:
                 if schedule.rows[first].network != schedule.rows[second].network:
                     continue
                 both = _common(schedule.rows[first], schedule.rows[second], graph)
@@ -274,6 +274,7 @@ def merge_rows(schedule: Schedule, graph: UnitGraph, limit: int) -> Schedule:
 
 def _common(one: Row, other: Row, graph: UnitGraph) -> Row:
     """What both rows hold, and what both add a cached change to."""
+
     def shared(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
         both = graph.expand(first) & graph.expand(second)
         return tuple(unit.name for unit in graph.units if unit.name in both)

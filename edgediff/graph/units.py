@@ -100,14 +100,17 @@ class UnitGraph:
     def operators(self) -> dict[str, Operator]:
         """All operators that may be cut, by name. No operator has the name of a unit."""
         return {
-            operator.name: operator for unit in self.units for operator in unit.operators
+            operator.name: operator
+            for unit in self.units
+            for operator in unit.operators
             if operator.name not in self.by_name
         }
 
     def select(self, name: str) -> tuple[Unit, ...]:
         """The units called `name`, or inside the block, layer or module `name`. Raises PlanError for none."""
         found = tuple(
-            u for u in self.units
+            u
+            for u in self.units
             if u.name == name or u.block == name or u.layer == name or u.name.startswith(f"{name}.")
         )
         if not found:
@@ -204,7 +207,8 @@ class UnitGraph:
         live = live or self.live()
         whole = set(self.computed(live))
         return sum(
-            u.parameters - sum(o.parameters - o.left_parameters for o in self.removed(u)) if u.name in whole
+            u.parameters - sum(o.parameters - o.left_parameters for o in self.removed(u))
+            if u.name in whole
             else u.stream_parameters
             for u in map(self.by_name.__getitem__, live.run)
         )

@@ -52,18 +52,20 @@ def write_apple(bundle: Bundle, out: Path, pipeline: Pipeline | None) -> None:
     if stage is None or manifest.program.encode is None or manifest.program.decode.graph is None:
         raise BackendError("the bundle is not text-to-image, which the layout 'apple' is for", code="layout")
     names = {
-        "TextEncoder": manifest.program.encode.graph, "Unet": _whole_denoiser(manifest),
+        "TextEncoder": manifest.program.encode.graph,
+        "Unet": _whole_denoiser(manifest),
         "VAEDecoder": manifest.program.decode.graph,
-    }  # fmt: skip
+    }
     artifacts = {target: _artifact(manifest, graph) for target, graph in names.items()}
     if pipeline is None:
         pipeline = load_source(bundle)
     check_source(bundle, pipeline)
     eos = int(getattr(pipeline.text_encoder.config, "eos_token_id", LEGACY_EOS))
     changes: dict[str, Callable[..., None]] = {
-        "TextEncoder": lambda function: _sew_text_encoder(function, eos), "Unet": _sew_denoiser,
+        "TextEncoder": lambda function: _sew_text_encoder(function, eos),
+        "Unet": _sew_denoiser,
         "VAEDecoder": _sew_decoder,
-    }  # fmt: skip
+    }
     resources = out / "Resources"
     resources.mkdir()
     for target, artifact in artifacts.items():
@@ -87,7 +89,7 @@ def _whole_denoiser(manifest: Manifest) -> str:
             message = f"graph '{row.graph}' reads {names}; the layout 'apple' covers {UNET_INPUTS}"
             raise BackendError(message, code="layout")
         if row.guidance is None or manifest.program.mode != "batched":
-            message = "Apple's package runs both prompts in one batch; build for a target with guidance = \"batched\""
+            message = 'Apple\'s package runs both prompts in one batch; build for a target with guidance = "batched"'
             raise BackendError(message, code="layout")
         return row.graph
     raise BackendError("the bundle has no denoiser graph without carries, which Apple's package needs", code="layout")
@@ -102,9 +104,7 @@ def _artifact(manifest: Manifest, name: str) -> Artifact:
     return artifact
 
 
-def _write_model(
-    bundle: Bundle, artifact: Artifact, resources: Path, target: str, change: Callable[..., None]
-) -> None:
+def _write_model(bundle: Bundle, artifact: Artifact, resources: Path, target: str, change: Callable[..., None]) -> None:
     """Writes `<target>.mlpackage`, or `<target>Chunk1.mlpackage` and so on."""
     from edgediff.backends.coreml.link import Part, link_functions
     from edgediff.backends.coreml.metadata import read_description
@@ -114,7 +114,7 @@ def _write_model(
     function = artifact.function or "main"
     for index, path in enumerate(paths):
         name = target if len(paths) == 1 else f"{target}Chunk{index + 1}"
-        if following := paths[index + 1:]:  # what the next chunk reads stays an output, features for others too
+        if following := paths[index + 1 :]:  # what the next chunk reads stays an output, features for others too
             read = frozenset(one.name for one in open_package(following[0]).function(function).inputs)
             part = Part("main", path, function, partial(change, handed=read))
         else:
@@ -152,15 +152,24 @@ def _sew_denoiser(function: Any, handed: frozenset[str] = frozenset()) -> None:
         replace_input(function, "sample", "float16", shapes["sample"])
     if "timestep" in shapes:
         replace_input(
-            function, "timestep", "float16", (batch,),
+            function,
+            "timestep",
+            "float16",
+            (batch,),
             [("slice_by_index", {"begin": ([0], "int32"), "end": ([1], "int32")}, (1,))],
         )
     if "encoder_hidden_states" in shapes:
         _, tokens, width = shapes["encoder_hidden_states"]
-        replace_input(function, "encoder_hidden_states", "float16", (batch, width, 1, tokens), [
-            ("squeeze", {"axes": ([2], "int32")}, (batch, width, tokens)),
-            ("transpose", {"perm": ([0, 2, 1], "int32")}, (batch, tokens, width)),
-        ])
+        replace_input(
+            function,
+            "encoder_hidden_states",
+            "float16",
+            (batch, width, 1, tokens),
+            [
+                ("squeeze", {"axes": ([2], "int32")}, (batch, width, tokens)),
+                ("transpose", {"perm": ([0, 2, 1], "int32")}, (batch, tokens, width)),
+            ],
+        )
 
 
 def _sew_text_encoder(function: Any, eos: int) -> None:
@@ -174,15 +183,26 @@ def _sew_text_encoder(function: Any, eos: int) -> None:
     steps: list[tuple[str, dict[str, Any], str, tuple[int, ...]]] = []
     marks = ids
     if eos != LEGACY_EOS:
-        steps += [("equal", {"x": ids, "y": (np.int32(eos), "int32")}, "bool", (batch, tokens)),
-                  ("cast", {"dtype": ("int32", "string")}, "int32", (batch, tokens))]
+        steps += [
+            ("equal", {"x": ids, "y": (np.int32(eos), "int32")}, "bool", (batch, tokens)),
+            ("cast", {"dtype": ("int32", "string")}, "int32", (batch, tokens)),
+        ]
         marks = ""
     place = {"axis": (np.int32(1), "int32"), "keep_dims": (False, "bool")}
     steps += [
         ("reduce_argmax", {**({"x": marks} if marks else {}), **place}, "int32", (batch,)),
-        ("gather", {"x": "last_hidden_state", "indices": "", "axis": (np.int32(1), "int32"),
-                    "batch_dims": (np.int32(0), "int32"), "validate_indices": (False, "bool")},
-         "float32", (batch, 1, width)),
+        (
+            "gather",
+            {
+                "x": "last_hidden_state",
+                "indices": "",
+                "axis": (np.int32(1), "int32"),
+                "batch_dims": (np.int32(0), "int32"),
+                "validate_indices": (False, "bool"),
+            },
+            "float32",
+            (batch, 1, width),
+        ),
         ("squeeze", {"axes": ([1], "int32")}, "float32", (batch, width)),
     ]
     add_output(function, "pooled_outputs", steps)

@@ -79,8 +79,10 @@ def _write_configs(bundle: Bundle, out: Path, pipeline: Pipeline) -> None:
     from edgediff.sampling.table import make_scheduler
 
     parts: dict[str, Any] = {
-        "unet": pipeline.denoiser, "vae_decoder": pipeline.vae, "text_encoder": pipeline.text_encoder,
-    }  # fmt: skip
+        "unet": pipeline.denoiser,
+        "vae_decoder": pipeline.vae,
+        "text_encoder": pipeline.text_encoder,
+    }
     for folder, module in parts.items():
         (out / folder).mkdir()
         config = module.config.to_dict() if hasattr(module.config, "to_dict") else dict(module.config)
@@ -91,12 +93,17 @@ def _write_configs(bundle: Bundle, out: Path, pipeline: Pipeline) -> None:
     scheduler.save_config(out / "scheduler")
     _write_tokenizer(bundle, out / "tokenizer")
     index = {
-        "_class_name": "StableDiffusionPipeline", "_diffusers_version": diffusers.__version__,
-        "unet": ["diffusers", type(pipeline.denoiser).__name__], "vae": ["diffusers", type(pipeline.vae).__name__],
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": diffusers.__version__,
+        "unet": ["diffusers", type(pipeline.denoiser).__name__],
+        "vae": ["diffusers", type(pipeline.vae).__name__],
         "text_encoder": ["transformers", type(pipeline.text_encoder).__name__],
-        "tokenizer": ["transformers", "CLIPTokenizer"], "scheduler": ["diffusers", type(scheduler).__name__],
-        "safety_checker": [None, None], "feature_extractor": [None, None], "requires_safety_checker": False,
-    }  # fmt: skip
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "scheduler": ["diffusers", type(scheduler).__name__],
+        "safety_checker": [None, None],
+        "feature_extractor": [None, None],
+        "requires_safety_checker": False,
+    }
     (out / "model_index.json").write_text(dump_json(index), encoding="utf-8")
 
 
@@ -237,4 +244,3 @@ def _numbers(graph: ir.Graph, name: str, values: Any) -> ir.Value:
     from edgediff.backends.onnxruntime.weights import add_constant
 
     return add_constant(graph, f"sewn_{name}", ir.tensor(np.array(values, np.int64)))
-

@@ -29,20 +29,47 @@ from edgediff.links._runners import DESCRIPTION, RunnerFacts, built_folder
 
 SOURCES = Path(__file__).parent / "runner"
 NAME = "edgediff-runner"
-LIBRARIES = ("executorch", "executorch_backend_xnnpack", "executorch_etdump", "executorch_kernels_optimized",
-             "executorch_kernels_quantized", "executorch_threadpool")  # fmt: skip
+LIBRARIES = (
+    "executorch",
+    "executorch_backend_xnnpack",
+    "executorch_etdump",
+    "executorch_kernels_optimized",
+    "executorch_kernels_quantized",
+    "executorch_threadpool",
+)
 # What a program on this C library needs of it and of the compiler. The loader comes first: it starts the program.
 SYSTEM = {
-    "aarch64": ("ld-linux-aarch64.so.1", "libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "libgcc_s.so.1",
-                "libstdc++.so.6"),
-    "x86_64": ("ld-linux-x86-64.so.2", "libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "libgcc_s.so.1",
-               "libstdc++.so.6"),
-}  # fmt: skip
+    "aarch64": (
+        "ld-linux-aarch64.so.1",
+        "libc.so.6",
+        "libm.so.6",
+        "libdl.so.2",
+        "libpthread.so.0",
+        "libgcc_s.so.1",
+        "libstdc++.so.6",
+    ),
+    "x86_64": (
+        "ld-linux-x86-64.so.2",
+        "libc.so.6",
+        "libm.so.6",
+        "libdl.so.2",
+        "libpthread.so.0",
+        "libgcc_s.so.1",
+        "libstdc++.so.6",
+    ),
+}
 # The wheel's headers include one that only a build of PyTorch generates, unless the first is defined; its libraries are
 # compiled with the second. Multiplications and additions are not fused, so that the program's own arithmetic gives the
 # same bits as numpy's.
-FLAGS = ("-std=c++17", "-O2", "-Wall", "-Wextra", "-ffp-contract=off", "-DC10_USING_CUSTOM_GENERATED_MACROS",
-         "-DET_EVENT_TRACER_ENABLED")  # fmt: skip
+FLAGS = (
+    "-std=c++17",
+    "-O2",
+    "-Wall",
+    "-Wextra",
+    "-ffp-contract=off",
+    "-DC10_USING_CUSTOM_GENERATED_MACROS",
+    "-DET_EVENT_TRACER_ENABLED",
+)
 JSON_FOLDERS = ("/usr/include", "/usr/local/include", "/opt/homebrew/include")
 
 
@@ -111,8 +138,11 @@ def _found_json() -> Path:
     for folder in JSON_FOLDERS:
         if (Path(folder) / "nlohmann" / "json.hpp").is_file():
             return Path(folder) / "nlohmann"
-    raise LinkError("nlohmann/json.hpp is not installed: apt install nlohmann-json3-dev (Debian, Ubuntu), brew install "
-                    "nlohmann-json (macOS)", code="no_compiler")  # fmt: skip
+    raise LinkError(
+        "nlohmann/json.hpp is not installed: apt install nlohmann-json3-dev (Debian, Ubuntu), brew install "
+        "nlohmann-json (macOS)",
+        code="no_compiler",
+    )
 
 
 def _unpacked(architecture: str, wheel: Path | None, work: Path) -> tuple[Path, str]:
@@ -133,9 +163,25 @@ def _unpacked(architecture: str, wheel: Path | None, work: Path) -> tuple[Path, 
 
 
 def _download(architecture: str, work: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
-               "--only-binary=:all:", "--platform", f"manylinux_2_28_{architecture}", "--python-version", "3.11",
-               "--implementation", "cp", "--dest", str(work), f"executorch=={_pinned()}"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--platform",
+        f"manylinux_2_28_{architecture}",
+        "--python-version",
+        "3.11",
+        "--implementation",
+        "cp",
+        "--dest",
+        str(work),
+        f"executorch=={_pinned()}",
+    ]
     _call(command, f"pip cannot download ExecuTorch's wheel for {architecture}")
     return next(work.glob("executorch-*.whl"))
 
@@ -176,7 +222,10 @@ def _of_compiler(compiler: str, library: str) -> Path:
 def _describe(folder: Path, architecture: str, version: str) -> None:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     facts = RunnerFacts(
-        name=f"runner-{architecture}", architecture=architecture, backend="executorch", runtime=f"executorch {version}",
+        name=f"runner-{architecture}",
+        architecture=architecture,
+        backend="executorch",
+        runtime=f"executorch {version}",
         command=(f"./lib/{SYSTEM[architecture][0]}", "--library-path", "lib", f"./{NAME}"),
         files={path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files},
     )

@@ -16,8 +16,18 @@ from edgediff.runtime.latency import DeviceFacts, LatencyTable, LoadTimes, Sampl
 STATUS = "edgediff-status"  # printed by the shell after the runner, with its exit status
 COMPLAINT = "edgediff-runner: "  # how the runner's last words begin
 # What a runner may say once about the whole run, in any of its lines.
-FACTS = ("load_ms", "warm_load_ms", "first_image_ms", "base_rss_mb", "peak_rss_mb", "pss_mb", "threads", "affinity",
-         "runtime", "graphs_load_ms")  # fmt: skip
+FACTS = (
+    "load_ms",
+    "warm_load_ms",
+    "first_image_ms",
+    "base_rss_mb",
+    "peak_rss_mb",
+    "pss_mb",
+    "threads",
+    "affinity",
+    "runtime",
+    "graphs_load_ms",
+)
 
 
 @dataclass
@@ -59,12 +69,19 @@ class Heard:
         loads = {"cold": said.get("load_ms"), "warm": said.get("warm_load_ms")}
         inside = sum(map(sum, self.graphs.values()))
         return LatencyTable(
-            source=source, device=DeviceFacts.model_validate({**facts.model_dump(), **ran}),
+            source=source,
+            device=DeviceFacts.model_validate({**facts.model_dump(), **ran}),
             load_ms=LoadTimes.model_validate({**loads, "graphs": said.get("graphs_load_ms", {})}),
             graphs={name: graph_times(times) for name, times in self.graphs.items()},
-            end_to_end_ms=image_times(self.images), first_run_ms=said.get("first_image_ms"), warmup=warmup,
-            peak_rss_mb=said.get("peak_rss_mb"), base_rss_mb=said.get("base_rss_mb"), pss_mb=said.get("pss_mb"),
+            end_to_end_ms=image_times(self.images),
+            first_run_ms=said.get("first_image_ms"),
+            warmup=warmup,
+            peak_rss_mb=said.get("peak_rss_mb"),
+            base_rss_mb=said.get("base_rss_mb"),
+            pss_mb=said.get("pss_mb"),
             overhead_fraction=round(max(0.0, 1 - inside / sum(self.images)), 5) if complete and self.graphs else None,
-            measured_at=datetime.now(UTC).isoformat(timespec="seconds"), bundle=bundle, complete=complete,
+            measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            bundle=bundle,
+            complete=complete,
             samples=Samples(end_to_end_ms=tuple(self.images), graphs={n: tuple(t) for n, t in self.graphs.items()}),
-        )  # fmt: skip
+        )

@@ -18,8 +18,13 @@ from edgediff.plugins import import_or_explain
 from edgediff.runtime.latency import DeviceFacts, LatencyTable, LoadTimes, Samples, graph_times, image_times
 
 MICROSECONDS = 1e-3
-UNITS = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "gpu", "QNNExecutionProvider": "npu",
-         "CoreMLExecutionProvider": "coreml", "XnnpackExecutionProvider": "cpu"}  # fmt: skip
+UNITS = {
+    "CPUExecutionProvider": "cpu",
+    "CUDAExecutionProvider": "gpu",
+    "QNNExecutionProvider": "npu",
+    "CoreMLExecutionProvider": "coreml",
+    "XnnpackExecutionProvider": "cpu",
+}
 
 
 def import_onnxruntime_trace(file: Path, *, graph: str = "graph") -> LatencyTable:
@@ -48,13 +53,16 @@ def import_onnxruntime_trace(file: Path, *, graph: str = "graph") -> LatencyTabl
     loads = [event["dur"] * MICROSECONDS for event in events if event.get("name") == "session_initialization"]
     times = tuple(round(value, 4) for value in kept)
     return LatencyTable(
-        source="measured", device=DeviceFacts(name="where the trace was made", backend="onnxruntime"),
-        load_ms=LoadTimes(graphs={graph: loads[0]} if loads else {}), graphs={graph: graph_times(times)},
-        end_to_end_ms=image_times(times), first_run_ms=runs[0], samples=Samples(end_to_end_ms=times,
-                                                                                graphs={graph: times}),
+        source="measured",
+        device=DeviceFacts(name="where the trace was made", backend="onnxruntime"),
+        load_ms=LoadTimes(graphs={graph: loads[0]} if loads else {}),
+        graphs={graph: graph_times(times)},
+        end_to_end_ms=image_times(times),
+        first_run_ms=runs[0],
+        samples=Samples(end_to_end_ms=times, graphs={graph: times}),
         operators_ms={kind: round(value, 5) for kind, value in sorted(shares.items(), key=lambda item: -item[1])},
         placement=placed or None,
-    )  # fmt: skip
+    )
 
 
 def import_etdump(file: Path, *, graph: str = "graph") -> LatencyTable:
@@ -71,8 +79,9 @@ def import_etdump(file: Path, *, graph: str = "graph") -> LatencyTable:
             blocks = devtools.Inspector(etdump_path=str(file)).event_blocks
         events = [event for block in blocks if block.name == "Execute" for event in block.events if event.perf_data]
     except Exception as error:  # what the reader raises depends on where the bytes are wrong
-        raise ConfigError("is not an ETDump, or not one of this version of ExecuTorch", where=str(file),
-                          code="trace") from error  # fmt: skip
+        raise ConfigError(
+            "is not an ETDump, or not one of this version of ExecuTorch", where=str(file), code="trace"
+        ) from error
     runs = [taken for event in events if event.name == "Method::execute" for taken in event.perf_data.raw]
     if not runs:
         raise ConfigError("holds no 'Method::execute': the method was never run", where=str(file), code="trace")
@@ -81,7 +90,7 @@ def import_etdump(file: Path, *, graph: str = "graph") -> LatencyTable:
     placed: dict[str, str] = {}
     delegates = 0.0
     for event in events:
-        took = sum(event.perf_data.raw[-len(kept):]) / len(kept)
+        took = sum(event.perf_data.raw[-len(kept) :]) / len(kept)
         if event.is_delegated_op:
             kind, unit, delegates = re.sub(r" #\d+$", "", event.name), "delegate", delegates - took
         elif event.name.startswith("native_call_"):
@@ -94,21 +103,27 @@ def import_etdump(file: Path, *, graph: str = "graph") -> LatencyTable:
         shares["delegate, the rest"] = delegates
     times = tuple(round(value, 4) for value in kept)
     return LatencyTable(
-        source="measured", device=DeviceFacts(name="where the dump was made", backend="executorch"),
-        graphs={graph: graph_times(times)}, end_to_end_ms=image_times(times), first_run_ms=round(runs[0], 4),
-        samples=Samples(end_to_end_ms=times, graphs={graph: times}), placement=placed or None,
+        source="measured",
+        device=DeviceFacts(name="where the dump was made", backend="executorch"),
+        graphs={graph: graph_times(times)},
+        end_to_end_ms=image_times(times),
+        first_run_ms=round(runs[0], 4),
+        samples=Samples(end_to_end_ms=times, graphs={graph: times}),
+        placement=placed or None,
         operators_ms={kind: round(value, 5) for kind, value in sorted(shares.items(), key=lambda item: -item[1])},
-    )  # fmt: skip
+    )
 
 
 def join_operators(tables: Mapping[str, LatencyTable]) -> dict[str, dict[str, Any]]:
     """`operators_ms` and `placement` of several graphs' tables, the graph's name before each operator's."""
     return {
-        "operators_ms": {f"{graph}/{kind}": took for graph, one in tables.items()
-                         for kind, took in (one.operators_ms or {}).items()},
-        "placement": {f"{graph}/{node}": unit for graph, one in tables.items()
-                      for node, unit in (one.placement or {}).items()},
-    }  # fmt: skip
+        "operators_ms": {
+            f"{graph}/{kind}": took for graph, one in tables.items() for kind, took in (one.operators_ms or {}).items()
+        },
+        "placement": {
+            f"{graph}/{node}": unit for graph, one in tables.items() for node, unit in (one.placement or {}).items()
+        },
+    }
 
 
 def import_ai_hub(file: Path, *, device: str, runtime: str, precision: str = "float") -> dict[str, LatencyTable]:
@@ -129,13 +144,20 @@ def import_ai_hub(file: Path, *, device: str, runtime: str, precision: str = "fl
         if row.get("inference_time_milliseconds") is None:
             raise ConfigError(f"component '{name}' has no time on '{device}'", where=str(file), code="perf")
         taken = (float(row["inference_time_milliseconds"]),)
-        layers = {unit: f"{row['layer_counts'][unit]} layers" for unit in ("npu", "gpu", "cpu")
-                  if row.get("layer_counts", {}).get(unit)}  # fmt: skip
+        layers = {
+            unit: f"{row['layer_counts'][unit]} layers"
+            for unit in ("npu", "gpu", "cpu")
+            if row.get("layer_counts", {}).get(unit)
+        }
         versions = ", ".join(f"{tool} {version}" for tool, version in row.get("tool_versions", {}).items())
         found[name] = LatencyTable(
-            source="measured", device=DeviceFacts(name=device, backend=runtime, runtime=versions or None),
-            graphs={name: graph_times(taken)}, end_to_end_ms=image_times(taken), placement=layers or None,
-            samples=Samples(end_to_end_ms=taken, graphs={name: taken}), weights_in_memory=False,
+            source="measured",
+            device=DeviceFacts(name=device, backend=runtime, runtime=versions or None),
+            graphs={name: graph_times(taken)},
+            end_to_end_ms=image_times(taken),
+            placement=layers or None,
+            samples=Samples(end_to_end_ms=taken, graphs={name: taken}),
+            weights_in_memory=False,
         )
     return found
 

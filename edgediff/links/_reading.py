@@ -17,7 +17,11 @@ KNOWN = (
 
 
 def read_measurements(
-    file: Path, *, graph: str | None = None, device: str | None = None, runtime: str | None = None,
+    file: Path,
+    *,
+    graph: str | None = None,
+    device: str | None = None,
+    runtime: str | None = None,
     precision: str = "float",
 ) -> dict[str, LatencyTable]:
     """The tables in a file by graph. `graph` names the graph of a trace, which does not (default: the file's name);
@@ -28,13 +32,19 @@ def read_measurements(
     if not file.exists():
         raise ConfigError("there is no such file", where=str(file), code="no_file")
     if file.suffix == ".mlperf":
-        raise ConfigError("Apple documents no format for Xcode's performance reports, so their times are not read; "
-                          f"what is: {KNOWN}", where=str(file), code="kind")  # fmt: skip
+        raise ConfigError(
+            f"Apple documents no format for Xcode's performance reports, so their times are not read; what is: {KNOWN}",
+            where=str(file),
+            code="kind",
+        )
     name = graph or file.stem
     if file.suffix in (".yaml", ".yml"):
         if device is None or runtime is None:
-            raise ConfigError("a perf.yaml has many devices and runtimes: choose with --device and --runtime",
-                              where=str(file), code="choose")  # fmt: skip
+            raise ConfigError(
+                "a perf.yaml has many devices and runtimes: choose with --device and --runtime",
+                where=str(file),
+                code="choose",
+            )
         return import_ai_hub(file, device=device, runtime=runtime, precision=precision)
     if file.suffix in (".etdp", ".etdump"):
         table = import_etdump(file, graph=name)
@@ -44,8 +54,11 @@ def read_measurements(
             return {own.bundle or name: own}
         table = import_onnxruntime_trace(file, graph=name)
     else:
-        raise ConfigError(f"'{file.suffix or file.name}' is no kind of measurement that is read: {KNOWN}",
-                          where=str(file), code="kind")  # fmt: skip
+        raise ConfigError(
+            f"'{file.suffix or file.name}' is no kind of measurement that is read: {KNOWN}",
+            where=str(file),
+            code="kind",
+        )
     if device is not None:
         table = table.model_copy(update={"device": table.device.model_copy(update={"name": device})})
     return {name: table}

@@ -44,8 +44,14 @@ def read_runner(path: Path) -> DeviceRunner:
         return DeviceRunner(path, read_json(path / DESCRIPTION, RunnerFacts))
     if not path.is_file():
         raise LinkError(f"is not there; {how_to_build('aarch64')}", where=str(path), code="no_runner")
-    facts = RunnerFacts(name=path.name, architecture="", backend="", runtime="", command=(f"./{path.name}",),
-                        files={path.name: hashlib.sha256(path.read_bytes()).hexdigest()})  # fmt: skip
+    facts = RunnerFacts(
+        name=path.name,
+        architecture="",
+        backend="",
+        runtime="",
+        command=(f"./{path.name}",),
+        files={path.name: hashlib.sha256(path.read_bytes()).hexdigest()},
+    )
     return DeviceRunner(path.parent, facts)
 
 

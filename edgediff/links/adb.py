@@ -82,18 +82,17 @@ def find_device(serial: str | None) -> AdbDevice:
     return found[serial]
 
 
-def push(
-    bundle: Bundle, device: AdbDevice, *, backend: str | None = None, progress: Progress | None = None
-) -> str:
+def push(bundle: Bundle, device: AdbDevice, *, backend: str | None = None, progress: Progress | None = None) -> str:
     """Copies the bundle's files that are not there yet, and checks every hash there; returns the folder on the
     device. `backend` leaves out what only other backends need. A push that was broken off goes on where it stopped.
     Raises LinkError when a hash is not what the manifest says."""
     remote = f"{FOLDER}/{bundle.manifest.name}"
     others = _files_of(bundle, lambda name: name != backend) - _files_of(bundle, lambda name: name == backend)
     wanted = {
-        entry.path: entry.sha256 for entry in bundle.manifest.files
+        entry.path: entry.sha256
+        for entry in bundle.manifest.files
         if backend is None or not any(f"{entry.path}/".startswith(f"{other}/") for other in others)
-    }  # fmt: skip
+    }
     # The manifest lists no hash of its own, and is small: it is always copied.
     _push_files(device, Path(bundle.folder), remote, wanted, ("manifest.json",), progress)
     return remote
@@ -109,8 +108,16 @@ def push_runner(runner: DeviceRunner, device: AdbDevice, *, progress: Progress |
 
 
 def run(
-    bundle: Bundle, device: AdbDevice, runner: Path | DeviceRunner | None = None, *, runs: int = 5, warmup: int = 1,
-    threads: int | None = None, sustained: float | None = None, per_op: bool = False, backend: str = "",
+    bundle: Bundle,
+    device: AdbDevice,
+    runner: Path | DeviceRunner | None = None,
+    *,
+    runs: int = 5,
+    warmup: int = 1,
+    threads: int | None = None,
+    sustained: float | None = None,
+    per_op: bool = False,
+    backend: str = "",
     progress: Progress | None = None,
 ) -> LatencyTable:
     """Pushes, runs and reads what the runner prints, image by image. `runner` None is the one that was built for the
@@ -167,16 +174,24 @@ def pull(device: AdbDevice, remote: str, out: Path) -> Path:
 
 def read_thermal(device: AdbDevice) -> Thermal:
     """Temperatures and battery, as far as the device tells without root."""
-    battery = dict(re.findall(r"^\s*(level|temperature|AC powered|USB powered): (\S+)",
-                              _shell(device.serial, "dumpsys battery 2>/dev/null"), re.MULTILINE))  # fmt: skip
+    battery = dict(
+        re.findall(
+            r"^\s*(level|temperature|AC powered|USB powered): (\S+)",
+            _shell(device.serial, "dumpsys battery 2>/dev/null"),
+            re.MULTILINE,
+        )
+    )
     zones = "for z in /sys/class/thermal/thermal_zone*; do echo $(cat $z/type) $(cat $z/temp); done 2>/dev/null"
-    celsius = {name: int(value) / 1000 for name, value in
-               re.findall(r"^(\S+) (-?\d+)$", _shell(device.serial, zones), re.MULTILINE)}  # fmt: skip
+    celsius = {
+        name: int(value) / 1000
+        for name, value in re.findall(r"^(\S+) (-?\d+)$", _shell(device.serial, zones), re.MULTILINE)
+    }
     if "temperature" in battery:
         celsius["battery"] = int(battery["temperature"]) / 10
     powered = [battery[key] == "true" for key in ("AC powered", "USB powered") if key in battery]
     return Thermal(
-        celsius=celsius, battery_percent=float(battery["level"]) if "level" in battery else None,
+        celsius=celsius,
+        battery_percent=float(battery["level"]) if "level" in battery else None,
         charging=any(powered) if powered else None,
     )
 
@@ -198,8 +213,10 @@ def _trace(device: AdbDevice, program: str, start: Sequence[str], graphs: Sequen
     if heard.status != 0:
         raise LinkError(f"no operators were traced on {device.serial}: {heard.why_it_ended()}", code="no_result")
     with tempfile.TemporaryDirectory() as folder:
-        files = {graph: pull(device, f"{remote}/{graph}.etdp", Path(folder) / f"{index}.etdp")
-                 for index, graph in enumerate(graphs)}  # fmt: skip
+        files = {
+            graph: pull(device, f"{remote}/{graph}.etdp", Path(folder) / f"{index}.etdp")
+            for index, graph in enumerate(graphs)
+        }
         tables = {graph: import_etdump(file, graph=graph) for graph, file in files.items()}
     return join_operators(tables)
 
@@ -216,21 +233,31 @@ def _pulled(device: AdbDevice, log: str) -> Heard:
 
 def _read_facts(device: AdbDevice, backend: str) -> DeviceFacts:
     """The device before the run, as far as its shell tells."""
-    said = dict(re.findall(
-        r"^(\w+)=(\S.*?)\s*$",
-        _shell(device.serial, "echo cores=$(nproc); echo os=$(uname -sr); echo load=$(cat /proc/loadavg); "
-               "echo kb=$(grep MemTotal /proc/meminfo); "
-               "echo governor=$(cat /sys/devices/system/cpu/cpu0/cpufreq/scaling_governor 2>/dev/null)"),
-        re.MULTILINE,
-    ))  # fmt: skip
+    said = dict(
+        re.findall(
+            r"^(\w+)=(\S.*?)\s*$",
+            _shell(
+                device.serial,
+                "echo cores=$(nproc); echo os=$(uname -sr); echo load=$(cat /proc/loadavg); "
+                "echo kb=$(grep MemTotal /proc/meminfo); "
+                "echo governor=$(cat /sys/devices/system/cpu/cpu0/cpufreq/scaling_governor 2>/dev/null)",
+            ),
+            re.MULTILINE,
+        )
+    )
     kilobytes = re.search(r"\d+", said.get("kb", ""))
     return DeviceFacts(
-        name=device.model, backend=backend, cpu=device.abi or None, serial=device.serial,
-        os_build=device.os_build or None, os=said.get("os"), governor=said.get("governor"),
+        name=device.model,
+        backend=backend,
+        cpu=device.abi or None,
+        serial=device.serial,
+        os_build=device.os_build or None,
+        os=said.get("os"),
+        governor=said.get("governor"),
         cores=int(said["cores"]) if said.get("cores", "").isdigit() else None,
         load_average=float(said["load"].split()[0]) if "load" in said else None,
         memory_gb=round(int(kilobytes[0]) * 1024 / 1e9, 1) if kilobytes else None,
-    )  # fmt: skip
+    )
 
 
 def _files_of(bundle: Bundle, wanted: Callable[[str], bool]) -> set[str]:
@@ -240,7 +267,11 @@ def _files_of(bundle: Bundle, wanted: Callable[[str], bool]) -> set[str]:
 
 
 def _push_files(
-    device: AdbDevice, local: Path, remote: str, wanted: Mapping[str, str], always: Sequence[str],
+    device: AdbDevice,
+    local: Path,
+    remote: str,
+    wanted: Mapping[str, str],
+    always: Sequence[str],
     progress: Progress | None,
 ) -> None:
     """Copies those of `wanted` (SHA-256 by path) that are not there with that hash, and `always`; then checks."""
@@ -257,14 +288,16 @@ def _push_files(
         if there.get(path) != digest:
             raise LinkError(
                 f"'{path}' arrived on {device.serial} with another hash than it has here; push again, and if that "
-                "does not help, free space there", code="hash",
-            )  # fmt: skip
+                "does not help, free space there",
+                code="hash",
+            )
 
 
 def _hashes(serial: str, remote: str) -> dict[str, str]:
     """SHA-256 of every file below `remote`, by path; {} when there is nothing."""
-    said = _shell(serial, f"cd {shlex.quote(remote)} 2>/dev/null && find . -type f -exec sha256sum {{}} +",
-                  HASH_SECONDS)  # fmt: skip
+    said = _shell(
+        serial, f"cd {shlex.quote(remote)} 2>/dev/null && find . -type f -exec sha256sum {{}} +", HASH_SECONDS
+    )
     return {path: digest for digest, path in re.findall(r"^([0-9a-f]{64})\s+\./(.+?)\r?$", said, re.MULTILINE)}
 
 
@@ -273,15 +306,17 @@ def _program() -> str:
     if found is None:
         raise LinkError(
             "adb is not installed: apt install adb (Debian, Ubuntu), brew install android-platform-tools (macOS), or "
-            "https://developer.android.com/tools/releases/platform-tools", code="no_adb",
-        )  # fmt: skip
+            "https://developer.android.com/tools/releases/platform-tools",
+            code="no_adb",
+        )
     return found
 
 
 def _adb(*arguments: str, seconds: float | None = None) -> str:
     try:
-        done = subprocess.run([_program(), *arguments], capture_output=True, text=True, errors="replace", check=False,
-                              timeout=seconds)  # fmt: skip
+        done = subprocess.run(
+            [_program(), *arguments], capture_output=True, text=True, errors="replace", check=False, timeout=seconds
+        )
     except subprocess.TimeoutExpired as error:
         message = f"adb {arguments[-1]}: no answer in {seconds:g} s; unplug the device, plug it in again and retry"
         raise LinkError(message, code="adb") from error

@@ -31,8 +31,11 @@ def push(bundle: Bundle, device: str, *, client: Any = None) -> dict[str, Any]:
     names = [one.name for one in hub.get_devices()]
     if device not in names:
         raise LinkError(unknown("AI Hub device", device, names), code="unknown_device")
-    files = {name: Path(bundle.folder) / graph.artifacts["onnxruntime"].file
-             for name, graph in bundle.manifest.graphs.items() if "onnxruntime" in graph.artifacts}  # fmt: skip
+    files = {
+        name: Path(bundle.folder) / graph.artifacts["onnxruntime"].file
+        for name, graph in bundle.manifest.graphs.items()
+        if "onnxruntime" in graph.artifacts
+    }
     if not files:
         raise LinkError("AI Hub takes ONNX files, and this bundle has no onnxruntime part; build one", code="no_onnx")
     return {name: _upload(hub, name, file) for name, file in files.items()}
@@ -85,14 +88,18 @@ def pull(job: Any, graph: str, device: str) -> LatencyTable:
         shares[layer["type"]] = shares.get(layer["type"], 0.0) + layer.get("execution_time", 0) * MILLISECONDS
     peak = summary.get("estimated_inference_peak_memory")
     return LatencyTable(
-        source="measured", device=DeviceFacts(name=device, backend="qai-hub", serial=str(job.job_id)),
+        source="measured",
+        device=DeviceFacts(name=device, backend="qai-hub", serial=str(job.job_id)),
         load_ms=LoadTimes(cold=_ms(summary, "first_load_time"), warm=_ms(summary, "warm_load_time")),
-        compile_ms=_ms(summary, "compile_time"), graphs={graph: graph_times(times)}, end_to_end_ms=image_times(times),
+        compile_ms=_ms(summary, "compile_time"),
+        graphs={graph: graph_times(times)},
+        end_to_end_ms=image_times(times),
         samples=Samples(end_to_end_ms=times, graphs={graph: times}),
-        peak_rss_mb=round(peak * MEGABYTES, 1) if peak is not None else None, weights_in_memory=False,
+        peak_rss_mb=round(peak * MEGABYTES, 1) if peak is not None else None,
+        weights_in_memory=False,
         placement={layer["name"]: str(layer["compute_unit"]).lower() for layer in detail} or None,
         operators_ms=shares or None,
-    )  # fmt: skip
+    )
 
 
 def _ms(summary: dict[str, Any], key: str) -> float | None:

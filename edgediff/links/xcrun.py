@@ -44,11 +44,17 @@ def list_devices() -> list[AppleDevice]:
         hardware, device = one.get("hardwareProperties", {}), one.get("deviceProperties", {})
         if hardware.get("reality", "physical") != "physical":
             continue
-        found.append(AppleDevice(
-            one.get("identifier", ""), hardware.get("udid", ""), device.get("name", ""),
-            hardware.get("marketingName") or hardware.get("productType", ""), device.get("osVersionNumber", ""),
-            device.get("osBuildUpdate", ""), one.get("connectionProperties", {}).get("tunnelState", "unknown"),
-        ))  # fmt: skip
+        found.append(
+            AppleDevice(
+                one.get("identifier", ""),
+                hardware.get("udid", ""),
+                device.get("name", ""),
+                hardware.get("marketingName") or hardware.get("productType", ""),
+                device.get("osVersionNumber", ""),
+                device.get("osBuildUpdate", ""),
+                one.get("connectionProperties", {}).get("tunnelState", "unknown"),
+            )
+        )
     return found
 
 
@@ -62,7 +68,9 @@ def find_device(name: str | None = None) -> AppleDevice:
             return ready[0]
         names = ", ".join(f"{one.name} ({one.udid})" for one in ready)
         raise LinkError(
-            f"several devices are connected; name one: {names}" if ready else "no iPhone or iPad is connected: plug "
+            f"several devices are connected; name one: {names}"
+            if ready
+            else "no iPhone or iPad is connected: plug "
             "one in, unlock it, trust this Mac, and turn Developer Mode on (Settings, Privacy & Security)",
             code="several_devices" if ready else "no_device",
         )
@@ -70,8 +78,10 @@ def find_device(name: str | None = None) -> AppleDevice:
     if not mine:
         raise LinkError(unknown("device", name, [one.name for one in every]), code="unknown_device")
     if len(mine) > 1:
-        raise LinkError(f"{len(mine)} devices are called '{name}': give one's UDID: "
-                        f"{', '.join(one.udid for one in mine)}", code="several_devices")  # fmt: skip
+        raise LinkError(
+            f"{len(mine)} devices are called '{name}': give one's UDID: {', '.join(one.udid for one in mine)}",
+            code="several_devices",
+        )
     if mine[0].state not in READY:
         raise LinkError(f"'{name}' is paired but {mine[0].state}: plug it in and unlock it", code="not_connected")
     return mine[0]
@@ -94,29 +104,49 @@ def pull(device: AppleDevice, remote: str, out: Path, *, app: str) -> Path:
 
 
 def _copy(way: str, device: AppleDevice, app: str, source: str, destination: str) -> None:
-    _devicectl("device", "copy", way, "--device", device.identifier, "--domain-type", "appDataContainer",
-               "--domain-identifier", app, "--source", source, "--destination", destination)  # fmt: skip
+    _devicectl(
+        "device",
+        "copy",
+        way,
+        "--device",
+        device.identifier,
+        "--domain-type",
+        "appDataContainer",
+        "--domain-identifier",
+        app,
+        "--source",
+        source,
+        "--destination",
+        destination,
+    )
 
 
 def _devicectl(*arguments: str) -> dict[str, Any]:
     """The JSON that devicectl writes: what it prints is not meant for programs."""
     if sys.platform != "darwin":
-        raise LinkError("devicectl is part of Xcode and runs on macOS alone; from here a bundle reaches an iPhone by "
-                        "`edgediff export-layout BUNDLE apple DIR` and a Mac", code="not_macos")  # fmt: skip
+        raise LinkError(
+            "devicectl is part of Xcode and runs on macOS alone; from here a bundle reaches an iPhone by "
+            "`edgediff export-layout BUNDLE apple DIR` and a Mac",
+            code="not_macos",
+        )
     program = shutil.which("xcrun")
     if program is None:
-        raise LinkError("xcrun is not installed: install Xcode 15 or later, then `xcode-select --install`",
-                        code="no_xcrun")  # fmt: skip
+        raise LinkError(
+            "xcrun is not installed: install Xcode 15 or later, then `xcode-select --install`", code="no_xcrun"
+        )
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
         done = subprocess.run(
-            [program, "devicectl", *arguments, "--json-output", str(answer)], capture_output=True, text=True,
+            [program, "devicectl", *arguments, "--json-output", str(answer)],
+            capture_output=True,
+            text=True,
             check=False,
         )
         if done.returncode:
             lines = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
-            raise LinkError(f"`devicectl {' '.join(arguments[:3])}` failed ({done.returncode}): {lines[-1]}",
-                            code="devicectl")  # fmt: skip
+            raise LinkError(
+                f"`devicectl {' '.join(arguments[:3])}` failed ({done.returncode}): {lines[-1]}", code="devicectl"
+            )
         try:
             found: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:

@@ -23,10 +23,22 @@ SENTINEL = 0xDEADBEEF
 RECORD = struct.Struct("<IIQQQ")
 # Type in the record -> name, bits of a value. Signed narrow types are sign-extended when they are unpacked.
 TYPES = {
-    1: ("float16", 16), 2: ("float32", 32), 3: ("uint8", 8), 4: ("int8", 8), 5: ("bfloat16", 16), 6: ("int16", 16),
-    7: ("uint16", 16), 8: ("int4", 4), 9: ("uint1", 1), 10: ("uint2", 2), 11: ("uint4", 4), 12: ("uint3", 3),
-    13: ("uint6", 6), 14: ("int32", 32), 15: ("uint32", 32),
-}  # fmt: skip
+    1: ("float16", 16),
+    2: ("float32", 32),
+    3: ("uint8", 8),
+    4: ("int8", 8),
+    5: ("bfloat16", 16),
+    6: ("int16", 16),
+    7: ("uint16", 16),
+    8: ("int4", 4),
+    9: ("uint1", 1),
+    10: ("uint2", 2),
+    11: ("uint4", 4),
+    12: ("uint3", 3),
+    13: ("uint6", 6),
+    14: ("int32", 32),
+    15: ("uint32", 32),
+}
 
 
 class BlobFile:
@@ -67,7 +79,7 @@ class BlobFile:
         if start + size > self._bytes.size:
             raise self._damaged(f"ends at byte {self._bytes.size}, and a weight ends at {start + size}")
         name, bits = TYPES[kind]
-        return name, bits, self._bytes[start:start + size]
+        return name, bits, self._bytes[start : start + size]
 
     def _damaged(self, message: str) -> BackendError:
         return BackendError(f"{message}; copy or build the package again", where=str(self.path), code="damaged")

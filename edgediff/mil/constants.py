@@ -109,7 +109,12 @@ def _spread(table: Array, shape: tuple[int, ...]) -> Array:
 CONSTEXPR: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
-        constexpr_cast, constexpr_affine_dequantize, constexpr_blockwise_shift_scale, constexpr_lut_to_dense,
-        constexpr_sparse_to_dense, constexpr_lut_to_sparse, constexpr_sparse_blockwise_shift_scale,
+        constexpr_cast,
+        constexpr_affine_dequantize,
+        constexpr_blockwise_shift_scale,
+        constexpr_lut_to_dense,
+        constexpr_sparse_to_dense,
+        constexpr_lut_to_sparse,
+        constexpr_sparse_blockwise_shift_scale,
     )
-}  # fmt: skip
+}

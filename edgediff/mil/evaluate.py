@@ -42,9 +42,10 @@ class Function:
         block = package.block(name)
         self.inputs = {one.name: value_type(one.type) for one in package.function(name).inputs}
         self.states = {
-            one.name: value_type(one.type) for one in package.function(name).inputs
+            one.name: value_type(one.type)
+            for one in package.function(name).inputs
             if one.type.WhichOneof("type") == "stateType"
-        }  # fmt: skip
+        }
         self.messages: dict[str, Any] = {}  # constants, and what makes compressed ones, by name
         self.constexpr: dict[str, tuple[Any, int]] = {}
         operations = []
@@ -71,8 +72,10 @@ class Function:
                 raise BackendError(f"operation '{message.type}' has blocks of its own", code="op", where=self._where)
             found: dict[str, str | list[str]] = {}
             for key, argument in message.inputs.items():
-                names = [self._bound(one, f"{message.outputs[0].name if message.outputs else index}.{key}.{place}")
-                         for place, one in enumerate(argument.arguments)]
+                names = [
+                    self._bound(one, f"{message.outputs[0].name if message.outputs else index}.{key}.{place}")
+                    for place, one in enumerate(argument.arguments)
+                ]
                 found[key] = names if key == "values" else names[0]
                 last.update(dict.fromkeys(names, index))
             reads.append(found)
@@ -82,8 +85,13 @@ class Function:
             if name not in kept and name not in self.messages and name not in self.constexpr:
                 ends.setdefault(index, []).append(name)
         return tuple(
-            Step(message.type, message.outputs[0].name if message.outputs else message.type, reads[index],
-                 tuple((one.name, value_type(one.type)) for one in message.outputs), tuple(ends.get(index, ())))
+            Step(
+                message.type,
+                message.outputs[0].name if message.outputs else message.type,
+                reads[index],
+                tuple((one.name, value_type(one.type)) for one in message.outputs),
+                tuple(ends.get(index, ())),
+            )
             for index, message in enumerate(operations)
         )
 
@@ -191,7 +199,8 @@ class Program:
 
     def _step(self, one: Function, step: Step, values: dict[str, Tensor]) -> None:
         arguments: dict[str, Any] = {
-            key: [self._get(one, name, values) for name in bound] if isinstance(bound, list)
+            key: [self._get(one, name, values) for name in bound]
+            if isinstance(bound, list)
             else self._get(one, bound, values)
             for key, bound in step.inputs.items()
         }

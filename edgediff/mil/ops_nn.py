@@ -35,8 +35,14 @@ def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, attn
 
 @op("conv")
 def conv(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, strides: Arg = None, pad_type: str = "valid",
-    pad: Arg = None, dilations: Arg = None, groups: Arg = 1,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    strides: Arg = None,
+    pad_type: str = "valid",
+    pad: Arg = None,
+    dilations: Arg = None,
+    groups: Arg = 1,
 ) -> Tensor:
     rank = x.dim() - 2
     stride = [1] * rank if strides is None else ints(strides)
@@ -52,8 +58,15 @@ def conv(
 
 @op("conv_transpose")
 def conv_transpose(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, pad: Arg = None, output_shape: Arg = None,
-    pad_type: str = "valid", strides: Arg = None, dilations: Arg = None, groups: Arg = 1,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    pad: Arg = None,
+    output_shape: Arg = None,
+    pad_type: str = "valid",
+    strides: Arg = None,
+    dilations: Arg = None,
+    groups: Arg = 1,
 ) -> Tensor:
     """The full result without its padding: cropped as `pad` says, at the end up to `output_shape`."""
     rank = x.dim() - 2
@@ -97,7 +110,11 @@ def _padding(
 
 @op("batch_norm")
 def batch_norm(
-    x: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor | None = None, beta: Tensor | None = None,
+    x: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    gamma: Tensor | None = None,
+    beta: Tensor | None = None,
     epsilon: Arg = 1e-5,
 ) -> Tensor:
     return F.batch_norm(x, mean, variance, gamma, beta, False, 0.0, float(epsilon))
@@ -139,8 +156,13 @@ def max_pool(
 
 @op("avg_pool")
 def avg_pool(
-    x: Tensor, kernel_sizes: Arg, strides: Arg = None, pad_type: str = "valid", pad: Arg = None,
-    exclude_padding_from_average: Arg = False, ceil_mode: Arg = False,
+    x: Tensor,
+    kernel_sizes: Arg,
+    strides: Arg = None,
+    pad_type: str = "valid",
+    pad: Arg = None,
+    exclude_padding_from_average: Arg = False,
+    ceil_mode: Arg = False,
 ) -> Tensor:
     return _pool(x, kernel_sizes, strides, pad_type, pad, ceil_mode, "avg", not flag(exclude_padding_from_average))
 
@@ -178,7 +200,10 @@ def upsample_nearest_neighbor(x: Tensor, scale_factor_height: Arg = 1, scale_fac
 
 @op("upsample_bilinear")
 def upsample_bilinear(
-    x: Tensor, scale_factor_height: Arg = 1, scale_factor_width: Arg = 1, align_corners: Arg = True,
+    x: Tensor,
+    scale_factor_height: Arg = 1,
+    scale_factor_width: Arg = 1,
+    align_corners: Arg = True,
     half_pixel_centers: Arg = None,
 ) -> Tensor:
     if half_pixel_centers is not None and not flag(half_pixel_centers) and not flag(align_corners):

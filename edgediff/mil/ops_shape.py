@@ -77,7 +77,12 @@ def split(x: Tensor, axis: Arg, num_splits: Arg = None, split_sizes: Arg = None)
 
 @op("slice_by_index", moves=True)
 def slice_by_index(
-    x: Tensor, begin: Arg, end: Arg, stride: Arg = None, begin_mask: Arg = None, end_mask: Arg = None,
+    x: Tensor,
+    begin: Arg,
+    end: Arg,
+    stride: Arg = None,
+    begin_mask: Arg = None,
+    end_mask: Arg = None,
     squeeze_mask: Arg = None,
 ) -> Tensor:
     """numpy's slices; a mask says that the bound of that axis is left out, `squeeze_mask` that one index is taken."""
@@ -120,7 +125,13 @@ def slice_by_size(x: Tensor, begin: Arg, size: Arg) -> Tensor:
 
 @op("slice_update", moves=True)
 def slice_update(
-    x: Tensor, update: Tensor, begin: Arg, end: Arg, stride: Arg = None, begin_mask: Arg = None, end_mask: Arg = None,
+    x: Tensor,
+    update: Tensor,
+    begin: Arg,
+    end: Arg,
+    stride: Arg = None,
+    begin_mask: Arg = None,
+    end_mask: Arg = None,
     squeeze_mask: Arg = None,
 ) -> Tensor:
     """A copy of `x` with the slice replaced."""
@@ -133,14 +144,14 @@ def slice_update(
 def pad(x: Tensor, pad: Arg, mode: str = "constant", constant_val: Arg = 0.0) -> Tensor:
     """`pad` holds (before, after) of the last axes, the last pair for the last axis."""
     sizes = ints(pad)
-    backwards = [size for pair in range(len(sizes) // 2, 0, -1) for size in sizes[2 * pair - 2:2 * pair]]
+    backwards = [size for pair in range(len(sizes) // 2, 0, -1) for size in sizes[2 * pair - 2 : 2 * pair]]
     if mode == "constant":
         return F.pad(x, backwards, value=float(constant_val))
     while len(backwards) > 2 and backwards[-2:] == [0, 0]:
         backwards = backwards[:-2]
     spatial = len(backwards) // 2
     lead = x.shape[: x.dim() - spatial]
-    folded = x.reshape(1, -1, *x.shape[x.dim() - spatial:])  # torch wants batch and channels in front
+    folded = x.reshape(1, -1, *x.shape[x.dim() - spatial :])  # torch wants batch and channels in front
     padded = F.pad(folded, backwards, mode="reflect" if mode == "reflect" else "replicate")
     return padded.reshape(*lead, *padded.shape[2:])
 
@@ -163,10 +174,8 @@ def gather(x: Tensor, indices: Tensor, axis: Arg = 0, batch_dims: Arg = 0, valid
     index = torch.where(index < 0, index + x.shape[at], index)
     if lead == 0:
         found = x.index_select(at, index.reshape(-1))
-        return found.reshape(*x.shape[:at], *index.shape, *x.shape[at + 1:])
-    rows = [
-        gather(part, one, at - 1, lead - 1) for part, one in zip(x.unbind(0), index.unbind(0), strict=True)
-    ]
+        return found.reshape(*x.shape[:at], *index.shape, *x.shape[at + 1 :])
+    rows = [gather(part, one, at - 1, lead - 1) for part, one in zip(x.unbind(0), index.unbind(0), strict=True)]
     return torch.stack(rows)
 
 
@@ -206,9 +215,7 @@ def range_1d(start: Tensor, end: Tensor, step: Tensor) -> Tensor:
 
 
 @op("one_hot", moves=True)
-def one_hot(
-    indices: Tensor, one_hot_vector_size: Arg, axis: Arg = -1, on_value: Arg = 1, off_value: Arg = 0
-) -> Tensor:
+def one_hot(indices: Tensor, one_hot_vector_size: Arg, axis: Arg = -1, on_value: Arg = 1, off_value: Arg = 0) -> Tensor:
     hot = F.one_hot(indices.long(), int(one_hot_vector_size)).bool()
     value = torch.where(hot, torch.as_tensor(on_value), torch.as_tensor(off_value))
     return value.movedim(-1, int(axis))
@@ -223,7 +230,12 @@ def band_part(x: Tensor, lower: Arg = -1, upper: Arg = -1) -> Tensor:
 
 @op("topk", moves=True)
 def topk(
-    x: Tensor, k: Arg, axis: Arg = -1, ascending: Arg = False, sort: Arg = True, return_indices: Arg = True,
+    x: Tensor,
+    k: Arg,
+    axis: Arg = -1,
+    ascending: Arg = False,
+    sort: Arg = True,
+    return_indices: Arg = True,
     output_indices_dtype: str = "int32",
 ) -> list[Tensor]:
     values, places = x.topk(int(k), int(axis), largest=not flag(ascending), sorted=flag(sort))

@@ -22,10 +22,26 @@ MANIFEST = "Manifest.json"
 MODEL_PATH = "@model_path/"
 # Element types of MIL (DataType in MIL.proto) -> numpy's. Narrow integers are held in whole bytes.
 DTYPES = {
-    1: "bool", 10: "float16", 11: "float32", 12: "float64", 13: "bfloat16", 21: "int8", 22: "int16", 23: "int32",
-    24: "int64", 25: "int4", 31: "uint8", 32: "uint16", 33: "uint32", 34: "uint64", 35: "uint4", 36: "uint2",
-    37: "uint1", 38: "uint6", 39: "uint3",
-}  # fmt: skip
+    1: "bool",
+    10: "float16",
+    11: "float32",
+    12: "float64",
+    13: "bfloat16",
+    21: "int8",
+    22: "int16",
+    23: "int32",
+    24: "int64",
+    25: "int4",
+    31: "uint8",
+    32: "uint16",
+    33: "uint32",
+    34: "uint64",
+    35: "uint4",
+    36: "uint2",
+    37: "uint1",
+    38: "uint6",
+    39: "uint3",
+}
 STRING = 2
 NARROW = {"int4": 4, "uint4": 4, "uint2": 2, "uint1": 1, "uint6": 6, "uint3": 3}
 FLOATS = {"float16", "float32", "float64", "bfloat16"}

@@ -23,7 +23,12 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 WHOLE_KINDS = {  # units whose operators stay
-    "time_embedding", "conv_in", "conv_out", "conditioning", "patch_embedding", "final",
+    "time_embedding",
+    "conv_in",
+    "conv_out",
+    "conditioning",
+    "patch_embedding",
+    "final",
 }
 TIME_PROJECTION = "time_emb_proj"
 NORMS = (nn.GroupNorm, nn.LayerNorm)
@@ -134,7 +139,7 @@ def _centre_tap(conv: nn.Conv2d) -> nn.Conv2d:
     with torch.device("meta"):
         tap = nn.Conv2d(conv.in_channels, conv.out_channels, 1, bias=conv.bias is not None)
     with torch.no_grad():
-        weight = conv.weight[:, :, row:row + 1, column:column + 1].clone()
+        weight = conv.weight[:, :, row : row + 1, column : column + 1].clone()
         tap.weight = nn.Parameter(weight, requires_grad=conv.weight.requires_grad)
         if conv.bias is not None:
             tap.bias = conv.bias

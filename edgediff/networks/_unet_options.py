@@ -10,19 +10,34 @@ if TYPE_CHECKING:
     from torch import nn
 
 CONDITIONAL: dict[str, tuple[Any, ...]] = {
-    "center_input_sample": (False,), "class_embed_type": (None,), "encoder_hid_dim_type": (None,),
-    "addition_embed_type": (None, "text_time"), "timestep_post_act": (None,), "time_cond_proj_dim": (None,),
-    "resnet_time_scale_shift": ("default",), "dual_cross_attention": (False,), "attention_type": ("default",),
-    "time_embedding_act_fn": (None,), "class_embeddings_concat": (False,), "num_class_embeds": (None,),
+    "center_input_sample": (False,),
+    "class_embed_type": (None,),
+    "encoder_hid_dim_type": (None,),
+    "addition_embed_type": (None, "text_time"),
+    "timestep_post_act": (None,),
+    "time_cond_proj_dim": (None,),
+    "resnet_time_scale_shift": ("default",),
+    "dual_cross_attention": (False,),
+    "attention_type": ("default",),
+    "time_embedding_act_fn": (None,),
+    "class_embeddings_concat": (False,),
+    "num_class_embeds": (None,),
 }
 # Fourier embeddings divide the output by the timestep and come with a sampler (SDE-VE) that has no step table.
 UNCONDITIONAL: dict[str, tuple[Any, ...]] = {
-    "center_input_sample": (False,), "time_embedding_type": ("positional",), "class_embed_type": (None,),
-    "num_class_embeds": (None,), "resnet_time_scale_shift": ("default", "scale_shift"),
+    "center_input_sample": (False,),
+    "time_embedding_type": ("positional",),
+    "class_embed_type": (None,),
+    "num_class_embeds": (None,),
+    "resnet_time_scale_shift": ("default", "scale_shift"),
 }
 BLOCKS = {
     "UNet2DConditionModel": {
-        "CrossAttnDownBlock2D", "DownBlock2D", "UNetMidBlock2DCrossAttn", "CrossAttnUpBlock2D", "UpBlock2D",
+        "CrossAttnDownBlock2D",
+        "DownBlock2D",
+        "UNetMidBlock2DCrossAttn",
+        "CrossAttnUpBlock2D",
+        "UpBlock2D",
     },
     "UNet2DModel": {"AttnDownBlock2D", "DownBlock2D", "UNetMidBlock2D", "AttnUpBlock2D", "UpBlock2D"},
 }

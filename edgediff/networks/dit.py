@@ -191,6 +191,11 @@ def _run_final(model: Any, unit: Unit, tokens: Tensor, conditioning: Tensor) -> 
 
 
 _RUN: dict[str, Any] = {
-    "conditioning": _run_conditioning, "patch_embedding": _run_patch_embedding, "modulation": _run_modulation,
-    "attention_branch": _run_attention, "mlp_branch": _run_mlp, "residual": _run_residual, "final": _run_final,
+    "conditioning": _run_conditioning,
+    "patch_embedding": _run_patch_embedding,
+    "modulation": _run_modulation,
+    "attention_branch": _run_attention,
+    "mlp_branch": _run_mlp,
+    "residual": _run_residual,
+    "final": _run_final,
 }

@@ -26,9 +26,12 @@ NAME = "unet1d"
 HANDLES = ("UNet1DModel",)
 INPUTS = ("sample", "timestep")
 OPTIONS: dict[str, tuple[Any, ...]] = {
-    "time_embedding_type": ("fourier",), "use_timestep_embedding": (False,), "out_block_type": (None,),
-    "mid_block_type": ("UNetMidBlock1D",), "downsample_each_block": (False,),
-}  # fmt: skip
+    "time_embedding_type": ("fourier",),
+    "use_timestep_embedding": (False,),
+    "out_block_type": (None,),
+    "mid_block_type": ("UNetMidBlock1D",),
+    "downsample_each_block": (False,),
+}
 FIRST, DOWN = "DownBlock1DNoSkip", ("DownBlock1D", "AttnDownBlock1D")
 LAST, UP = "UpBlock1DNoSkip", ("AttnUpBlock1D", "UpBlock1D")
 
@@ -193,7 +196,10 @@ def _run_sampler(model: nn.Module, unit: Unit, value: Tensor) -> Tensor:
 
 
 _RUN: dict[str, Any] = {
-    "time_embedding": _run_time, "resnet": _run_resnet, "spatial_attention": _run_attention, "sampler": _run_sampler,
+    "time_embedding": _run_time,
+    "resnet": _run_resnet,
+    "spatial_attention": _run_attention,
+    "sampler": _run_sampler,
 }
 
 

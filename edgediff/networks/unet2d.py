@@ -294,9 +294,16 @@ def _run_conv_out(model: Any, unit: Unit, value: Tensor) -> Tensor:
 
 
 _RUN: dict[str, Any] = {
-    "time_embedding": _run_time, "conv_in": _run_module, "sampler": _run_module, "resnet": _run_resnet,
-    "projection_in": _run_projection_in, "projection_out": _run_projection_out, "conv_out": _run_conv_out,
-    "self_attention": _run_attention, "cross_attention": _run_attention, "feed_forward": _run_attention,
+    "time_embedding": _run_time,
+    "conv_in": _run_module,
+    "sampler": _run_module,
+    "resnet": _run_resnet,
+    "projection_in": _run_projection_in,
+    "projection_out": _run_projection_out,
+    "conv_out": _run_conv_out,
+    "self_attention": _run_attention,
+    "cross_attention": _run_attention,
+    "feed_forward": _run_attention,
     "spatial_attention": _run_module,
 }
 

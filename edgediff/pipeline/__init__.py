@@ -45,8 +45,10 @@ HUB_FILES = ["model_index.json", "*/*.json", "*/*.safetensors", "tokenizer/*"]
 HUB_LEFT_OUT = ["safety_checker/*", "feature_extractor/*", "*.fp16.safetensors", "*.non_ema.safetensors"]
 PART_ORDER = ("unet", "transformer", "vae", "text_encoder")  # random weights are drawn in this order
 KINDS: dict[str, Kind] = {
-    "UNet2DConditionModel": "text-to-image", "DiTTransformer2DModel": "class-to-image",
-    "UNet2DModel": "unconditional-image", "UNet1DModel": "unconditional-audio",
+    "UNet2DConditionModel": "text-to-image",
+    "DiTTransformer2DModel": "class-to-image",
+    "UNet2DModel": "unconditional-image",
+    "UNet1DModel": "unconditional-audio",
 }
 
 
@@ -191,7 +193,8 @@ def _load_distilled(folder: Path) -> Pipeline:
         raise ModelError(
             f"was distilled from weights {record.base.weights[:12]} of '{base.id}', which now has "
             f"{base.weights[:12]}; restore them, or distil again",
-            where=str(folder), code="other_model",
+            where=str(folder),
+            code="other_model",
         )
     return replace(base, distilled=DistilledFolder(folder, record))
 
@@ -232,8 +235,13 @@ def _load_folder(folder: Path, *, name: str, revision: str | None) -> Pipeline:
     parts = {part: load_part(folder, part, index[part][1]) for part in wanted if part != "tokenizer"}
     text_encoder = parts.get("text_encoder")
     return _assemble(
-        name, parts, read_scheduler(folder), hash_files(files), revision=revision,
-        licence="OFL-1.1" if folder == GLYPH else read_licence(folder), labels=index.get("id2label"),
+        name,
+        parts,
+        read_scheduler(folder),
+        hash_files(files),
+        revision=revision,
+        licence="OFL-1.1" if folder == GLYPH else read_licence(folder),
+        labels=index.get("id2label"),
         tokenizer_folder=folder / "tokenizer" if text_encoder is not None else None,
         tokens=_token_count(folder, text_encoder) if text_encoder is not None else 0,
     )
@@ -254,8 +262,16 @@ def _class_of(index: dict[str, Any], part: str) -> str:
 
 
 def _assemble(
-    name: str, parts: Mapping[str, nn.Module], scheduler: dict[str, Any], weights: str, *,
-    tokenizer_folder: Path | None, revision: str | None, licence: str, tokens: int, labels: object = None,
+    name: str,
+    parts: Mapping[str, nn.Module],
+    scheduler: dict[str, Any],
+    weights: str,
+    *,
+    tokenizer_folder: Path | None,
+    revision: str | None,
+    licence: str,
+    tokens: int,
+    labels: object = None,
 ) -> Pipeline:
     part = "transformer" if "transformer" in parts else "unet"
     network: Any = parts[part]
@@ -278,9 +294,19 @@ def _assemble(
             code="wrong_class",
         )
     return Pipeline(
-        id=name, kind=kind, denoiser=network, vae=vae, text_encoder=parts.get("text_encoder"),
-        tokenizer_folder=tokenizer_folder, tokens=tokens, scheduler=scheduler, latent=latent, weights=weights,
-        revision=revision, licence=licence, denoiser_name=part,
+        id=name,
+        kind=kind,
+        denoiser=network,
+        vae=vae,
+        text_encoder=parts.get("text_encoder"),
+        tokenizer_folder=tokenizer_folder,
+        tokens=tokens,
+        scheduler=scheduler,
+        latent=latent,
+        weights=weights,
+        revision=revision,
+        licence=licence,
+        denoiser_name=part,
         classes=_classes(network, labels) if kind == "class-to-image" else None,
         sample_rate=int(network.config.sample_rate) if sound else None,
     )
@@ -311,8 +337,14 @@ def _random_pipeline(architecture: str) -> Pipeline:
         parts = {part: make_part(part, config[part]) for part in PART_ORDER if part in config}
     tokenizer = GLYPH / "tokenizer" if "text_encoder" in parts else None
     return _assemble(
-        f"random:{architecture}", parts, config["scheduler"], hashlib.sha256(f"seed 0 {text}".encode()).hexdigest(),
-        tokenizer_folder=tokenizer, revision=None, licence=config["licence"], tokens=config.get("tokens", 0),
+        f"random:{architecture}",
+        parts,
+        config["scheduler"],
+        hashlib.sha256(f"seed 0 {text}".encode()).hexdigest(),
+        tokenizer_folder=tokenizer,
+        revision=None,
+        licence=config["licence"],
+        tokens=config.get("tokens", 0),
     )
 
 

@@ -101,7 +101,8 @@ def read_distilled(folder: Path) -> Distilled:
     if not (folder / RECORD).is_file():
         raise ModelError(
             "is an unfinished distillation; finish it: edgediff distill ... --out FOLDER --resume",
-            where=str(folder), code="unfinished",
+            where=str(folder),
+            code="unfinished",
         )
     record = read_json(folder / RECORD, Distilled)
     files = {folder / NETWORK / WEIGHTS: record.weights}

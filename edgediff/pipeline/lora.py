@@ -98,7 +98,7 @@ def fuse_pipeline(
     pipeline: Pipeline, path: Path, scale: float, kept: Container[str] | None = None
 ) -> tuple[Pipeline, Lora]:
     """The pipeline with the LoRA in its denoiser, to be cut and to teach; and the record of it. `kept` names the
-    modules that a cut will leave (None: all): targets elsewhere are listed as lost, for what was taught there is gone."""
+    modules that a cut will leave (None: all): targets elsewhere are listed as lost."""
     pairs = load_lora(path, pipeline.denoiser)
     lost = () if kept is None else tuple(sorted(name for name in pairs if name not in kept))
     record = Lora(file=path.name, sha256=hash_file(path), scale=scale, targets=len(pairs), lost=lost)
@@ -109,7 +109,9 @@ def _target(word: str, modules: Mapping[str, nn.Module], flat: Mapping[str, str]
     if word.startswith(("text_encoder", "lora_te")):
         raise ModelError(
             f"'{word}' is a target in the text encoder; only the denoiser's LoRA is fused: remove those keys, or fuse "
-            "with diffusers and save the pipeline", where=where, code="lora",
+            "with diffusers and save the pipeline",
+            where=where,
+            code="lora",
         )
     name = word.removeprefix("unet.").removeprefix("lora_unet_").replace(".processor.", ".")
     name = flat.get(name, name)
@@ -132,7 +134,9 @@ def _check_pair(name: str, pair: LoraPair, module: nn.Module, where: str) -> Non
     if pair.down.shape[0] != pair.up.shape[1] or _change(pair, weight).shape != weight.shape:
         raise ModelError(
             f"the factors of '{name}', {list(pair.down.shape)} and {list(pair.up.shape)}, do not make its weight "
-            f"{list(weight.shape)}", where=where, code="lora",
+            f"{list(weight.shape)}",
+            where=where,
+            code="lora",
         )
 
 

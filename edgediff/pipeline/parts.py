@@ -24,6 +24,7 @@ PARTS = {
 RENAMED = {"Transformer2DModel": "DiTTransformer2DModel"}  # published DiTs were saved before it had a class of its own
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
+
 def read_index(folder: Path) -> dict[str, Any]:
     """`model_index.json` of a folder in diffusers layout. Raises ModelError when there is none."""
     path = folder / "model_index.json"
@@ -31,7 +32,8 @@ def read_index(folder: Path) -> dict[str, Any]:
         raise ModelError(
             "is no diffusers folder: model_index.json is missing; convert single-file checkpoints with "
             "diffusers' from_single_file(...).save_pretrained(...) first",
-            where=str(folder), code="missing_part",
+            where=str(folder),
+            code="missing_part",
         )
     try:
         index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -67,7 +69,8 @@ def check_part(folder: Path, index: dict[str, Any], part: str) -> list[Path]:
         allowed = " or ".join(PARTS[part])
         raise ModelError(
             f"'{part}' is a {listed[1]}; edgediff takes {allowed}",
-            where=str(folder / "model_index.json"), code="wrong_class",
+            where=str(folder / "model_index.json"),
+            code="wrong_class",
         )
     if not (folder / part).is_dir():
         raise ModelError(f"the folder '{part}/' is missing", where=str(folder), code="missing_part")
@@ -78,7 +81,8 @@ def check_part(folder: Path, index: dict[str, Any], part: str) -> list[Path]:
         pickles = [path.name for pattern in PICKLES for path in (folder / part).glob(pattern)]
         hint = (
             f"'{pickles[0]}' is a pickle, which can run code when opened; save again with safe_serialization=True"
-            if pickles else "weights as .safetensors are missing"
+            if pickles
+            else "weights as .safetensors are missing"
         )
         raise ModelError(hint, where=str(folder / part), code="pickle" if pickles else "missing_part")
     return files

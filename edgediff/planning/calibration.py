@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from edgediff.scoring.scores import Scores
 
 
-
 def measured_scores(pipeline: Pipeline, recipe: Recipe, progress: Progress | None) -> Scores:
     from edgediff.sampling.trace import calibration_prompts, record_trace
     from edgediff.scoring.scores import Scores, score_trace
@@ -42,7 +41,8 @@ def measured_scores(pipeline: Pipeline, recipe: Recipe, progress: Progress | Non
     if not recipe.prune:
         return Scores(pipeline.graph)
     basis = {
-        "weights": pipeline.weights, "prompts": calibration_prompts(pipeline, recipe.calibration),
+        "weights": pipeline.weights,
+        "prompts": calibration_prompts(pipeline, recipe.calibration),
         "recipe": recipe.model_dump(mode="json", include={"sampler", "guidance", "calibration", "prune"}),
         "files": _named_files(recipe.prune),
         "tools": {name: importlib.metadata.version(name) for name in ("edgediff", "torch", "diffusers")},
@@ -198,10 +198,14 @@ class Calibration:
 
         distilled = self.pipeline.distilled
         basis = {
-            "what": what, "own": own, "reference": self.recipe.model_dump(mode="json", include={"sampler", "guidance"}),
+            "what": what,
+            "own": own,
+            "reference": self.recipe.model_dump(mode="json", include={"sampler", "guidance"}),
             "weights": distilled.record.fingerprint if distilled else self.pipeline.weights,
             "prompts": calibration_prompts(self.pipeline, self.recipe.calibration),
-            "seed": self.recipe.calibration.seed, "cuts": sorted(graph.cuts), "table": table.digest(),
+            "seed": self.recipe.calibration.seed,
+            "cuts": sorted(graph.cuts),
+            "table": table.digest(),
             "tools": {name: importlib.metadata.version(name) for name in ("edgediff", "torch", "diffusers")},
         }
         path = cache_folder() / "reuse" / f"{hashlib.sha256(dump_json(basis).encode()).hexdigest()}.json"

@@ -12,7 +12,6 @@ from edgediff.documents.plan import (
     EqualCompute,
     GraphPlan,
     GuidancePlan,
-    Mode,
     ModelRef,
     Plan,
     SamplerPlan,
@@ -24,6 +23,7 @@ from edgediff.graph.schedule import HOLD, Schedule, full_schedule, graph_for, me
 from edgediff.pipeline.distilled import Phases
 from edgediff.plugins import load_plugin, plugin_names
 from edgediff.reuse import Setting
+from edgediff.runtime.manifest import Mode
 from edgediff.sampling.rows import plan_guidance
 from edgediff.sampling.trace import asked_guidance, step_table
 from edgediff.scoring.scores import Scores, read_spec
@@ -40,10 +40,14 @@ class Calibrator(Protocol):
     def refine(self, stage: StageTable, setting: Setting, schedule: Schedule) -> Schedule: ...
 
 
-
 def make_plan(
-    pipeline: Pipeline, scores: Scores, recipe: Recipe, target: Target, *,
-    backends: tuple[str, ...] | None = None, calibrator: Calibrator | None = None,
+    pipeline: Pipeline,
+    scores: Scores,
+    recipe: Recipe,
+    target: Target,
+    *,
+    backends: tuple[str, ...] | None = None,
+    calibrator: Calibrator | None = None,
 ) -> Plan:
     """Asks every method of the recipe for its proposal and writes down the decisions.
 
@@ -59,7 +63,10 @@ def make_plan(
     wirings = wire_schedule(schedule, graph)
     graphs = {
         name: GraphPlan(
-            row=name, reads=w.reads, writes=w.writes, macs=graph_for(w.network, graph).macs(w.live),
+            row=name,
+            reads=w.reads,
+            writes=w.writes,
+            macs=graph_for(w.network, graph).macs(w.live),
             parameters=graph_for(w.network, graph).parameters(w.live),
         )
         for name, w in wirings.items()
@@ -67,15 +74,25 @@ def make_plan(
     guidance = plan_guidance(asked, schedule, _guidance_mode(target, backends))
     plan = Plan(
         model=ModelRef(
-            id=pipeline.id, revision=pipeline.revision, kind=pipeline.kind, weights=pipeline.weights,
-            denoiser=type(pipeline.denoiser).__name__, licence=pipeline.licence,
+            id=pipeline.id,
+            revision=pipeline.revision,
+            kind=pipeline.kind,
+            weights=pipeline.weights,
+            denoiser=type(pipeline.denoiser).__name__,
+            licence=pipeline.licence,
             distilled=pipeline.distilled.record.fingerprint if pipeline.distilled else None,
         ),
-        recipe_name=recipe.name, recipe=recipe.digest(), target_name=target.name, target=target.digest(),
+        recipe_name=recipe.name,
+        recipe=recipe.digest(),
+        target_name=target.name,
+        target=target.digest(),
         sampler=SamplerPlan(kind=recipe.sampler.kind, steps=recipe.sampler.steps, calls=calls),
         guidance=guidance,
-        cuts=cuts, schedule=schedule, graphs=graphs,
-        backends=_backend_plans(recipe, target, backends), parity=recipe.parity,
+        cuts=cuts,
+        schedule=schedule,
+        graphs=graphs,
+        backends=_backend_plans(recipe, target, backends),
+        parity=recipe.parity,
         cost=_predict_cost(recipe, schedule, graphs, guidance, scores.graph.macs()),
     )
     plan.check(scores.graph)
@@ -100,7 +117,8 @@ def _distilled_cuts(pipeline: Pipeline, recipe: Recipe) -> tuple[Cut, ...]:
         raise PlanError(
             f"recipe '{recipe.name}' prunes otherwise than '{record.recipe_name}', by which this network was cut "
             "and distilled; build it with that recipe or with one that has no [[prune]]",
-            where=str(pipeline.distilled.path), code="other_cuts",
+            where=str(pipeline.distilled.path),
+            code="other_cuts",
         )
     return record.cuts
 
@@ -128,7 +146,8 @@ def _propose_schedule(
             if phases is not None:
                 raise MethodError(
                     f"reuse by '{stage.kind}' is calibrated on one network, and this one has {phases.count} phases; "
-                    "use a method without calibration, or distil with phases = 1", code="phases",
+                    "use a method without calibration, or distil with phases = 1",
+                    code="phases",
                 )
             if calibrator is None:
                 message = f"reuse by '{stage.kind}' is calibrated; give make_plan a calibrator"
@@ -142,9 +161,7 @@ def _propose_schedule(
     return merge_rows(schedule, setting.graph, setting.max_graphs)
 
 
-def _backend_plans(
-    recipe: Recipe, target: Target, backends: tuple[str, ...] | None
-) -> dict[str, BackendPlan]:
+def _backend_plans(recipe: Recipe, target: Target, backends: tuple[str, ...] | None) -> dict[str, BackendPlan]:
     plans: dict[str, BackendPlan] = {}
     for name in _chosen(target, backends):
         table = target.backend(name)
@@ -173,8 +190,11 @@ def _chosen(target: Target, backends: tuple[str, ...] | None) -> tuple[str, ...]
 
 
 def _predict_cost(
-    recipe: Recipe, schedule: Schedule, graphs: dict[str, GraphPlan],
-    guidance: GuidancePlan, reference: int,
+    recipe: Recipe,
+    schedule: Schedule,
+    graphs: dict[str, GraphPlan],
+    guidance: GuidancePlan,
+    reference: int,
 ) -> Cost:
     """MACs of the denoiser for one image, both prompts counted; and the same sampler with so few steps
     that the untouched network costs at least as much, which makes the baseline the stronger one."""
@@ -185,6 +205,7 @@ def _predict_cost(
     steps = recipe.sampler.steps
     equal = min(steps, max(1, -(-macs * steps // whole)))
     return Cost(
-        macs=macs, reference_macs=whole,
+        macs=macs,
+        reference_macs=whole,
         equal_compute=EqualCompute(sampler=recipe.sampler.kind, steps=equal, macs=whole * equal // steps),
     )

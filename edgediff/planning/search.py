@@ -56,8 +56,16 @@ class Candidate:
 
 
 def search_plan(
-    pipeline: Pipeline, scores: Scores, recipe: Recipe, target: Target, *, calibrator: Calibrator, measure: Measure,
-    components: dict[str, OperatorTable], backends: tuple[str, ...] | None = None, progress: Progress | None = None,
+    pipeline: Pipeline,
+    scores: Scores,
+    recipe: Recipe,
+    target: Target,
+    *,
+    calibrator: Calibrator,
+    measure: Measure,
+    components: dict[str, OperatorTable],
+    backends: tuple[str, ...] | None = None,
+    progress: Progress | None = None,
 ) -> Plan:
     """The plan with the least measured loss within the recipe's `[budget]`, with the whole front in `plan.front`.
 
@@ -86,9 +94,9 @@ def search_plan(
         if progress is not None:
             progress(f"measuring {each.what}", index, len(found))
         worth = budget.latency_ms is None or each.price.latency_ms.p50 <= WORTH * budget.latency_ms
-        measured.append(Candidate(
-            each.what, each.plan, each.price, each.baseline, measure.loss(each.plan) if worth else None
-        ))  # fmt: skip
+        measured.append(
+            Candidate(each.what, each.plan, each.price, each.baseline, measure.loss(each.plan) if worth else None)
+        )
     chosen = choose(measured, budget)
     return chosen.plan.model_copy(update={"front": _front(measured, chosen, budget, measure.power)})
 
@@ -172,8 +180,12 @@ def _front(candidates: list[Candidate], chosen: Candidate, budget: BudgetTable, 
     limits = sorted({limit for c in better if (limit := _excess(c.price, budget)) is not None})
     points = tuple(
         Point(
-            what=c.what, baseline=c.baseline, latency_ms=round(c.price.latency_ms.p50, 3), memory_mb=c.price.memory_mb,
-            macs=c.plan.cost.macs, snr_db=None if c.loss is None else round(_decibels(power, c.loss), 3),
+            what=c.what,
+            baseline=c.baseline,
+            latency_ms=round(c.price.latency_ms.p50, 3),
+            memory_mb=c.price.memory_mb,
+            macs=c.plan.cost.macs,
+            snr_db=None if c.loss is None else round(_decibels(power, c.loss), 3),
         )
         for c in candidates
     )

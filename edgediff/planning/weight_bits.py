@@ -70,7 +70,12 @@ def plan_weights(pipeline: Pipeline, recipe: Recipe, plan: Plan, progress: Progr
 
 
 def measure_layers(
-    pipeline: Pipeline, recipe: Recipe, trace: Trace, choices: Sequence[str], *, skip: set[str] = frozenset(),  # type: ignore[assignment]
+    pipeline: Pipeline,
+    recipe: Recipe,
+    trace: Trace,
+    choices: Sequence[str],
+    *,
+    skip: set[str] = frozenset(),  # type: ignore[assignment]
     progress: Progress | None = None,
 ) -> list[Layer]:
     """Sensitivity of every linear and convolution weight of the untouched denoiser that is large enough to code.
@@ -81,10 +86,12 @@ def measure_layers(
     run = _runner(pipeline, recipe, trace)
     reference = run()
     weights = [
-        (name, module) for name, module in pipeline.denoiser.named_modules()
-        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d) and module.weight.numel() >= MIN_WEIGHTS
+        (name, module)
+        for name, module in pipeline.denoiser.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d)
+        and module.weight.numel() >= MIN_WEIGHTS
         and not any(name == unit or name.startswith(f"{unit}.") for unit in skip)
-    ]  # fmt: skip
+    ]
     layers = []
     for index, (name, module) in enumerate(weights):
         kept = module.weight.data

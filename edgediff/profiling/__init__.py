@@ -58,22 +58,46 @@ def profile_bundle(
     """
     _check(runs, warmup, sustained)
     if device != "host":
-        return _only(profile_devices(
-            bundle, [device], backend=backend, runs=runs, warmup=warmup, threads=threads, sustained=sustained,
-            per_op=per_op, runner=runner, progress=progress,
-        ))  # fmt: skip
+        return _only(
+            profile_devices(
+                bundle,
+                [device],
+                backend=backend,
+                runs=runs,
+                warmup=warmup,
+                threads=threads,
+                sustained=sustained,
+                per_op=per_op,
+                runner=runner,
+                progress=progress,
+            )
+        )
     if runner is not None:
         raise ConfigError("a runner is for a device; give --device adb:SERIAL as well", code="usage")
     job = {
-        "what": "profile", "bundles": [str(bundle.folder)], "backend": _measurable(bundle, backend),
-        "runs": runs, "warmup": warmup, "threads": threads, "sustained": sustained, "per_op": per_op,
-    }  # fmt: skip
+        "what": "profile",
+        "bundles": [str(bundle.folder)],
+        "backend": _measurable(bundle, backend),
+        "runs": runs,
+        "warmup": warmup,
+        "threads": threads,
+        "sustained": sustained,
+        "per_op": per_op,
+    }
     return parse(_run_worker(job, progress), LatencyTable, where=f"profile of {bundle.manifest.name}")
 
 
 def profile_devices(
-    bundle: Bundle, devices: Sequence[str], *, backend: str | None = None, runs: int = 5, warmup: int = 1,
-    threads: int | None = None, sustained: float | None = None, per_op: bool = False, runner: Path | None = None,
+    bundle: Bundle,
+    devices: Sequence[str],
+    *,
+    backend: str | None = None,
+    runs: int = 5,
+    warmup: int = 1,
+    threads: int | None = None,
+    sustained: float | None = None,
+    per_op: bool = False,
+    runner: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, LatencyTable | LinkError]:
     """`profile_bundle` on several devices at once, by serial: a table, or why there is none. One that fails does not
@@ -92,9 +116,17 @@ def profile_devices(
     if len({one.serial for one in found}) < len(found):
         raise ConfigError("one device is named twice", code="usage")
     return adb.run_all(
-        bundle, found, chosen, runs=runs, warmup=warmup, threads=threads, sustained=sustained, per_op=per_op,
-        backend=name, progress=progress,
-    )  # fmt: skip
+        bundle,
+        found,
+        chosen,
+        runs=runs,
+        warmup=warmup,
+        threads=threads,
+        sustained=sustained,
+        per_op=per_op,
+        backend=name,
+        progress=progress,
+    )
 
 
 def compare_bundles(
@@ -116,10 +148,13 @@ def compare_bundles(
     """
     _check(runs, warmup)
     job = {
-        "what": "compare", "bundles": [str(a.folder), str(b.folder)],
+        "what": "compare",
+        "bundles": [str(a.folder), str(b.folder)],
         "backends": [_measurable(one, backend) for one in (a, b)],
-        "runs": runs, "warmup": warmup, "threads": threads,
-    }  # fmt: skip
+        "runs": runs,
+        "warmup": warmup,
+        "threads": threads,
+    }
     found: dict[str, Any] = _run_worker(job, progress)
     return found
 
@@ -143,8 +178,9 @@ def _serial(device: str) -> str | None:
         raise LinkError(
             f"device '{device}' cannot be profiled from here: give host, adb (the only device that adb sees) or "
             "adb:SERIAL, several times for several devices; an iPhone has the demo app's own profile screen, whose "
-            "file has the same form", code="unknown_device",
-        )  # fmt: skip
+            "file has the same form",
+            code="unknown_device",
+        )
     return serial or None
 
 

@@ -25,8 +25,20 @@ REFERENCE = Prior(320.0, 20.0, 0.6, 0.6, 4.0, 30.0, sizes_free=True)
 SECONDS, RUNS = 0.25, 40
 SPREAD = 0.17  # of networks about the estimate, where operators alone were fitted; benchmarks/claims/estimator_host.py
 CONVOLUTIONS = ((16, 24), (48, 24), (96, 12), (192, 6), (64, 48), (128, 32), (320, 32), (640, 16), (1280, 8))
-PRODUCTS = ((1, 192, 192), (1, 1280, 1280), (24, 96, 96), (77, 768, 768), (144, 96, 384), (576, 48, 192), (576, 96, 96),
-            (1024, 320, 320), (256, 640, 2560), (64, 1280, 1280), (77, 768, 3072), (4096, 64, 64))  # fmt: skip
+PRODUCTS = (
+    (1, 192, 192),
+    (1, 1280, 1280),
+    (24, 96, 96),
+    (77, 768, 768),
+    (144, 96, 384),
+    (576, 48, 192),
+    (576, 96, 96),
+    (1024, 320, 320),
+    (256, 640, 2560),
+    (64, 1280, 1280),
+    (77, 768, 3072),
+    (4096, 64, 64),
+)
 ATTENTION = ((4, 576, 12), (4, 144, 24), (8, 256, 40), (8, 1024, 40), (8, 64, 160), (12, 77, 64))
 LIGHT_VALUES = (2_000, 20_000, 200_000, 1_300_000)
 
@@ -49,11 +61,17 @@ def calibrate_host(*, threads: int = 1, progress: Progress | None = None) -> Pat
     slopes = tuple(tuple(row) for row in REFERENCE.slopes().tolist())
     shift = tuple(float(v) for v in found.shift["host"])
     unit = UnitClass(
-        reference_gflops=REFERENCE.reference_gflops, reference_bandwidth=REFERENCE.reference_bandwidth,
-        theta=named_terms(found.theta + found.delta["onnxruntime", "fp32"]), shift={"": shift},  # type: ignore[dict-item]
-        slopes=slopes, spread={"onnxruntime|fp32": SPREAD}, default_spread=SPREAD, new_chip=0.0,  # type: ignore[arg-type]
-        rows={"onnxruntime|fp32": len(rows)}, source=f"measured here, {threads} thread(s), {os.cpu_count()} cores",
-    )  # fmt: skip
+        reference_gflops=REFERENCE.reference_gflops,
+        reference_bandwidth=REFERENCE.reference_bandwidth,
+        theta=named_terms(found.theta + found.delta["onnxruntime", "fp32"]),
+        shift={"": shift},  # type: ignore[dict-item]
+        slopes=slopes,
+        spread={"onnxruntime|fp32": SPREAD},
+        default_spread=SPREAD,
+        new_chip=0.0,  # type: ignore[arg-type]
+        rows={"onnxruntime|fp32": len(rows)},
+        source=f"measured here, {threads} thread(s), {os.cpu_count()} cores",
+    )
     file = host_file()
     cache_folder().mkdir(parents=True, exist_ok=True)
     write_text_atomic(file, unit.to_json())
@@ -101,7 +119,8 @@ def _graph(nodes: list[Any], inputs: Mapping[str, tuple[int, ...]], output: str,
     from onnx import TensorProto, helper, numpy_helper
 
     graph = helper.make_graph(
-        nodes, "operators",
+        nodes,
+        "operators",
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inputs.items()],
         [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)],
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
@@ -114,8 +133,10 @@ def _convolutions(channels: int, side: int, kernel: int) -> tuple[str, Any, Oper
     from onnx import helper
 
     weight = np.full((channels, channels, kernel, kernel), 0.01, np.float32)
-    nodes = [helper.make_node("Conv", [f"v{k}", f"w{k}"], [f"v{k + 1}"], kernel_shape=[kernel] * 2,
-                              pads=[kernel // 2] * 4) for k in range(3)]  # fmt: skip
+    nodes = [
+        helper.make_node("Conv", [f"v{k}", f"w{k}"], [f"v{k + 1}"], kernel_shape=[kernel] * 2, pads=[kernel // 2] * 4)
+        for k in range(3)
+    ]
     model = _graph(nodes, {"v0": (1, channels, side, side)}, "v3", {f"w{k}": weight for k in range(3)})
     values, depth = float(channels * side * side), channels * kernel**2
     kind: Kind = "conv" if kernel > 1 else "pointwise"
@@ -126,24 +147,42 @@ def _convolutions(channels: int, side: int, kernel: int) -> tuple[str, Any, Oper
 def _product(rows: int, depth: int, columns: int) -> tuple[str, Any, OperatorTable]:
     from onnx import helper
 
-    model = _graph([helper.make_node("MatMul", ["v", "w"], ["y"])], {"v": (1, rows, depth)}, "y",
-                   {"w": np.full((depth, columns), 0.01, np.float32)})  # fmt: skip
-    op = Operator("linear", 1, float(rows * depth * columns), float(depth * columns), float(rows * depth),
-                  float(rows * columns), rows, columns, depth)  # fmt: skip
+    model = _graph(
+        [helper.make_node("MatMul", ["v", "w"], ["y"])],
+        {"v": (1, rows, depth)},
+        "y",
+        {"w": np.full((depth, columns), 0.01, np.float32)},
+    )
+    op = Operator(
+        "linear",
+        1,
+        float(rows * depth * columns),
+        float(depth * columns),
+        float(rows * depth),
+        float(rows * columns),
+        rows,
+        columns,
+        depth,
+    )
     return f"linear {rows} {depth} {columns}", model, OperatorTable((op,))
 
 
 def _attention(heads: int, tokens: int, size: int) -> tuple[str, Any, OperatorTable]:
     from onnx import helper
 
-    nodes = [helper.make_node("MatMul", ["q", "k"], ["s"]), helper.make_node("Softmax", ["s"], ["p"], axis=-1),
-             helper.make_node("MatMul", ["p", "v"], ["y"])]  # fmt: skip
+    nodes = [
+        helper.make_node("MatMul", ["q", "k"], ["s"]),
+        helper.make_node("Softmax", ["s"], ["p"], axis=-1),
+        helper.make_node("MatMul", ["p", "v"], ["y"]),
+    ]
     shapes = {"q": (heads, tokens, size), "k": (heads, size, tokens), "v": (heads, tokens, size)}
     rows, scores, macs = heads * tokens, float(heads * tokens * tokens), float(heads * tokens * tokens * size)
     values = float(heads * tokens * size)
-    ops = (Operator("matmul", 1, macs, 0.0, 2 * values, scores, rows, tokens, size),
-           Operator("softmax", 1, 0.0, 0.0, scores, scores),
-           Operator("matmul", 1, macs, 0.0, scores + values, values, rows, size, tokens))  # fmt: skip
+    ops = (
+        Operator("matmul", 1, macs, 0.0, 2 * values, scores, rows, tokens, size),
+        Operator("softmax", 1, 0.0, 0.0, scores, scores),
+        Operator("matmul", 1, macs, 0.0, scores + values, values, rows, size, tokens),
+    )
     return f"attention {heads} {tokens} {size}", _graph(nodes, shapes, "y", {}), OperatorTable(ops)
 
 
@@ -157,25 +196,38 @@ def _light(kind: str, values: int) -> tuple[str, Any, OperatorTable]:
     one = Operator("elementwise", 1, 0.0, 0.0, total, total)
     weights: dict[str, Any] = {}
     if kind == "elementwise":
-        nodes = [helper.make_node("Sigmoid", ["v"], ["s"]), helper.make_node("Mul", ["v", "s"], ["a"]),
-                 helper.make_node("Add", ["a", "v"], ["y"])]  # fmt: skip
+        nodes = [
+            helper.make_node("Sigmoid", ["v"], ["s"]),
+            helper.make_node("Mul", ["v", "s"], ["a"]),
+            helper.make_node("Add", ["a", "v"], ["y"]),
+        ]
         ops = (one, Operator("elementwise", 1, 0.0, 0.0, 2 * total, total))
     elif kind == "softmax":
         nodes, ops = [helper.make_node("Softmax", ["v"], ["y"], axis=-1)], (Operator("softmax", 1, 0, 0, total, total),)
     elif kind == "layout":
-        nodes, ops = ([helper.make_node("Transpose", ["v"], ["y"], perm=[0, 2, 1])],
-                      (Operator("layout", 1, 0, 0, total, total),))  # fmt: skip
+        nodes, ops = (
+            [helper.make_node("Transpose", ["v"], ["y"], perm=[0, 2, 1])],
+            (Operator("layout", 1, 0, 0, total, total),),
+        )
     elif kind == "norm":
         shape, weights = (1, rows, 96), {"g": np.ones(96, np.float32), "b": np.zeros(96, np.float32)}
         nodes = [helper.make_node("LayerNormalization", ["v", "g", "b"], ["y"], axis=-1)]
         ops = (Operator("norm", 1, 0, 192, total, total),)
     elif kind == "group_norm":
-        weights = {"g": np.ones(8, np.float32), "b": np.zeros(8, np.float32), "s": np.array([1, 8, -1]),
-                   "t": np.array([1, 96, -1]), "m": np.ones((1, 96, 1), np.float32)}  # fmt: skip
-        nodes = [helper.make_node("Reshape", ["v", "s"], ["r"]),
-                 helper.make_node("InstanceNormalization", ["r", "g", "b"], ["n"]),
-                 helper.make_node("Reshape", ["n", "t"], ["u"]), helper.make_node("Mul", ["u", "m"], ["w"]),
-                 helper.make_node("Add", ["w", "m"], ["y"])]  # fmt: skip
+        weights = {
+            "g": np.ones(8, np.float32),
+            "b": np.zeros(8, np.float32),
+            "s": np.array([1, 8, -1]),
+            "t": np.array([1, 96, -1]),
+            "m": np.ones((1, 96, 1), np.float32),
+        }
+        nodes = [
+            helper.make_node("Reshape", ["v", "s"], ["r"]),
+            helper.make_node("InstanceNormalization", ["r", "g", "b"], ["n"]),
+            helper.make_node("Reshape", ["n", "t"], ["u"]),
+            helper.make_node("Mul", ["u", "m"], ["w"]),
+            helper.make_node("Add", ["w", "m"], ["y"]),
+        ]
         ops = (Operator("norm", 1, 0, 192, total, total),)
     else:
         side = max(2, int((values / 24) ** 0.5) // 2)

@@ -41,8 +41,13 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 PROMPT = "red heart"  # a picture takes as long for any prompt
 # What a backend imports at its first load; imported before the clock starts, since an app has it linked in.
-LIBRARIES = {"onnxruntime": "onnxruntime", "executorch": "executorch.runtime", "eager": "torch", "cuda": "torch",
-             "coreml": "coremltools"}
+LIBRARIES = {
+    "onnxruntime": "onnxruntime",
+    "executorch": "executorch.runtime",
+    "eager": "torch",
+    "cuda": "torch",
+    "coreml": "coremltools",
+}
 
 
 @dataclass
@@ -132,9 +137,13 @@ def profile(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
     gc.collect()
     _, warm, _ = _load(folder, backend, job["threads"])
     loads = LoadTimes(
-        cold=_ms(cold), warm=_ms(warm), hashing=_ms(hashing), imports=_ms(imports), cache_dropped=dropped,
+        cold=_ms(cold),
+        warm=_ms(warm),
+        hashing=_ms(hashing),
+        imports=_ms(imports),
+        cache_dropped=dropped,
         graphs={name: _ms(seconds) for name, seconds in graphs.items()},
-    )  # fmt: skip
+    )
     table = make_table(facts, loads, clock, images, warmup)
     memory = {"first_run_ms": first, "peak_rss_mb": peak, "base_rss_mb": base, "pss_mb": pss}
     return {**table.model_dump(mode="json"), **memory, **traced}
@@ -145,8 +154,7 @@ def compare(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
     facts = read_device(job["backends"][0], job["threads"])
     bundles = [open_bundle(folder) for folder in job["bundles"]]
     sessions = [
-        open_session(bundle, backend, job["threads"])
-        for bundle, backend in zip(bundles, job["backends"], strict=True)
+        open_session(bundle, backend, job["threads"]) for bundle, backend in zip(bundles, job["backends"], strict=True)
     ]
     for session in sessions:
         _warm_up(session, job["warmup"], Clock(), lambda done: tell("warming up", 0, job["runs"]))
@@ -201,8 +209,9 @@ def trace_operators(session: Session, folder: str, backend: str, threads: int | 
         graph = session.manifest.graphs[name]
         label = f"{name}@{batch}" if sum(other == name for other, _ in seen) > 1 else name
         with tempfile.TemporaryDirectory() as out:
-            file = module.write_trace(Path(folder), graph, graph.artifacts[backend], inputs, batch=batch,
-                                      threads=threads, out=Path(out))  # fmt: skip
+            file = module.write_trace(
+                Path(folder), graph, graph.artifacts[backend], inputs, batch=batch, threads=threads, out=Path(out)
+            )
             read = import_etdump if file.suffix == ".etdp" else import_onnxruntime_trace
             tables[label] = read(file, graph=label)
     return join_operators(tables)
@@ -230,9 +239,7 @@ def _last_inputs(session: Session) -> dict[tuple[str, int], dict[str, Array]]:
     return seen
 
 
-def make_table(
-    facts: DeviceFacts, loads: LoadTimes, clock: Clock, images: list[float], warmup: int
-) -> LatencyTable:
+def make_table(facts: DeviceFacts, loads: LoadTimes, clock: Clock, images: list[float], warmup: int) -> LatencyTable:
     """The table of what the clock saw while `images` (seconds each) were made."""
     graphs: dict[str, GraphTimes] = {}
     kept: dict[str, tuple[float, ...]] = {}
@@ -241,11 +248,16 @@ def make_table(
         graphs[name] = graph_times(kept[name])
     whole = tuple(map(_ms, images))
     return LatencyTable(
-        source="measured", device=facts, load_ms=loads, graphs=graphs, end_to_end_ms=image_times(whole),
-        warmup=warmup, overhead_fraction=round(max(0.0, 1.0 - clock.total() / sum(images)), 5),
+        source="measured",
+        device=facts,
+        load_ms=loads,
+        graphs=graphs,
+        end_to_end_ms=image_times(whole),
+        warmup=warmup,
+        overhead_fraction=round(max(0.0, 1.0 - clock.total() / sum(images)), 5),
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         samples=Samples(end_to_end_ms=whole, graphs=kept),
-    )  # fmt: skip
+    )
 
 
 def _side(bundle: Bundle, backend: str, seconds: list[float]) -> dict[str, Any]:

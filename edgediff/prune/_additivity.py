@@ -28,8 +28,13 @@ class Additivity(Model):
 
 
 def draw_subsets(
-    names: Sequence[str], graph: UnitGraph, budget: Budget, costs: Mapping[str, Milliseconds], most: float,
-    count: int, seed: int = 0,
+    names: Sequence[str],
+    graph: UnitGraph,
+    budget: Budget,
+    costs: Mapping[str, Milliseconds],
+    most: float,
+    count: int,
+    seed: int = 0,
 ) -> list[tuple[str, ...]]:
     """Subsets of two candidates and more, whose removal takes shares drawn evenly from (0, `most`] of what the
     budget counts. Fewer than `count` when `most` leaves no room for two."""
@@ -52,7 +57,9 @@ def draw_subsets(
 
 
 def compare_sums(
-    subsets: Sequence[Sequence[str]], singles: Mapping[str, float], measured: Sequence[float],
+    subsets: Sequence[Sequence[str]],
+    singles: Mapping[str, float],
+    measured: Sequence[float],
     removed: Sequence[float],
 ) -> Additivity:
     """The figures over subsets whose removal was measured."""

@@ -91,7 +91,10 @@ def _saved_within(graph: UnitGraph, name: str, whole: float, costs: Mapping[str,
 
 
 def choose(
-    budget: Budget, losses: Mapping[str, float], graph: UnitGraph, costs: Mapping[str, Milliseconds] | None = None,
+    budget: Budget,
+    losses: Mapping[str, float],
+    graph: UnitGraph,
+    costs: Mapping[str, Milliseconds] | None = None,
     solver: Solver = "milp",
 ) -> tuple[str, ...]:
     """The candidates of least summed loss whose removal meets the budget. Raises MethodError when removing
@@ -141,8 +144,11 @@ def select(losses: Sequence[float], savings: Sequence[float], needed: float) -> 
         least = min(needed / unit * (1 + margin), float(weights.sum()))
         with _quiet_library():
             result = milp(
-                costs, constraints=LinearConstraint(weights[None, :], lb=least), integrality=np.ones(len(losses)),
-                bounds=Bounds(0, 1), options={"mip_rel_gap": 0.0},
+                costs,
+                constraints=LinearConstraint(weights[None, :], lb=least),
+                integrality=np.ones(len(losses)),
+                bounds=Bounds(0, 1),
+                options={"mip_rel_gap": 0.0},
             )
         if not result.success:
             raise MethodError(f"the selection of layers failed: {result.message}", code="solver")

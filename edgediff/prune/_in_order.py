@@ -42,9 +42,7 @@ def remove_in_order(
     return tuple(taken)
 
 
-def _measure(
-    budget: Budget, graph: UnitGraph, names: Sequence[str], costs: Mapping[str, Milliseconds]
-) -> float | None:
+def _measure(budget: Budget, graph: UnitGraph, names: Sequence[str], costs: Mapping[str, Milliseconds]) -> float | None:
     """None where the cuts leave a wrong shape."""
     try:
         return budget.measure(graph.with_cuts(names), costs)

@@ -101,7 +101,12 @@ class LatentSampler:
 
         numbers = range(start, stop)
         latents = sample_latents(
-            self.pipeline, self.table, self.guidance, [self.prompts[k % len(self.prompts)] for k in numbers],
-            [self.first_seed + k for k in numbers], batch=self.batch, denoiser=denoise,
+            self.pipeline,
+            self.table,
+            self.guidance,
+            [self.prompts[k % len(self.prompts)] for k in numbers],
+            [self.first_seed + k for k in numbers],
+            batch=self.batch,
+            denoiser=denoise,
         )
         return Halves.of(latents)

@@ -18,9 +18,15 @@ def open_output_loss(pipeline: Pipeline, trace: Trace, timesteps: int, memory_gb
     by all recipes that measure the same cuts on the same inputs, whatever their method and budget."""
     inputs = calibration_batch(trace, timesteps)
     parameter = next(pipeline.denoiser.parameters())
-    memo = Memo({
-        "what": "output loss", "weights": pipeline.weights, "inputs": digest_inputs(inputs),
-        "cuts": sorted(pipeline.graph.cuts), "device": parameter.device.type, "dtype": str(parameter.dtype),
-        "torch": importlib.metadata.version("torch"),
-    })
+    memo = Memo(
+        {
+            "what": "output loss",
+            "weights": pipeline.weights,
+            "inputs": digest_inputs(inputs),
+            "cuts": sorted(pipeline.graph.cuts),
+            "device": parameter.device.type,
+            "dtype": str(parameter.dtype),
+            "torch": importlib.metadata.version("torch"),
+        }
+    )
     return OutputLoss(pipeline.denoiser, pipeline.graph, inputs, memory_gb=memory_gb, memo=memo), memo

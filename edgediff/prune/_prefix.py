@@ -77,7 +77,10 @@ class OutputLoss:
     _kept: tuple[tuple[Cuts, Chunk], dict[str, Tensor]] | None = field(default=None, repr=False)
 
     def measure(
-        self, sets: Sequence[Iterable[str]], base: Iterable[str] = (), progress: Progress | None = None,
+        self,
+        sets: Sequence[Iterable[str]],
+        base: Iterable[str] = (),
+        progress: Progress | None = None,
         text: str = "scoring layers",
     ) -> list[float]:
         """The loss of each set of cuts made on top of `base`, against the network without any.

@@ -27,8 +27,13 @@ class _Table(Model):
 
 
 def budget_costs(
-    budget: Budget, file: str | None, pipeline: Pipeline, progress: Progress | None = None, *,
-    always: bool = False, operators: bool = False,
+    budget: Budget,
+    file: str | None,
+    pipeline: Pipeline,
+    progress: Progress | None = None,
+    *,
+    always: bool = False,
+    operators: bool = False,
 ) -> dict[str, Milliseconds]:
     """The cost table that a budget of time needs (`always`: whatever the budget); empty for a budget of parameters
     or MACs. `operators` times the operators inside the units too.
@@ -141,9 +146,7 @@ def _time_operators(
     finally:
         for handle in handles:
             handle.remove()
-    return {
-        name: (min(whole[name][WARM_UP:]), min(left[name][WARM_UP:])) for name in whole
-    }
+    return {name: (min(whole[name][WARM_UP:]), min(left[name][WARM_UP:])) for name in whole}
 
 
 def _finish(value: Tensor) -> None:

@@ -123,8 +123,11 @@ class _Search:
         [measured] = self.loss.measure([closed], progress=self.progress, text="measuring the selection")
         cut = self.graph.with_cuts(closed)
         self.tried[name] = {
-            "units": list(closed), "output_loss": measured, "summed": sum(self.values[unit] for unit in chosen),
-            "parameters": cut.parameters(), "macs": cut.macs(),
+            "units": list(closed),
+            "output_loss": measured,
+            "summed": sum(self.values[unit] for unit in chosen),
+            "parameters": cut.parameters(),
+            "macs": cut.macs(),
         }
 
     def select_in_parts(self) -> tuple[str, ...]:

@@ -41,7 +41,10 @@ if TYPE_CHECKING:
 Kind = Literal["conv", "linear", "norm", "activation", "attention", "feed_forward", "resnet"]
 KINDS: tuple[Kind, ...] = ("conv", "linear", "norm", "activation", "attention", "feed_forward", "resnet")
 UNIT_KINDS = {
-    "self_attention": "attention", "cross_attention": "attention", "feed_forward": "feed_forward", "resnet": "resnet",
+    "self_attention": "attention",
+    "cross_attention": "attention",
+    "feed_forward": "feed_forward",
+    "resnet": "resnet",
 }
 RUNGS = (4, 2, 1)  # a rung samples this part of the seeds; after each but the last, half of the operators goes on
 
@@ -86,7 +89,9 @@ def score(spec: Spec, pipeline: Pipeline, trace: Trace, progress: Progress | Non
         joint = race.measure(chosen, spec.seeds, ()) if chosen else (0.0, 0.0, 0.0)
     checks = {
         "tau": {"first_rung": race.tau(names, 0), "last_rung": race.tau(names, race.last)},
-        "rungs": race.counts, "share_of_full_cost": race.share(names), "joint": joint[0],
+        "rungs": race.counts,
+        "share_of_full_cost": race.share(names),
+        "joint": joint[0],
     }
     return StageScores(values=values, costs=costs, selection=chosen, checks=checks)
 
@@ -129,11 +134,17 @@ def _sampler(spec: Spec, pipeline: Pipeline, trace: Trace) -> LatentSampler:
 
 
 def _memo(spec: Spec, pipeline: Pipeline, trace: Trace) -> Memo:
-    return Memo({
-        "what": "latent shift", "weights": pipeline.weights, "prompts": trace.prompts, "seed": trace.seeds[0],
-        "cuts": sorted(pipeline.graph.cuts), "sampling": [spec.sampler, spec.steps, spec.guidance],
-        "torch": importlib.metadata.version("torch"),
-    })
+    return Memo(
+        {
+            "what": "latent shift",
+            "weights": pipeline.weights,
+            "prompts": trace.prompts,
+            "seed": trace.seeds[0],
+            "cuts": sorted(pipeline.graph.cuts),
+            "sampling": [spec.sampler, spec.steps, spec.guidance],
+            "torch": importlib.metadata.version("torch"),
+        }
+    )
 
 
 @dataclass

@@ -58,6 +58,5 @@ def propose(spec: Spec, scores: StageScores, graph: UnitGraph) -> tuple[Cut, ...
     check_scored(graph, scores.values)
     chosen = choose(spec.budget, scores.values, graph, scores.costs)
     return tuple(
-        Cut(unit=name, by="magnitude", score=scores.values.get(name, 0.0))
-        for name in close_selection(graph, chosen)
+        Cut(unit=name, by="magnitude", score=scores.values.get(name, 0.0)) for name in close_selection(graph, chosen)
     )

@@ -50,7 +50,9 @@ def score(spec: Spec, pipeline: Pipeline, trace: Trace, progress: Progress | Non
         losses = loss.measure(draws, progress=progress, text="measuring draws")
     best = min(range(len(draws)), key=losses.__getitem__)
     return StageScores(
-        values=dict.fromkeys(draws[best], losses[best]), costs=costs, selection=draws[best],
+        values=dict.fromkeys(draws[best], losses[best]),
+        costs=costs,
+        selection=draws[best],
         checks={"losses": losses, "output_loss": losses[best]},
     )
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["render_report"]
 
+
 def render_report(
     bundles: Bundle | Sequence[Bundle],
     out: str | Path,

@@ -50,9 +50,14 @@ def bars(rows: Sequence[tuple[str, str, float, str]], label: str, *, width: int 
     for kind, title, value, shown in rows:
         share = f"{max(value / top * 100, 0.4):.2f}%"
         made.append(
-            tag("div", tag("span", title, class_="bar-name"), tag("span", shown, class_="bar-value"),
-                tag("span", tag("span", style=f"width:{share}", class_=f"fill {kind}"), class_="bar"), class_="bar-row")
-        )  # fmt: skip
+            tag(
+                "div",
+                tag("span", title, class_="bar-name"),
+                tag("span", shown, class_="bar-value"),
+                tag("span", tag("span", style=f"width:{share}", class_=f"fill {kind}"), class_="bar"),
+                class_="bar-row",
+            )
+        )
     return tag("div", *made, class_="bars", role="img", aria_label=label)
 
 
@@ -90,9 +95,7 @@ def floor_bar(value: float, floor: float | None, top: float, state: str, label: 
 
 def key(entries: Sequence[tuple[str, str]]) -> Html:
     """The legend of `reference`, `bundle` and `equal` marks: (class, words)."""
-    made = [
-        tag("li", _svg([_shape(kind, 8, 8)], 16, 16, "", "mark"), words) for kind, words in entries
-    ]
+    made = [tag("li", _svg([_shape(kind, 8, 8)], 16, 16, "", "mark"), words) for kind, words in entries]
     return tag("ul", *made, class_="key")
 
 
@@ -108,6 +111,13 @@ def _shape(kind: str, x: float, y: float) -> Html:
 def _svg(parts: Sequence[Html], width: float, height: float, label: str, kind: str) -> Html:
     hidden = not label
     return tag(
-        "svg", join(parts), viewBox=f"0 0 {width:g} {height:g}", width=f"{width:g}", height=f"{height:g}", class_=kind,
-        role=None if hidden else "img", aria_label=label or None, aria_hidden="true" if hidden else None,
-    )  # fmt: skip
+        "svg",
+        join(parts),
+        viewBox=f"0 0 {width:g} {height:g}",
+        width=f"{width:g}",
+        height=f"{height:g}",
+        class_=kind,
+        role=None if hidden else "img",
+        aria_label=label or None,
+        aria_hidden="true" if hidden else None,
+    )

@@ -31,7 +31,7 @@ def plan_section(subject: Subject) -> Html:
         ("Compute", f"{macs(cost.macs)} per image, {share} of the untouched model's {macs(cost.reference_macs)}"),
         ("Same compute", f"{equal.sampler} with {equal.steps} steps, {macs(equal.macs)}"),
         ("Backends", ", ".join(f"{key} {one.precision}" for key, one in plan.backends.items())),
-    ]  # fmt: skip
+    ]
     return join([facts(pairs), _graphs(subject), _cuts(plan)])
 
 
@@ -49,9 +49,12 @@ def schedule_section(subject: Subject, graph: UnitGraph | None) -> Html:
     if layers:
         return join([head, draw_schedule(plan, layers)])
     words = tag(
-        "p", "Which layers each call computes is known where the model is: run ", code(evaluate_command(subject)),
-        " and pass the file on. Below, what each call costs.", class_="missing",
-    )  # fmt: skip
+        "p",
+        "Which layers each call computes is known where the model is: run ",
+        code(evaluate_command(subject)),
+        " and pass the file on. Below, what each call costs.",
+        class_="missing",
+    )
     return join([head, words, draw_calls(plan)])
 
 
@@ -63,10 +66,16 @@ def _graphs(subject: Subject) -> Html:
     plan, counts = subject.plan, Counter(subject.plan.schedule.calls)
     head = ("graph", "calls", "per call", "parameters", "reads from cache", "writes to cache")
     rows: list[list[Child]] = [
-        [code(key), counts[graph.row], macs(graph.macs), _millions(graph.parameters), _carries(subject, graph.reads),
-         _carries(subject, graph.writes)]
+        [
+            code(key),
+            counts[graph.row],
+            macs(graph.macs),
+            _millions(graph.parameters),
+            _carries(subject, graph.reads),
+            _carries(subject, graph.writes),
+        ]
         for key, graph in plan.graphs.items()
-    ]  # fmt: skip
+    ]
     if counts[HOLD]:
         rows.append([tag("em", "none: output held"), counts[HOLD], macs(0), figure(None), "", ""])
     return join([tag("h4", "Graphs of the denoiser"), table(head, rows, numbers=(1, 2, 3))])

@@ -19,8 +19,13 @@ def devices_section(estimates: Mapping[str, Sequence[PlanEstimate]]) -> Html:
     """The plot, and under it what each estimate stands on."""
     bases = {one.target: one.basis for found in estimates.values() for one in found}
     notes = [tag("li", f"{target}: {basis}") for target, basis in bases.items()]
-    return tag("section", tag("h2", "On devices that are not here"), Html(devices_plot(estimates)),
-               tag("ul", *notes, class_="note"), class_="devices")  # fmt: skip
+    return tag(
+        "section",
+        tag("h2", "On devices that are not here"),
+        Html(devices_plot(estimates)),
+        tag("ul", *notes, class_="note"),
+        class_="devices",
+    )
 
 
 def devices_plot(estimates: Mapping[str, Sequence[PlanEstimate]]) -> str:
@@ -51,9 +56,15 @@ def devices_plot(estimates: Mapping[str, Sequence[PlanEstimate]]) -> str:
     words = "estimated, not measured; lines hold 4 of 5"
     parts.append(tag("text", words, x=WIDTH - 8, y=18, text_anchor="end", fill="#666"))
     drawn = tag(
-        "svg", join(parts), xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {WIDTH} {height}", font_size="12",
-        font_family="sans-serif", role="img", aria_label="Estimated time of an image on each device",
-    )  # fmt: skip
+        "svg",
+        join(parts),
+        xmlns="http://www.w3.org/2000/svg",
+        viewBox=f"0 0 {WIDTH} {height}",
+        font_size="12",
+        font_family="sans-serif",
+        role="img",
+        aria_label="Estimated time of an image on each device",
+    )
     return f"{drawn}\n"
 
 
@@ -63,9 +74,20 @@ def _mark(one: PlanEstimate, recipe: str, place: Callable[[float], float], y: fl
     title = f"{one.target}, {recipe}: {span.p50:.3g} ms ({span.low:.3g} to {span.high:.3g}), {one.memory_mb:.0f} MB"
     drawn = [
         tag("path", d=f"M{place(span.low)} {y}H{place(span.high)}", stroke=colour, stroke_width=2, opacity=0.5),
-        tag("g", tag("title", title), tag("circle", cx=place(span.p50), cy=y, r=4.5, stroke=colour, stroke_width=2,
-                                          fill=colour if fits else "#fff")),
-    ]  # fmt: skip
+        tag(
+            "g",
+            tag("title", title),
+            tag(
+                "circle",
+                cx=place(span.p50),
+                cy=y,
+                r=4.5,
+                stroke=colour,
+                stroke_width=2,
+                fill=colour if fits else "#fff",
+            ),
+        ),
+    ]
     if not fits:
         drawn.append(tag("text", "does not fit", x=WIDTH - RIGHT + 12, y=y + 4, fill="#b00"))
     return drawn

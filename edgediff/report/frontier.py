@@ -62,15 +62,23 @@ def front_section(front: Front) -> Html:
     """What the planner weighed under a budget: the plot and the points that nothing beats."""
     chosen, measured = front.points[front.chosen], [p for p in front.points if p.snr_db is not None]
     spots = [
-        Spot("reference" if p is chosen else "equal" if p.baseline else "bundle", p.latency_ms, p.snr_db or 0.0,
-             f"{p.what}: {p.latency_ms:.0f} ms, {p.snr_db:.1f} dB")
+        Spot(
+            "reference" if p is chosen else "equal" if p.baseline else "bundle",
+            p.latency_ms,
+            p.snr_db or 0.0,
+            f"{p.what}: {p.latency_ms:.0f} ms, {p.snr_db:.1f} dB",
+        )
         for p in measured
-    ]  # fmt: skip
+    ]
     rows: list[list[Child]] = [
-        [join([p.what, " (chosen)" if p is chosen else None]), f"{p.latency_ms:.0f} ms", f"{p.memory_mb:.0f} MB",
-         figure(p.snr_db or 0.0, 1)]
+        [
+            join([p.what, " (chosen)" if p is chosen else None]),
+            f"{p.latency_ms:.0f} ms",
+            f"{p.memory_mb:.0f} MB",
+            figure(p.snr_db or 0.0, 1),
+        ]
         for p in front.best()
-    ]  # fmt: skip
+    ]
     over = f"Better ones are over the {' and the '.join(front.binding)} limit." if front.binding else ""
     words = (
         f"{len(front.points)} plans were priced ({front.target_source} time on the target), {len(measured)} measured: "

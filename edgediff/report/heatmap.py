@@ -21,9 +21,13 @@ STATES = {
     "output": ("", "whole call held: the last output stands in"),
 }
 BRIEF = (
-    ("_blocks.", " "), ("mid_block", "mid"), (".layers.", " \N{MIDDLE DOT} "),
-    (".downsamplers.0", " \N{DOWNWARDS ARROW}"), (".upsamplers.0", " \N{UPWARDS ARROW}"), ("_", " "),
-)  # fmt: skip
+    ("_blocks.", " "),
+    ("mid_block", "mid"),
+    (".layers.", " \N{MIDDLE DOT} "),
+    (".downsamplers.0", " \N{DOWNWARDS ARROW}"),
+    (".upsamplers.0", " \N{UPWARDS ARROW}"),
+    ("_", " "),
+)
 
 
 def letters_of(plan: Plan) -> dict[str, str]:
@@ -40,9 +44,11 @@ def draw_schedule(plan: Plan, layers: Sequence[Mapping[str, Any]]) -> Html:
     labels = _frame([*_labels(layers)], LABELS, height, "map-labels")
     body = _frame(
         [*_calls(plan), *_cells(rows), *_shares(layers, CELL * len(plan.schedule.calls) + 10)],
-        CELL * len(plan.schedule.calls) + 10 + SHARES, height, "map-body",
+        CELL * len(plan.schedule.calls) + 10 + SHARES,
+        height,
+        "map-body",
         label=f"Schedule of {len(plan.schedule.calls)} calls and {len(rows)} layers: {plan.schedule}",
-    )  # fmt: skip
+    )
     return join([tag("div", labels, body, class_="map wide", tabindex="0"), legend])
 
 
@@ -149,6 +155,13 @@ def _legend_entry(state: str) -> Html:
 
 def _frame(parts: Sequence[Html], width: float, height: float, kind: str, *, label: str = "") -> Html:
     return tag(
-        "svg", join(parts), viewBox=f"0 0 {width:g} {height:g}", width=f"{width:g}", height=f"{height:g}", class_=kind,
-        role="img" if label else None, aria_label=label or None, aria_hidden=None if label else "true",
-    )  # fmt: skip
+        "svg",
+        join(parts),
+        viewBox=f"0 0 {width:g} {height:g}",
+        width=f"{width:g}",
+        height=f"{height:g}",
+        class_=kind,
+        role="img" if label else None,
+        aria_label=label or None,
+        aria_hidden=None if label else "true",
+    )

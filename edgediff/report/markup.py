@@ -65,10 +65,14 @@ def table(
 
     def cells(element: str, row: Iterable[Child]) -> Html:
         made = (
-            tag("th" if index == 0 and element == "td" else element, cell, class_="n" if index in right else None,
-                scope={"th": "col"}.get(element, "row" if index == 0 else None))
+            tag(
+                "th" if index == 0 and element == "td" else element,
+                cell,
+                class_="n" if index in right else None,
+                scope={"th": "col"}.get(element, "row" if index == 0 else None),
+            )
             for index, cell in enumerate(row)
-        )  # fmt: skip
+        )
         return tag("tr", *made)
 
     body = tag("tbody", *(cells("td", row) for row in rows))

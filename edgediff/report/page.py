@@ -43,7 +43,9 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri
 
 
 def build_page(
-    subjects: Sequence[Subject], graphs: Sequence[UnitGraph | None], when: datetime,
+    subjects: Sequence[Subject],
+    graphs: Sequence[UnitGraph | None],
+    when: datetime,
     estimates: Mapping[str, Sequence[PlanEstimate]],
 ) -> Html:
     """The whole document."""
@@ -53,8 +55,16 @@ def build_page(
         _article(index, subject, subjects, graph, single)
         for index, (subject, graph) in enumerate(zip(subjects, graphs, strict=True))
     ]
-    body = tag("body", tag("main", _masthead(subjects, when), None if single else _overview(subjects), *articles,
-                            devices_section(estimates) if estimates else None))  # fmt: skip
+    body = tag(
+        "body",
+        tag(
+            "main",
+            _masthead(subjects, when),
+            None if single else _overview(subjects),
+            *articles,
+            devices_section(estimates) if estimates else None,
+        ),
+    )
     return _document(f"{title} - edgediff report", body)
 
 
@@ -62,20 +72,25 @@ def plain_page(title: str, lede: str, sections: Sequence[tuple[str, Child]]) -> 
     """A whole document that is about no bundle: a title, a sentence, and the sections that have content."""
     made = [tag("section", tag("h3", what), tag("div", body, class_="content")) for what, body in sections if body]
     header = tag(
-        "header", tag("p", f"edgediff {__version__}", class_="kicker"), tag("h1", title), tag("p", lede, class_="lede"),
+        "header",
+        tag("p", f"edgediff {__version__}", class_="kicker"),
+        tag("h1", title),
+        tag("p", lede, class_="lede"),
         class_="masthead",
-    )  # fmt: skip
+    )
     return _document(f"{title} - edgediff", tag("body", tag("main", header, tag("article", *made))))
 
 
 def _document(title: str, body: Html) -> Html:
     head = tag(
-        "head", tag("meta", charset="utf-8"), tag("title", title),
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("title", title),
         tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="color-scheme", content="light dark"),
         Html(f"<style>{STYLE.read_text(encoding='utf-8')}</style>"),
-    )  # fmt: skip
+    )
     return Html(f"<!doctype html>\n{tag('html', head, body, lang='en')}\n")
 
 
@@ -97,10 +112,15 @@ def _lede(subject: Subject) -> Html:
     if subject.profile and device:
         where = f" {MADE[subject.profile.source]} {device.cpu or device.name} with {device.runtime or device.backend}."
     return tag(
-        "p", name(plan.model.id), " by the recipe ", name(plan.recipe_name), " for ", name(plan.target_name),
+        "p",
+        name(plan.model.id),
+        " by the recipe ",
+        name(plan.recipe_name),
+        " for ",
+        name(plan.target_name),
         f": {plan.sampler.kind}, {plan.sampler.steps} steps, {share} of the untouched model's arithmetic.{where}",
         class_="lede",
-    )  # fmt: skip
+    )
 
 
 def _key_figures(subject: Subject) -> Html:
@@ -118,14 +138,21 @@ def _key_figures(subject: Subject) -> Html:
 
     beside = f"same compute on fewer steps: {written(equal.get(quality))}" if equal.get(quality) is not None else ""
     entries = [
-        _key_figure("arithmetic", percent(cost.macs / cost.reference_macs),
-                    f"of the untouched model; {macs(cost.macs)} per image"),
+        _key_figure(
+            "arithmetic",
+            percent(cost.macs / cost.reference_macs),
+            f"of the untouched model; {macs(cost.macs)} per image",
+        ),
         _key_figure(titles[quality], written(found.get(quality)), beside, evaluate_command(subject)),
-        _key_figure("per image, p50", milliseconds(profile.end_to_end_ms.p50) if profile else None, _beside(profile),
-                    f"edgediff profile {subject.quoted}"),
+        _key_figure(
+            "per image, p50",
+            milliseconds(profile.end_to_end_ms.p50) if profile else None,
+            _beside(profile),
+            f"edgediff profile {subject.quoted}",
+        ),
         _key_figure("conversion", parity, words, f"edgediff verify {subject.quoted}", state),
         _key_figure("on disk", size(subject.bytes), f"{len(subject.manifest.files)} files"),
-    ]  # fmt: skip
+    ]
     return tag("ul", *entries, class_="figures")
 
 
@@ -144,8 +171,19 @@ def _key_figure(title: str, value: str | None, beside: str, command: str = "", s
 
 def _overview(subjects: Sequence[Subject]) -> Html:
     """One row per bundle, then cost and quality of those that were evaluated."""
-    head = ("bundle", "recipe", "MACs per image", "of untouched", "p50", "peak memory", "retrieval@1", "PSNR", "SSIM",
-            "conversion", "on disk")  # fmt: skip
+    head = (
+        "bundle",
+        "recipe",
+        "MACs per image",
+        "of untouched",
+        "p50",
+        "peak memory",
+        "retrieval@1",
+        "PSNR",
+        "SSIM",
+        "conversion",
+        "on disk",
+    )
     rows = [_overview_row(index, subject) for index, subject in enumerate(subjects)]
     made = table(head, rows, numbers=(2, 3, 4, 5, 6, 7, 8, 10), kind="overview")
     timed = sum(subject.profile is not None for subject in subjects) > 1
@@ -158,12 +196,18 @@ def _overview_row(index: int, subject: Subject) -> list[Child]:
     cost, profile, found = subject.plan.cost, subject.profile, subject.figures()
     state, _ = parity_words(subject)
     return [
-        tag("a", name(subject.title), href=f"#bundle-{index}"), name(subject.plan.recipe_name), macs(cost.macs),
-        percent(cost.macs / cost.reference_macs), image_time(profile),
+        tag("a", name(subject.title), href=f"#bundle-{index}"),
+        name(subject.plan.recipe_name),
+        macs(cost.macs),
+        percent(cost.macs / cost.reference_macs),
+        image_time(profile),
         figure(profile.peak_rss_mb, 0, "MB") if profile else figure(None),
-        percent(found.get("retrieval_at_1"), 1), figure(found.get("psnr_db"), 1, "dB"), figure(found.get("ssim"), 3),
-        tag("span", {"missing": NOT_MEASURED}.get(state, state), class_=f"mark {_KIND[state]}"), size(subject.bytes),
-    ]  # fmt: skip
+        percent(found.get("retrieval_at_1"), 1),
+        figure(found.get("psnr_db"), 1, "dB"),
+        figure(found.get("ssim"), 3),
+        tag("span", {"missing": NOT_MEASURED}.get(state, state), class_=f"mark {_KIND[state]}"),
+        size(subject.bytes),
+    ]
 
 
 _KIND = {"passed": "ok", "failed": "bad", "missing": "quiet"}
@@ -181,14 +225,18 @@ def _cost_quality(subjects: Sequence[Subject]) -> Html | None:
         columns = [(kind, one.figures(part)) for kind, part in parts]
         marks = [
             Mark(kind, column[what], tuple(column["retrieval_interval"]) if judged else None)
-            for kind, column in columns if column.get(what) is not None
-        ]  # fmt: skip
+            for kind, column in columns
+            if column.get(what) is not None
+        ]
         cost, equal = one.plan.cost, one.plan.cost.equal_compute
         costs = [Mark("reference", cost.reference_macs), Mark("bundle", cost.macs), Mark("equal", equal.macs)]
-        rows.append([
-            name(one.title), dot_strip(costs, f"Arithmetic of {one.title}", most, width=300),
-            dot_strip(marks, f"{words} of {one.title}", 1.0, width=330),
-        ])  # fmt: skip
+        rows.append(
+            [
+                name(one.title),
+                dot_strip(costs, f"Arithmetic of {one.title}", most, width=300),
+                dot_strip(marks, f"{words} of {one.title}", 1.0, width=330),
+            ]
+        )
     if not rows:
         return None
     legend = key((("reference", "untouched model"), ("bundle", "bundle"), ("equal", "same compute, fewer steps")))
@@ -196,9 +244,7 @@ def _cost_quality(subjects: Sequence[Subject]) -> Html | None:
     return join([tag("h4", "Cost and quality"), legend, table(head, rows, kind="costs")])
 
 
-def _article(
-    index: int, subject: Subject, subjects: Sequence[Subject], graph: UnitGraph | None, single: bool
-) -> Html:
+def _article(index: int, subject: Subject, subjects: Sequence[Subject], graph: UnitGraph | None, single: bool) -> Html:
     others = [other for other in subjects if other is not subject]
     sections = (
         ("Pictures", pictures_section(subject)),
@@ -212,9 +258,5 @@ def _article(
         ("Provenance", provenance_section(subject)),
     )
     head = None if single else join([tag("h2", name(subject.title)), _lede(subject), _key_figures(subject)])
-    made = [
-        tag("section", tag("h3", title), tag("div", content, class_="content")) for title, content in sections
-    ]
+    made = [tag("section", tag("h3", title), tag("div", content, class_="content")) for title, content in sections]
     return tag("article", head, *made, id=f"bundle-{index}")
-
-

@@ -17,9 +17,11 @@ def parity_section(subject: Subject) -> Html:
     if not subject.parity:
         return missing("Conversion error", f"edgediff verify {subject.quoted}")
     intro = tag(
-        "p", "Each artifact against the PyTorch graph it was made from. This is the error of the conversion alone; "
-        "what the compression costs is above.", class_="note",
-    )  # fmt: skip
+        "p",
+        "Each artifact against the PyTorch graph it was made from. This is the error of the conversion alone; "
+        "what the compression costs is above.",
+        class_="note",
+    )
     parts = [_backend(key, found) for key, found in (subject.parity.get("backends") or {}).items()]
     return join([intro, *parts])
 

@@ -49,10 +49,14 @@ def pictures_section(subject: Subject) -> Html:
     first = join(_triple(row, subject) for row in rows if row.get("why") != "worst")
     worst = join(_triple(row, subject) for row in rows if row.get("why") == "worst")
     parts: list[Child] = [
-        tag("p", "The same prompt and the same noise, three times. These are the first prompts of the evaluation; "
-            "nobody picked them.", class_="note"),
+        tag(
+            "p",
+            "The same prompt and the same noise, three times. These are the first prompts of the evaluation; "
+            "nobody picked them.",
+            class_="note",
+        ),
         tag("div", first, class_="triples"),
-    ]  # fmt: skip
+    ]
     if worst:
         parts += [tag("h4", "Least like the untouched model"), tag("div", worst, class_="triples")]
     return join(parts)
@@ -118,9 +122,7 @@ def _method(subject: Subject) -> Html:
     return join([tag("p", words, class_="note"), *reasons])
 
 
-def _cost_row(
-    title: str, about: str, values: tuple[float | None, ...], write: Callable[[float], str]
-) -> list[Child]:
+def _cost_row(title: str, about: str, values: tuple[float | None, ...], write: Callable[[float], str]) -> list[Child]:
     """One cost of the three sides; a strip where there is something to say about it."""
     shown = [tag("span", NOT_MEASURED, class_="quiet") if value is None else write(value) for value in values]
     marks = [Mark(kind, value) for (kind, _), value in zip(SIDES, values, strict=True) if value is not None]
@@ -179,12 +181,21 @@ def _triple(row: Mapping[str, Any], subject: Subject) -> Html:
     images = zip(SIDES, ("reference", "compressed", "equal_compute"), strict=True)
     prompt = str(row["prompt"])
     shown = [
-        tag("figure", _image(row["images"][part], f"{prompt}: {words}"),
-            tag("figcaption", {"equal": f"{subject.figures('equal_compute').get('sampler', '')} "
-                                        f"{subject.plan.cost.equal_compute.steps} steps".strip(),
-                               "reference": "untouched"}.get(kind, words)), class_=kind)
+        tag(
+            "figure",
+            _image(row["images"][part], f"{prompt}: {words}"),
+            tag(
+                "figcaption",
+                {
+                    "equal": f"{subject.figures('equal_compute').get('sampler', '')} "
+                    f"{subject.plan.cost.equal_compute.steps} steps".strip(),
+                    "reference": "untouched",
+                }.get(kind, words),
+            ),
+            class_=kind,
+        )
         for (kind, words), part in images
-    ]  # fmt: skip
+    ]
     caption = tag("p", name(prompt), tag("small", f"seed {row['seed']}"), class_="prompt")
     return tag("div", caption, tag("div", *shown, class_="three"), class_="triple")
 

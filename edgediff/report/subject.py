@@ -122,15 +122,17 @@ def _read_evaluation(bundle: Bundle, source: Source) -> Mapping[str, Any]:
         if not isinstance(data.get(key), Mapping):
             raise EvaluationError(
                 f"is no evaluation: '{key}' is missing; write one with edgediff evaluate BUNDLE --out FILE",
-                where=where, code="form",
-            )  # fmt: skip
+                where=where,
+                code="form",
+            )
     parse(dict(data), EvaluationForm, where=where)
     if data.get("program", program_digest(bundle.manifest)) != program_digest(bundle.manifest):
         raise EvaluationError(
             f"was made from another build of '{data.get('bundle')}' than bundle '{bundle.manifest.name}'; give the "
             "evaluations in the order of the bundles, or evaluate again",
-            where=where, code="other_bundle",
-        )  # fmt: skip
+            where=where,
+            code="other_bundle",
+        )
     return data
 
 

@@ -27,9 +27,11 @@ BEWARE = {
     "vendor-estimate": "The vendor's estimate, not measured.",
 }
 MADE = {
-    "measured": "Measured on", "estimated": "Times estimated for", "emulated": "Times emulated for",
+    "measured": "Measured on",
+    "estimated": "Times estimated for",
+    "emulated": "Times emulated for",
     "vendor-estimate": "Times estimated by the vendor's tools for",
-}  # fmt: skip
+}
 
 
 def latency_section(subject: Subject) -> Html:
@@ -37,10 +39,18 @@ def latency_section(subject: Subject) -> Html:
     if subject.profile is None:
         return missing("Latency and memory", f"edgediff profile {subject.quoted}")
     found = subject.profile
-    return join([
-        _caveats(found), _whole(found), _sustained(found), _split(subject, found), _graphs(found), _npu(found),
-        _operators(found), _device(found),
-    ])
+    return join(
+        [
+            _caveats(found),
+            _whole(found),
+            _sustained(found),
+            _split(subject, found),
+            _graphs(found),
+            _npu(found),
+            _operators(found),
+            _device(found),
+        ]
+    )
 
 
 def image_time(found: LatencyTable | None) -> Child:
@@ -70,16 +80,34 @@ def _whole(found: LatencyTable) -> Html:
     cold = {True: "files dropped from the page cache", False: "files stayed in the page cache"}
     parts = f"{milliseconds(loads.hashing)} of it reading and hashing; " if loads.hashing is not None else ""
     pairs: list[tuple[str, Child]] = [
-        ("Image, end to end", _pair(f"p50 {milliseconds(image.p50)}", f"p90 {milliseconds(image.p90)}, p95 "
-                                    f"{milliseconds(image.p95)}, n {image.n} after {found.warmup} warm-up")),
+        (
+            "Image, end to end",
+            _pair(
+                f"p50 {milliseconds(image.p50)}",
+                f"p90 {milliseconds(image.p90)}, p95 "
+                f"{milliseconds(image.p95)}, n {image.n} after {found.warmup} warm-up",
+            ),
+        ),
         ("First image", _pair(milliseconds(found.first_run_ms), "includes what is done late")),
-        ("Cold load", _pair(milliseconds(loads.cold), parts + cold.get(
-            loads.cache_dropped, "page cache: not known") if loads.cache_dropped is not None else parts)),
+        (
+            "Cold load",
+            _pair(
+                milliseconds(loads.cold),
+                parts + cold.get(loads.cache_dropped, "page cache: not known")
+                if loads.cache_dropped is not None
+                else parts,
+            ),
+        ),
         ("Warm load", _pair(milliseconds(loads.warm), "again in the same process")),
         ("Outside the graphs", _pair(percent(found.overhead_fraction, 1), "scheduler, guidance, caches, tokenizer")),
-        ("Peak memory", _pair(figure(found.peak_rss_mb, 0, MEGABYTE),
-                              f"{figure(found.base_rss_mb, 0, MEGABYTE)} of it libraries before the bundle")),
-    ]  # fmt: skip
+        (
+            "Peak memory",
+            _pair(
+                figure(found.peak_rss_mb, 0, MEGABYTE),
+                f"{figure(found.base_rss_mb, 0, MEGABYTE)} of it libraries before the bundle",
+            ),
+        ),
+    ]
     return facts(pairs)
 
 
@@ -100,8 +128,13 @@ def _operators(found: LatencyTable) -> Html:
     largest = sorted(found.operators_ms.items(), key=lambda item: -item[1])[:SHOWN_OPERATORS]
     rows: list[list[Child]] = [[code(kind), milliseconds(took)] for kind, took in largest]
     words = "From a picture that was traced and not timed: tracing slows small operators down."
-    return join([tag("h4", "Largest operators, per call"), table(("operator", "time"), rows, numbers=(1,)),
-                 tag("p", words, class_="note")])
+    return join(
+        [
+            tag("h4", "Largest operators, per call"),
+            table(("operator", "time"), rows, numbers=(1,)),
+            tag("p", words, class_="note"),
+        ]
+    )
 
 
 def _split(subject: Subject, found: LatencyTable) -> Html:
@@ -129,8 +162,17 @@ def _graphs(found: LatencyTable) -> Html:
     for graph, times in found.graphs.items():
         drawn = ticks(samples[graph], 0.0, high, f"{len(samples[graph])} calls of {graph}") if graph in samples else ""
         load = found.load_ms.graphs.get(graph)
-        rows.append([code(graph), milliseconds(times.p50_ms), milliseconds(times.p90_ms), milliseconds(times.p95_ms),
-                     times.n, milliseconds(load), drawn])  # fmt: skip
+        rows.append(
+            [
+                code(graph),
+                milliseconds(times.p50_ms),
+                milliseconds(times.p90_ms),
+                milliseconds(times.p95_ms),
+                times.n,
+                milliseconds(load),
+                drawn,
+            ]
+        )
     head = ("graph", "p50", "p90", "p95", "calls", "load", "every call, from 0")
     split = any("@" in graph for graph in found.graphs)
     words = "@2 is one call for both prompts, @1 a call for the prompt alone."
@@ -143,10 +185,15 @@ def _npu(found: LatencyTable) -> Html | None:
     if not found.npu:
         return None
     rows: list[list[Child]] = [
-        [code(graph), f"{one.cycles:,}", macs(one.macs), one.pieces,
-         ", ".join(f"{kib:,.0f} KiB {memory}" for memory, kib in one.memory_kib.items())]
+        [
+            code(graph),
+            f"{one.cycles:,}",
+            macs(one.macs),
+            one.pieces,
+            ", ".join(f"{kib:,.0f} KiB {memory}" for memory, kib in one.memory_kib.items()),
+        ]
         for graph, one in found.npu.items()
-    ]  # fmt: skip
+    ]
     head = ("graph", "cycles", "arithmetic", "pieces", "memory used")
     return join([tag("h4", "On the NPU, by its vendor's compiler"), table(head, rows, numbers=(1, 2, 3))])
 
@@ -155,13 +202,16 @@ def _device(found: LatencyTable) -> Html:
     facts_, before = found.device, found.thermal_before
     affinity = facts_.affinity
     shown = [
-        facts_.cpu, f"{facts_.cores} cores" if facts_.cores else None,
+        facts_.cpu,
+        f"{facts_.cores} cores" if facts_.cores else None,
         f"affinity {', '.join(map(str, affinity))}" if affinity and len(affinity) != facts_.cores else None,
         f"{facts_.threads} threads" if facts_.threads else "threads: the backend's choice",
         f"governor {facts_.governor}" if facts_.governor else None,
-        f"{facts_.memory_gb:g} GB memory" if facts_.memory_gb else None, facts_.os, facts_.runtime,
+        f"{facts_.memory_gb:g} GB memory" if facts_.memory_gb else None,
+        facts_.os,
+        facts_.runtime,
         f"{before} before, {found.thermal_after or 'not readable'} after" if before else None,
-    ]  # fmt: skip
+    ]
     return tag("p", "; ".join(part for part in shown if part), ".", class_="note")
 
 

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 
 def fit_weights(
-    rollout: Rollout, setting: Setting, trajectory: Trajectory, gaps: list[Gap], depth: int,
+    rollout: Rollout,
+    setting: Setting,
+    trajectory: Trajectory,
+    gaps: list[Gap],
+    depth: int,
     progress: Progress | None = None,
 ) -> list[tuple[float, ...]]:
     """Per gap, the weights (newest first) that bring the latent at its end closest to the reference's there, given

@@ -56,7 +56,13 @@ class _Table:
 
 
 def find_paths(
-    trajectory: Trajectory, *, most_guided: int, most_alone: int, longest: int, oldest: int, fit: bool = True,
+    trajectory: Trajectory,
+    *,
+    most_guided: int,
+    most_alone: int,
+    longest: int,
+    oldest: int,
+    fit: bool = True,
     tick: Tick | None = None,
 ) -> dict[tuple[int, int], Path]:
     """For each number of guided calls and of calls alone, the path of least predicted loss.
@@ -111,15 +117,13 @@ def _modes(trajectory: Trajectory, state: _State, call: int, oldest: int) -> lis
 
 def _relax(target: _Table, source: Floats, step: tuple[int, int], loss: float, number: int) -> None:
     moved = np.full_like(source, np.inf)
-    moved[step[0]:, step[1]:] = source[: source.shape[0] - step[0], : source.shape[1] - step[1]] + loss
+    moved[step[0] :, step[1] :] = source[: source.shape[0] - step[0], : source.shape[1] - step[1]] + loss
     better = moved < target.loss
     target.loss[better] = moved[better]
     target.origin[better] = number
 
 
-def _collect(
-    states: list[_State], tables: list[_Table], ends: list[tuple[int, float]]
-) -> dict[tuple[int, int], Path]:
+def _collect(states: list[_State], tables: list[_Table], ends: list[tuple[int, float]]) -> dict[tuple[int, int], Path]:
     best: dict[tuple[int, int], tuple[float, int]] = {}
     for number, loss in ends:
         for guided, alone in np.argwhere(np.isfinite(tables[number].loss)):
@@ -173,10 +177,16 @@ def walk(trajectory: Trajectory, calls: tuple[int, ...], guided: tuple[int, ...]
         used = (call,) if own else recent[:DIFFERENCES]
         outputs.insert(0, trajectory.output(call, used))
         error, weights = trajectory.skip(call, outputs[:depth], after)
-        gaps.append(Gap(
-            call, after, own, trajectory.guidance_weights(call, used), tuple(float(w) for w in weights),
-            error * float(trajectory.gain[after]),
-        ))  # fmt: skip
+        gaps.append(
+            Gap(
+                call,
+                after,
+                own,
+                trajectory.guidance_weights(call, used),
+                tuple(float(w) for w in weights),
+                error * float(trajectory.gain[after]),
+            )
+        )
         recent = (call, *recent) if own else recent
     return gaps
 
@@ -184,6 +194,7 @@ def walk(trajectory: Trajectory, calls: tuple[int, ...], guided: tuple[int, ...]
 def improve(trajectory: Trajectory, path: Path, depth: int, *, longest: int, rounds: int = 40) -> Path:
     """Moves one call, or swaps the modes of two, as long as that lowers the loss of `walk`, which knows longer
     histories than the state of `find_paths` can hold. The number of calls of each kind stays."""
+
     def loss_of(calls: tuple[int, ...], guided: tuple[int, ...]) -> float:
         return sum(gap.loss for gap in walk(trajectory, calls, guided, depth))
 
@@ -191,7 +202,8 @@ def improve(trajectory: Trajectory, path: Path, depth: int, *, longest: int, rou
     for _ in range(rounds):
         found = min(
             (Path(calls, guided, loss_of(calls, guided)) for calls, guided in _neighbours(trajectory, best, longest)),
-            key=lambda each: (each.loss, each.calls, each.guided), default=best,
+            key=lambda each: (each.loss, each.calls, each.guided),
+            default=best,
         )
         if found.loss >= best.loss * (1.0 - 1e-9):
             break

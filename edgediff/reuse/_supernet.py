@@ -33,7 +33,12 @@ class SuperNet:
     where any call is guided. Parameters need no gradients; memory is that of one call if `checkpointed`."""
 
     def __init__(
-        self, rollout: Rollout, gating: Gating, table: StepTable, guidance: Sequence[float | None], *,
+        self,
+        rollout: Rollout,
+        gating: Gating,
+        table: StepTable,
+        guidance: Sequence[float | None],
+        *,
         checkpointed: bool = True,
     ) -> None:
         self.rollout, self.gating, self.table = rollout, gating, table
@@ -44,8 +49,7 @@ class SuperNet:
         self.block_of = {name: i for i, units in enumerate(gating.units) for name in units}
         reads = [(unit.name, read) for unit in graph.units for read in self._reads(unit.name)]
         self.crossing = {
-            read for name, read in reads
-            if read in self.block_of and self.block_of.get(name) != self.block_of[read]
+            read for name, read in reads if read in self.block_of and self.block_of.get(name) != self.block_of[read]
         }
         if graph.output in self.block_of:
             self.crossing.add(graph.output)
@@ -97,8 +101,9 @@ class SuperNet:
             return latents
         scaled = latents * pipeline.scale + pipeline.shift
         if torch.is_grad_enabled() and self.checkpointed:
-            result: Tensor = checkpoint(lambda x: pipeline.vae.decode(x, return_dict=False)[0], scaled,
-                                        use_reentrant=False)
+            result: Tensor = checkpoint(
+                lambda x: pipeline.vae.decode(x, return_dict=False)[0], scaled, use_reentrant=False
+            )
         else:
             result = pipeline.vae.decode(scaled, return_dict=False)[0]
         return result
@@ -114,9 +119,7 @@ class SuperNet:
         self, index: int, time: float, pattern: Sequence[int], explored: bool, conditions: dict[str, Tensor]
     ) -> Callable[[Tensor, Tensor, dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]:
         graph, scale = self.gating.graph, self.guidance[index]
-        held = set() if explored else {
-            name for name, block in self.block_of.items() if not pattern[block]
-        }
+        held = set() if explored else {name for name, block in self.block_of.items() if not pattern[block]}
         live = graph.live(dict.fromkeys(held, "hold"))
         is_batched = any(scale is not None for scale in self.guidance)
 
@@ -150,7 +153,10 @@ class SuperNet:
         return run
 
     def _run(
-        self, call: Callable[..., tuple[Tensor, dict[str, Tensor]]], sample: Tensor, keep: Tensor,
+        self,
+        call: Callable[..., tuple[Tensor, dict[str, Tensor]]],
+        sample: Tensor,
+        keep: Tensor,
         caches: dict[str, Tensor],
     ) -> tuple[Tensor, dict[str, Tensor]]:
         if not (self.checkpointed and torch.is_grad_enabled()):

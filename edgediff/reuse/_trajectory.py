@@ -169,7 +169,10 @@ def _reference(
 
 
 def _measure_gain(
-    rollout: Rollout, setting: Setting, trajectory: Trajectory, kept: tuple[list[Tensor], list[Tensor], list[Tensor]],
+    rollout: Rollout,
+    setting: Setting,
+    trajectory: Trajectory,
+    kept: tuple[list[Tensor], list[Tensor], list[Tensor]],
     progress: Progress | None,
 ) -> Floats:
     """Skips three calls before x_j, runs the whole network from there on, and compares the ends."""

@@ -54,7 +54,8 @@ def propose(spec: Spec, setting: Setting) -> Schedule:
 def deep_feature(graph: UnitGraph, branch: int) -> str:
     """The unit whose output the up layer `branch` (0: the shallowest) takes from below."""
     joins = [
-        unit for unit in graph.units
+        unit
+        for unit in graph.units
         if unit.kind == "resnet" and unit.block.startswith("up_blocks") and len(unit.stream) > 1
     ]
     if not joins:

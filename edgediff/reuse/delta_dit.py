@@ -40,7 +40,8 @@ def propose(spec: Spec, setting: Setting) -> Schedule:
     blocks = list(dict.fromkeys(u.block for u in setting.graph.units if u.kind == "residual"))
     count = max(1, round(spec.share * len(blocks)))
     rows = {
-        "full": Row(), "front": Row(delta=_additions(setting, blocks[-count:])),
+        "full": Row(),
+        "front": Row(delta=_additions(setting, blocks[-count:])),
         "rear": Row(delta=_additions(setting, blocks[:count])),
     }
     names = tuple(

@@ -145,7 +145,7 @@ class Training:
             self.pictures = torch.cat(parts) if spec.loss == "ssim" else self.latents
         if spec.loss == "ssim" and min(self.pictures.shape[-2:]) < SSIM_WINDOW:
             size = " x ".join(map(str, self.pictures.shape[-2:]))
-            message = f"pictures of {size} are too small for SSIM's window of {SSIM_WINDOW}; set loss = \"latent\""
+            message = f'pictures of {size} are too small for SSIM\'s window of {SSIM_WINDOW}; set loss = "latent"'
             raise MethodError(message, code="size")
 
     def step(self) -> None:
@@ -184,8 +184,11 @@ class Training:
         with torch.no_grad():
             keep = self.pruner().cpu()
         self._path.unlink(missing_ok=True)
-        return {"blocks": list(self.gating.blocks), "keep": [[round(v, 6) for v in row] for row in keep.tolist()],
-                "log": self.log}  # fmt: skip
+        return {
+            "blocks": list(self.gating.blocks),
+            "keep": [[round(v, 6) for v in row] for row in keep.tolist()],
+            "log": self.log,
+        }
 
     def _gates(self, keep: Tensor) -> Table:
         rows = [tuple(int(value >= 0.5) for value in row) for row in keep.tolist()]
@@ -277,8 +280,12 @@ def rate_at(spec: Spec, iteration: int) -> float:
 
 def _checkpoint_path(spec: Spec, rollout: Rollout, setting: Setting) -> Path:
     task = {
-        "weights": rollout.pipeline.weights, "prompts": rollout.prompts, "seeds": rollout.seeds,
-        "spec": basis(spec), "table": setting.table.digest(), "guidance": setting.guidance,
+        "weights": rollout.pipeline.weights,
+        "prompts": rollout.prompts,
+        "seeds": rollout.seeds,
+        "spec": basis(spec),
+        "table": setting.table.digest(),
+        "guidance": setting.guidance,
         "cuts": sorted(setting.graph.cuts),
     }
     return cache_folder() / "dip_go" / f"{hashlib.sha256(dump_json(task).encode()).hexdigest()}.safetensors"

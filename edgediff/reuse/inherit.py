@@ -83,7 +83,7 @@ def _checked(graph: UnitGraph, spec: Spec) -> Sequence[str]:
 
 def _check_change(graph: UnitGraph, spec: Spec, names: Sequence[str]) -> None:
     if spec.level != "unit":
-        raise MethodError("form = \"change\" is for units: a block's change crosses resolutions", code="form")
+        raise MethodError('form = "change" is for units: a block\'s change crosses resolutions', code="form")
     for name in names:
         if graph.by_name[name].cutting == "protected":
             raise MethodError(f"unit '{name}' has no residual stream to add a change to", code="form")

@@ -97,7 +97,8 @@ def refine(
     weights = fit_weights(rollout, setting, trajectory, gaps, spec.depth, progress)
     forecasts = [
         Forecast(call=call, weights=fitted)
-        for gap, fitted in zip(gaps, weights, strict=True) for call in range(gap.call + 1, gap.after)
+        for gap, fitted in zip(gaps, weights, strict=True)
+        for call in range(gap.call + 1, gap.after)
     ]
     return schedule.model_copy(update={"forecasts": tuple(forecasts)})
 

@@ -71,7 +71,7 @@ def measure(spec: Spec, rollout: Rollout, setting: Setting, progress: Progress |
                 gaps = [_relative(values[name], before[name]) for name in own]
                 sums[kind][call - lag][lag - 1] += sum(gaps) / len(gaps)
         past.insert(0, values)
-        del past[spec.lags:]
+        del past[spec.lags :]
 
     visit_features(rollout, setting, names, visit, progress, "SmoothCache")
     return {"errors": {k: [[v / batches for v in row] for row in rows] for k, rows in sums.items()}}

@@ -32,7 +32,8 @@ def propose(spec: Spec, setting: Setting) -> Schedule:
     if not setting.graph.cuts:
         raise MethodError(
             "switch alternates a cut network with the untouched one, and nothing is cut: give the recipe a [[prune]], "
-            "or MODEL a folder of edgediff distill", code="no_cuts",
+            "or MODEL a folder of edgediff distill",
+            code="no_cuts",
         )
     if setting.calls < 2:
         raise MethodError("switch needs two network calls, one for each network; ask for more steps", code="calls")

@@ -46,15 +46,15 @@ def propose(spec: Spec, setting: Setting) -> Schedule:
     skipped = "forecast" if carries else HOLD
     forecasts = [
         Forecast(call=call, what=what, weights=weights)
-        for call in range(calls) if call not in keys
-        for weights in [taylor_weights([key for key in keys if key < call], call, spec.order)] if weights != (1.0,)
+        for call in range(calls)
+        if call not in keys
+        for weights in [taylor_weights([key for key in keys if key < call], call, spec.order)]
+        if weights != (1.0,)
         for what in carries or (OUTPUT,)
-    ]  # fmt: skip
+    ]
     order = tuple("full" if call in keys else skipped for call in range(calls))
     rows = {"full": Row(), "forecast": Row(hold=carries)}
-    return Schedule(
-        rows={name: rows[name] for name in rows if name in order}, calls=order, forecasts=tuple(forecasts)
-    )
+    return Schedule(rows={name: rows[name] for name in rows if name in order}, calls=order, forecasts=tuple(forecasts))
 
 
 def taylor_weights(keys: Sequence[int], call: int, order: int) -> tuple[float, ...]:

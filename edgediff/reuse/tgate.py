@@ -44,11 +44,15 @@ def propose(spec: Spec, setting: Setting) -> Schedule:
     if gate >= calls:
         raise MethodError(f"gate = {gate}: it needs 1 to {calls - 1}, the sampler makes {calls} calls", code="gate")
     rows = {
-        "full": Row(), "sparse": Row(delta=own), "gated": Row(delta=cross), "gated_sparse": Row(delta=(*own, *cross)),
+        "full": Row(),
+        "sparse": Row(delta=own),
+        "gated": Row(delta=cross),
+        "gated_sparse": Row(delta=(*own, *cross)),
     }
     order = tuple(_row(spec, call, gate) for call in range(calls))
     return Schedule(
-        rows={name: rows[name] for name in rows if name in order}, calls=order,
+        rows={name: rows[name] for name in rows if name in order},
+        calls=order,
         unguided=tuple(range(gate, calls)) if spec.guidance_off else (),
     )
 

@@ -29,13 +29,31 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 __all__ = [
-    "FIXED_INPUTS", "MAX_SEED", "GenerationStep", "OpenedBundle", "Runner", "Session", "Sound", "TextTokenizer", "choose_backend",
-    "find_stand_in", "generate", "generate_steps", "list_backends", "open_session", "used_graphs",
+    "FIXED_INPUTS",
+    "MAX_SEED",
+    "GenerationStep",
+    "OpenedBundle",
+    "Runner",
+    "Session",
+    "Sound",
+    "TextTokenizer",
+    "choose_backend",
+    "find_stand_in",
+    "generate",
+    "generate_steps",
+    "list_backends",
+    "open_session",
+    "used_graphs",
 ]
 
 
 def generate_steps(
-    bundle: OpenedBundle, prompt: str = "", *, negative_prompt: str = "", seed: int = 0, backend: str | None = None,
+    bundle: OpenedBundle,
+    prompt: str = "",
+    *,
+    negative_prompt: str = "",
+    seed: int = 0,
+    backend: str | None = None,
     threads: int | None = None,
 ) -> Iterator[GenerationStep | Image | Sound]:
     """Yields every step and, last, the picture or the sound. Closing the generator cancels."""
@@ -56,8 +74,14 @@ def generate_steps(
 
 
 def generate(
-    bundle: OpenedBundle, prompt: str = "", *, negative_prompt: str = "", seed: int = 0, backend: str | None = None,
-    threads: int | None = None, progress: Callable[[GenerationStep], None] | None = None,
+    bundle: OpenedBundle,
+    prompt: str = "",
+    *,
+    negative_prompt: str = "",
+    seed: int = 0,
+    backend: str | None = None,
+    threads: int | None = None,
+    progress: Callable[[GenerationStep], None] | None = None,
 ) -> Image | Sound:
     """One picture (PIL), or one sound. `progress` is called after every step. The same bundle, backend, seed and
     texts give the same picture. Raises ConfigError for bad arguments, BackendError, BundleError."""

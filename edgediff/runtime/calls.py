@@ -58,7 +58,7 @@ class Calls:
             output = positive - negative
             if self.held:
                 self.differences.insert(0, output.copy())
-                del self.differences[self.held:]
+                del self.differences[self.held :]
             output *= scale
             output += negative
             return check_finite(output)
@@ -82,7 +82,7 @@ class Calls:
         for carry, tensor in call.writes:
             past = store.setdefault(carry, [])
             past.insert(0, call.own(pick_output(outputs, tensor)))
-            del past[self.depth.get(carry, 1):]
+            del past[self.depth.get(carry, 1) :]
         value = call.own(pick_output(outputs, call.output))
         if value.shape[0] != batch or value.shape[1:] != latent.shape[1:]:
             raise BadCall("output", f"put out the shape {value.shape}, not {(batch, *latent.shape[1:])}")
@@ -149,9 +149,7 @@ def _depths(manifest: Manifest) -> dict[str, int]:
     return depths
 
 
-def _carried(
-    store: dict[str, list[Array]], carry: str, spec: TensorSpec, batch: int, mix: tuple[float, ...]
-) -> Array:
+def _carried(store: dict[str, list[Array]], carry: str, spec: TensorSpec, batch: int, mix: tuple[float, ...]) -> Array:
     """A carry, mixed from its past values, at the batch of this call."""
     past = store.get(carry, [])
     if len(past) < len(mix):

@@ -166,20 +166,29 @@ class LatencyTable(Model):
             f"memory      peak {_mb(self.peak_rss_mb)}, of which {_mb(self.base_rss_mb)} before the bundle",
             f"            {_mb(self.pss_mb)} in the end, shared pages divided among their users",
             f"threads     {facts.threads or 'the backend chooses'}; cores {_cores(facts)}",
-            *([] if self.thermal_before is None else
-              [f"state       {self.thermal_before} before; {self.thermal_after or 'not readable'} after"]),
-            *([] if (slower := throttling(self.samples.end_to_end_ms)) is None else
-              [f"sustained   the last fifth takes {slower:.2f} of the first: {_curve(self.samples.end_to_end_ms)}"]),
-            *([f"beware      load average {facts.load_average:g} on {facts.cores} cores before the run: upper bounds"]
-              if facts.is_busy else []),
+            *(
+                []
+                if self.thermal_before is None
+                else [f"state       {self.thermal_before} before; {self.thermal_after or 'not readable'} after"]
+            ),
+            *(
+                []
+                if (slower := throttling(self.samples.end_to_end_ms)) is None
+                else [
+                    f"sustained   the last fifth takes {slower:.2f} of the first: {_curve(self.samples.end_to_end_ms)}"
+                ]
+            ),
+            *(
+                [f"beware      load average {facts.load_average:g} on {facts.cores} cores before the run: upper bounds"]
+                if facts.is_busy
+                else []
+            ),
             *(["beware      the run ended early: these are the images made by then"] if self.complete is False else []),
             "",
             f"{'graph':<16}{'p50 ms':>10}{'p90 ms':>10}{'p95 ms':>10}{'n':>7}",
         ]
         for name, times in self.graphs.items():
-            lines.append(
-                f"{name:<16}{times.p50_ms:>10.3f}{times.p90_ms:>10.3f}{times.p95_ms:>10.3f}{times.n:>7}"
-            )
+            lines.append(f"{name:<16}{times.p50_ms:>10.3f}{times.p90_ms:>10.3f}{times.p95_ms:>10.3f}{times.n:>7}")
         if self.npu:
             lines += ["", "the NPU's part alone: what the CPU does beside it is in nobody's estimate"]
         for name, one in (self.npu or {}).items():
@@ -241,9 +250,7 @@ def compare_samples(a: Sequence[float], b: Sequence[float], *, seed: int = 0) ->
     """
     first, second = _finite("compare_samples", a), _finite("compare_samples", b)
     if len(first) != len(second):
-        raise EdgeDiffError(
-            f"compare_samples takes pairs: {len(first)} times against {len(second)}", code="pairs"
-        )
+        raise EdgeDiffError(f"compare_samples takes pairs: {len(first)} times against {len(second)}", code="pairs")
     if min(first.min(), second.min()) <= 0:
         raise EdgeDiffError("compare_samples takes times above 0", code="pairs")
     ratios = second / first

@@ -174,9 +174,7 @@ class Program(Model):
 
     def table(self) -> StepTable:
         """The rows as a step table."""
-        rows = tuple(
-            StepRow(timestep=r.timestep, input_scale=r.input_scale, update=r.update) for r in self.rows
-        )
+        rows = tuple(StepRow(timestep=r.timestep, input_scale=r.input_scale, update=r.update) for r in self.rows)
         return StepTable(sampler=self.sampler, steps=self.steps, init_scale=self.init_scale, rows=rows)
 
 
@@ -248,7 +246,8 @@ class Manifest(Model):
             raise BundleError(message, where=where, code="file")
         if (self.kind == "unconditional-audio") != (self.program.decode.sample_rate is not None):
             message = f"a bundle of kind '{self.kind}' has " + (
-                "no decode.sample_rate, which sound needs" if self.program.decode.sample_rate is None
+                "no decode.sample_rate, which sound needs"
+                if self.program.decode.sample_rate is None
                 else "a decode.sample_rate, which is for sound"
             )
             raise BundleError(message, where=where, code="value")
@@ -344,7 +343,6 @@ class Manifest(Model):
                     raise BundleError(message, where=where, code="carry")
             for carry in graph.carries_out:
                 written.setdefault(carry, []).insert(0, guided_last)
-
 
     @staticmethod
     def _check_held_guidance(index: int, row: ProgramRow, guided: int, where: str) -> None:

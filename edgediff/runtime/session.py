@@ -64,7 +64,10 @@ class Session:
     """The runners of one backend and the program that drives them. Not for two threads at once."""
 
     def __init__(
-        self, manifest: Manifest, tokenizer: TextTokenizer | None, runners: Mapping[str, Runner],
+        self,
+        manifest: Manifest,
+        tokenizer: TextTokenizer | None,
+        runners: Mapping[str, Runner],
         load_seconds: Mapping[str, float] | None = None,
     ) -> None:
         """`runners` by graph name; each takes every batch size that the program asks of it.
@@ -132,7 +135,11 @@ class Session:
         return np.array([classes.null, found] if self.is_guided else [found], np.int64)
 
     def steps(
-        self, prompt: str = "", negative_prompt: str = "", seed: int = 0, latent: Array | None = None,
+        self,
+        prompt: str = "",
+        negative_prompt: str = "",
+        seed: int = 0,
+        latent: Array | None = None,
         embeddings: Array | None = None,
     ) -> Iterator[GenerationStep]:
         """Runs the rows, yielding after each; closing the generator cancels.
@@ -196,14 +203,18 @@ class Session:
         text = self.embed(prompt, negative_prompt) if embeddings is None else self._checked(embeddings)
         return {} if text is None else {TEXT: text}
 
-    def _run(
-        self, latent: Array, given: dict[str, Array], draw: Callable[[], Array]
-    ) -> Iterator[GenerationStep]:
+    def _run(self, latent: Array, given: dict[str, Array], draw: Callable[[], Array]) -> Iterator[GenerationStep]:
         rows, calls = self.manifest.program.rows, Calls(self.manifest, self.runners, given)
         for step in run_steps(self.manifest.program.table(), latent, calls.predict, draw):
             yield GenerationStep(
-                step.index, step.total, rows[step.index].graph, step.timestep, step.latent, step.output,
-                calls.seconds, step.seconds,
+                step.index,
+                step.total,
+                rows[step.index].graph,
+                step.timestep,
+                step.latent,
+                step.output,
+                calls.seconds,
+                step.seconds,
             )
 
     def _checked(self, embeddings: Array) -> Array:

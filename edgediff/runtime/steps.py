@@ -115,9 +115,7 @@ def apply_update(update: Update, latents: Sequence[Any], outputs: Sequence[Any],
     return total
 
 
-def run_steps(
-    table: StepTable, latent: Any, predict: Predict, draw_noise: Draw | None = None
-) -> Iterator[Step]:
+def run_steps(table: StepTable, latent: Any, predict: Predict, draw_noise: Draw | None = None) -> Iterator[Step]:
     """Executes the table from `latent` (x_0, already scaled by `init_scale`), yielding after every row.
 
     `predict(index, row, scaled_latent)` returns e_i, or None to hold e_{i-1} (no network runs). It must not
@@ -193,8 +191,7 @@ def _check_row(sampler: str, index: int, update: Update) -> None:
             )
     if update.clip is not None and update.clip.limit <= 0:
         raise SamplerError(
-            f"row {index} of step table '{sampler}' clips to +-{update.clip.limit:g}; the limit must be "
-            "above 0",
+            f"row {index} of step table '{sampler}' clips to +-{update.clip.limit:g}; the limit must be above 0",
             code="table",
         )
 

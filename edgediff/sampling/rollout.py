@@ -57,8 +57,15 @@ class Rollout:
     removed: the values are the same). Rows of the untouched network run the pipeline's denoiser."""
 
     def __init__(
-        self, pipeline: Pipeline, prompts: Sequence[str], seeds: Sequence[int], *, graph: UnitGraph | None = None,
-        network: nn.Module | None = None, phases: Mapping[str, nn.Module] | None = None, batch: int = 32,
+        self,
+        pipeline: Pipeline,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        graph: UnitGraph | None = None,
+        network: nn.Module | None = None,
+        phases: Mapping[str, nn.Module] | None = None,
+        batch: int = 32,
     ) -> None:
         """`batch` pictures run at a time. Each draws its noise from a stream of its own seed. `network` None is the
         pipeline's denoiser, without the operators that `graph` cuts. `phases` are the networks of rows that name
@@ -80,8 +87,11 @@ class Rollout:
         return self.pipeline.device
 
     def run(
-        self, table: StepTable, schedule: Schedule | None = None,
-        guidance: Sequence[float | None] | GuidancePlan = (), watch: Watch | None = None,
+        self,
+        table: StepTable,
+        schedule: Schedule | None = None,
+        guidance: Sequence[float | None] | GuidancePlan = (),
+        watch: Watch | None = None,
     ) -> Tensor:
         """Final latents `[n, *latent]`. `schedule` None runs everything always; `guidance` are the scales that are
         asked for (empty: none), which the schedule's method may take out or hold. Raises PlanError."""
@@ -96,7 +106,9 @@ class Rollout:
     ) -> Tensor:
         """The same for rows that exist already."""
         folded = StepTable(
-            sampler=table.sampler, steps=table.steps, init_scale=table.init_scale,
+            sampler=table.sampler,
+            steps=table.steps,
+            init_scale=table.init_scale,
             rows=tuple(StepRow(timestep=r.timestep, input_scale=r.input_scale, update=r.update) for r in rows),
         )
         parts = range(0, len(self.prompts), self.batch)
@@ -107,7 +119,10 @@ class Rollout:
         """The whole network's outputs for the prompts in `part` and, when guided, for the empty prompt; from
         unscaled latents `[n, *latent]` at the row's timestep."""
         whole = ProgramRow(
-            timestep=row.timestep, input_scale=row.input_scale, update=row.update, graph="full",
+            timestep=row.timestep,
+            input_scale=row.input_scale,
+            update=row.update,
+            graph="full",
             guidance=1.0 if guided else None,
         )
         seen: list[Call] = []
@@ -129,7 +144,11 @@ class Rollout:
         return ((values * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)
 
     def _run_part(
-        self, table: StepTable, rows: Sequence[ProgramRow], wirings: Mapping[str, Wiring], watch: Watch | None,
+        self,
+        table: StepTable,
+        rows: Sequence[ProgramRow],
+        wirings: Mapping[str, Wiring],
+        watch: Watch | None,
         part: slice,
     ) -> Tensor:
         streams = [Rng(seed) for seed in self.seeds[part]]
@@ -157,7 +176,11 @@ class _Calls:
     """The torch twin of `runtime.calls.Calls`, always batched, for several pictures."""
 
     def __init__(
-        self, rollout: Rollout, rows: Sequence[ProgramRow], wirings: Mapping[str, Wiring], part: slice,
+        self,
+        rollout: Rollout,
+        rows: Sequence[ProgramRow],
+        wirings: Mapping[str, Wiring],
+        part: slice,
         watch: Watch | None,
     ) -> None:
         self.rollout, self.rows, self.wirings, self.watch = rollout, rows, wirings, watch
@@ -183,7 +206,7 @@ class _Calls:
             empty, prompt = self._evaluate(own, torch.cat([sample, sample]), both).chunk(2)
             self.differences.insert(0, prompt - empty)
             output = empty + own.guidance * self.differences[0]
-            del self.differences[self.held:]
+            del self.differences[self.held :]
         if self.watch is not None:
             self.watch(Call(index, self.latent, prompt, empty, output))
         return output
@@ -198,7 +221,7 @@ class _Calls:
         for carry, tensor in written.items():
             past = self.past.setdefault(carry, [])
             past.insert(0, tensor)
-            del past[self.depth:]
+            del past[self.depth :]
         return value
 
     def _mixed(self, carry: str, row: ProgramRow, batch: int) -> Tensor:

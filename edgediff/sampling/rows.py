@@ -40,8 +40,11 @@ def program_rows(table: StepTable, schedule: Schedule, guidance: GuidancePlan) -
     held = guidance.held or (None,) * len(folded.rows)
     return tuple(
         ProgramRow(
-            timestep=row.timestep, input_scale=row.input_scale, update=row.update,
-            graph=None if call == HOLD else call, guidance=None if call == HOLD else scale,
+            timestep=row.timestep,
+            input_scale=row.input_scale,
+            update=row.update,
+            graph=None if call == HOLD else call,
+            guidance=None if call == HOLD else scale,
             held_guidance=None if call == HOLD else kept,
             mix={carry_name(carry): weights for carry, weights in mix.items()},
         )

@@ -29,9 +29,14 @@ Denoiser = Callable[[Tensor, Tensor, Conditions], Tensor]
 
 # For models that bring no captions of their own; what a phone user might type.
 PROMPTS = (
-    "a red apple on a wooden table", "portrait of an old fisherman", "a city street at night in the rain",
-    "a watercolor of a fox in the snow", "an astronaut riding a horse", "a bowl of ramen, food photography",
-    "a small house by a lake in autumn", "a robot reading a book in a library",
+    "a red apple on a wooden table",
+    "portrait of an old fisherman",
+    "a city street at night in the rain",
+    "a watercolor of a fox in the snow",
+    "an astronaut riding a horse",
+    "a bowl of ramen, food photography",
+    "a small house by a lake in autumn",
+    "a robot reading a book in a library",
 )
 
 
@@ -148,7 +153,14 @@ def sample_latents(
         part = slice(start, start + batch)
         results.append(
             _sample_batch(
-                pipeline, table, guidance, list(prompts[part]), list(seeds[part]), denoiser, on_input, progress,
+                pipeline,
+                table,
+                guidance,
+                list(prompts[part]),
+                list(seeds[part]),
+                denoiser,
+                on_input,
+                progress,
                 (start, len(prompts)),
             )
         )
@@ -156,8 +168,14 @@ def sample_latents(
 
 
 def _sample_batch(
-    pipeline: Pipeline, table: StepTable, guidance: Sequence[float | None], prompts: list[str], seeds: list[int],
-    denoiser: Denoiser | None, on_input: Callable[[Tensor], None] | None, progress: Progress | None,
+    pipeline: Pipeline,
+    table: StepTable,
+    guidance: Sequence[float | None],
+    prompts: list[str],
+    seeds: list[int],
+    denoiser: Denoiser | None,
+    on_input: Callable[[Tensor], None] | None,
+    progress: Progress | None,
     place: tuple[int, int],
 ) -> Tensor:
     streams = [Rng(seed) for seed in seeds]
@@ -203,6 +221,7 @@ def _read_prompts(path: Path, count: int) -> tuple[str, ...]:
     if len(prompts) < count:
         raise ConfigError(
             f"has {len(prompts)} prompts, and the recipe asks for {count}; add prompts or lower calibration.prompts",
-            where=str(path), code="prompts",
+            where=str(path),
+            code="prompts",
         )
     return tuple(prompts[:count])

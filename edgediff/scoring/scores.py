@@ -63,13 +63,11 @@ class _Stages(Model):
 def read_spec(folder: str, stage: StageTable) -> Model:
     """The method's own `Spec` from its recipe table. Raises ConfigError for unknown kinds and keys."""
     plugin = load_plugin(folder, stage.kind)
-    spec: Model = parse(stage.options(), plugin.Spec, where=f"[[{folder}]] kind = \"{stage.kind}\"")
+    spec: Model = parse(stage.options(), plugin.Spec, where=f'[[{folder}]] kind = "{stage.kind}"')
     return spec
 
 
-def score_trace(
-    pipeline: Pipeline, trace: Trace | None, recipe: Recipe, progress: Progress | None = None
-) -> Scores:
+def score_trace(pipeline: Pipeline, trace: Trace | None, recipe: Recipe, progress: Progress | None = None) -> Scores:
     """Scores every candidate by every `[[prune]]` stage of the recipe.
 
     Raises MethodError when a score is NaN or infinite (naming the unit), or when the recipe prunes and

@@ -98,25 +98,36 @@ def _lower_component(
     denoiser = members[0].name in batches
     largest = max(size for variant in members for size in batches.get(variant.name, (1,)))
     linker = _Linking(
-        out, _compress(variants, component), describe_package(variants, target, component, islands),
+        out,
+        _compress(variants, component),
+        describe_package(variants, target, component, islands),
         states=size_states(members, largest) if denoiser and table.cache == "state" else {},
         cuts=_cuts(converted) if denoiser and table.chunks > 1 else {},
     )
     if denoiser and RELEASES[table.deployment] >= 18:
         files = linker.link(component, converted)
         return {
-            v.name: Artifact(file=files[0], chunks=files[1:], function=v.name, precision=precision,
-                             states=name_states(v) if linker.states else {})
+            v.name: Artifact(
+                file=files[0],
+                chunks=files[1:],
+                function=v.name,
+                precision=precision,
+                states=name_states(v) if linker.states else {},
+            )
             for v in members
-        }  # fmt: skip
+        }
     packages = {name: linker.link(name, {MAIN: found}, cut=name) for name, found in converted.items()}
-    others = {v.name: [f for name, files in packages.items() if name.startswith(f"{v.name}_batch") for f in files]
-              for v in members}
+    others = {
+        v.name: [f for name, files in packages.items() if name.startswith(f"{v.name}_batch") for f in files]
+        for v in members
+    }
     return {
-        v.name: Artifact(file=files[0], chunks=files[1:], function=MAIN, precision=precision,
-                         data=tuple(others[v.name]))
-        for v in members for files in [packages[v.name]]
-    }  # fmt: skip
+        v.name: Artifact(
+            file=files[0], chunks=files[1:], function=MAIN, precision=precision, data=tuple(others[v.name])
+        )
+        for v in members
+        for files in [packages[v.name]]
+    }
 
 
 def _convert_members(
@@ -199,9 +210,7 @@ def _convert(
         return ()
 
     def convert(chosen: tuple[str, ...], to: Path) -> None:
-        convert_program(
-            program, variant, batch, to, precision="fp16", deployment=table.deployment, islands=chosen
-        )
+        convert_program(program, variant, batch, to, precision="fp16", deployment=table.deployment, islands=chosen)
 
     if islands is not None:
         convert(islands, path)
@@ -268,9 +277,7 @@ def stand_in(artifact: Artifact) -> str:
     return "" if sys.platform == "darwin" else "edgediff's evaluator of Core ML programs"
 
 
-def open_runner(
-    folder: Path, graph: Graph, artifact: Artifact, *, batch: int, threads: int | None = None
-) -> Runner:
+def open_runner(folder: Path, graph: Graph, artifact: Artifact, *, batch: int, threads: int | None = None) -> Runner:
     """Loads one graph at one batch size: on a Mac with Core ML, elsewhere with the evaluator, in fp16 as declared.
 
     `threads` is for the evaluator. Raises BackendError for a package that cannot be read, lacks the function, or

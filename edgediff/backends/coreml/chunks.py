@@ -76,10 +76,7 @@ def take_chunk(function: Any, cut: int, index: int) -> None:
         outputs += [name for name in crossing if name not in outputs]
     kept = _needed(constants, reads)
     wanted = {id(one) for one in part}
-    operations = [
-        one for one in block.operations
-        if id(one) in wanted or (one.outputs and one.outputs[0].name in kept)
-    ]  # fmt: skip
+    operations = [one for one in block.operations if id(one) in wanted or (one.outputs and one.outputs[0].name in kept)]
     del block.operations[:]
     block.operations.extend(operations)
     del block.outputs[:]
@@ -109,7 +106,8 @@ def _follow(layout: _Layout, homes: dict[str, set[int]]) -> int | None:
     for weights in layout.weights:  # one more operation goes to the first chunk
         moved = sum(
             size * ((0 not in homes[digest]) - (1 not in homes[digest]))
-            for digest, size in weights.items() if digest in homes
+            for digest, size in weights.items()
+            if digest in homes
         )
         misplaced.append(misplaced[-1] + moved)
     prices = {cut: price for cut, price in enumerate(layout.prices) if price is not None}

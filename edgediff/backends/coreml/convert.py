@@ -21,14 +21,28 @@ RELEASES = {"iOS16": 16, "iOS17": 17, "iOS18": 18}
 # Parts of a network that may stay in fp32 inside an fp16 program: `time` is the sinusoid of the time embedding.
 ISLANDS = ("time", "norm", "softmax")
 NORM_OPERATIONS = {
-    "reduce_mean", "sub", "square", "sqrt", "rsqrt", "real_div", "layer_norm", "instance_norm", "batch_norm",
-}  # fmt: skip
+    "reduce_mean",
+    "sub",
+    "square",
+    "sqrt",
+    "rsqrt",
+    "real_div",
+    "layer_norm",
+    "instance_norm",
+    "batch_norm",
+}
 SOFTMAX_OPERATIONS = {"softmax", "scaled_dot_product_attention"}
 PRODUCTS = {"linear", "matmul", "conv", "einsum"}
 
 
 def convert_program(
-    program: Any, variant: Variant, batch: int, out: Path, *, precision: str, deployment: str,
+    program: Any,
+    variant: Variant,
+    batch: int,
+    out: Path,
+    *,
+    precision: str,
+    deployment: str,
     islands: Sequence[str] = (),
 ) -> None:
     """Writes `out`, an `.mlpackage` whose one function `main` has the variant's inputs and outputs by name and type
@@ -50,15 +64,15 @@ def convert_program(
         )
 
     chosen = set(islands)
-    compute = (
-        ct.precision.FLOAT32 if precision == "fp32" else ct.transform.FP16ComputePrecision(fp16_selector(chosen))
-    )
+    compute = ct.precision.FLOAT32 if precision == "fp32" else ct.transform.FP16ComputePrecision(fp16_selector(chosen))
     with quiet_converter():
         try:
             model = ct.convert(
-                program, inputs=[described(spec) for spec in variant.inputs],
+                program,
+                inputs=[described(spec) for spec in variant.inputs],
                 outputs=[described(spec, output=True) for spec in variant.outputs],
-                minimum_deployment_target=getattr(ct.target, deployment), compute_precision=compute,
+                minimum_deployment_target=getattr(ct.target, deployment),
+                compute_precision=compute,
                 skip_model_load=True,
             )
             model.save(str(out))
@@ -114,7 +128,8 @@ def fp16_selector(islands: set[str], is_time: Callable[[Any], bool] = is_timeste
             kept[operation.name] = False  # what an operation reads comes before it: there are no circles
             kept[operation.name] = operation.op_type not in PRODUCTS and any(
                 is_time(one) if one.op is None else in_time(one.op)
-                for value in operation.inputs.values() if value is not None
+                for value in operation.inputs.values()
+                if value is not None
                 for one in (value if isinstance(value, list | tuple) else [value])
             )
         return kept[operation.name]

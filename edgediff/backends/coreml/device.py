@@ -42,7 +42,8 @@ class DeviceModel:
         start = time.perf_counter()
         try:
             self._model = ct.models.MLModel(
-                str(path), compute_units=getattr(ct.ComputeUnit, units),
+                str(path),
+                compute_units=getattr(ct.ComputeUnit, units),
                 **({"function_name": function} if several else {}),
             )
         except Exception as error:  # the framework raises many kinds
@@ -109,10 +110,13 @@ def plan_operations(path: Path, function: str) -> list[dict[str, Any]]:
     for operation in block.operations:
         usage = plan.get_compute_device_usage_for_mlprogram_operation(operation)
         cost = plan.get_estimated_cost_for_mlprogram_operation(operation)
-        rows.append({
-            "name": operation.outputs[0].name if operation.outputs else "", "kind": operation.operator_name,
-            "preferred": type(usage.preferred_compute_device).__name__ if usage else None,
-            "supported": [type(one).__name__ for one in usage.supported_compute_devices] if usage else [],
-            "cost": cost.weight if cost else None,
-        })  # fmt: skip
+        rows.append(
+            {
+                "name": operation.outputs[0].name if operation.outputs else "",
+                "kind": operation.operator_name,
+                "preferred": type(usage.preferred_compute_device).__name__ if usage else None,
+                "supported": [type(one).__name__ for one in usage.supported_compute_devices] if usage else [],
+                "cost": cost.weight if cost else None,
+            }
+        )
     return rows

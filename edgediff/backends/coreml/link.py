@@ -65,7 +65,10 @@ class Part:
 
 
 def link_functions(
-    parts: Sequence[Part], out: Path, *, compress: Compress | None = None,
+    parts: Sequence[Part],
+    out: Path,
+    *,
+    compress: Compress | None = None,
     description: Description | None = None,
 ) -> None:
     """Writes the package `out` with one function per part.
@@ -184,8 +187,11 @@ def _manifest() -> str:
     entries = {}
     for name, said in (("model.mlmodel", "CoreML Model Specification"), ("weights", "CoreML Model Weights")):
         entries[str(uuid.uuid5(NAMESPACE, name))] = {
-            "author": FOLDER, "description": said, "name": name, "path": f"{FOLDER}/{name}",
-        }  # fmt: skip
+            "author": FOLDER,
+            "description": said,
+            "name": name,
+            "path": f"{FOLDER}/{name}",
+        }
     root = str(uuid.uuid5(NAMESPACE, "model.mlmodel"))
     whole = {"fileFormatVersion": "1.0.0", "itemInfoEntries": entries, "rootModelIdentifier": root}
     return json.dumps(whole, indent=4, sort_keys=True) + "\n"

@@ -87,9 +87,7 @@ def set_immediate(message: Any, value: Any, dtype: str) -> None:
         tensor.bytes.values = np.ascontiguousarray(array).tobytes()
 
 
-def make_operation(
-    kind: str, inputs: dict[str, Any], outputs: Sequence[tuple[str, str, Sequence[int]]]
-) -> Any:
+def make_operation(kind: str, inputs: dict[str, Any], outputs: Sequence[tuple[str, str, Sequence[int]]]) -> Any:
     """An `Operation` message. An input is a name, a list of names, or `(value, dtype)` for a constant written in
     place; an output is its name, type and shape."""
     from coremltools.proto import MIL_pb2
@@ -125,7 +123,10 @@ def block_of(function: Any) -> Any:
 
 
 def replace_input(
-    function: Any, name: str, dtype: str, shape: Sequence[int],
+    function: Any,
+    name: str,
+    dtype: str,
+    shape: Sequence[int],
     steps: Sequence[tuple[str, dict[str, Any], Sequence[int]]] = (),
 ) -> str:
     """Gives an input another type and shape; `steps` (operation, further arguments, shape of the result) make of it
@@ -170,9 +171,7 @@ def keep_outputs(function: Any, names: Sequence[str]) -> None:
     function.inputs.extend(inputs)
 
 
-def add_output(
-    function: Any, name: str, steps: Sequence[tuple[str, dict[str, Any], str, Sequence[int]]]
-) -> None:
+def add_output(function: Any, name: str, steps: Sequence[tuple[str, dict[str, Any], str, Sequence[int]]]) -> None:
     """Adds an output made by `steps` (operation, arguments, type, shape). Each reads the one before it: as `x` where
     that is not given, and wherever an argument is the empty string."""
     block, current = block_of(function), ""
@@ -238,9 +237,11 @@ class ConstexprMaker:
                 return [self._bound("constexpr_blockwise_shift_scale", arguments, whole)]
             self._refuse(encoded.bits != 8 or encoded.scale.size != shape[0], "4 bits, or a scale per block,")
             arguments = {
-                "quantized_data": (encoded.codes, "int8"), "zero_point": (np.zeros(shape[0], np.int8), "int8"),
-                "scale": (encoded.scale.reshape(-1), dtype), "axis": (np.array(0, np.int32), "int32"),
-            }  # fmt: skip
+                "quantized_data": (encoded.codes, "int8"),
+                "zero_point": (np.zeros(shape[0], np.int8), "int8"),
+                "scale": (encoded.scale.reshape(-1), dtype),
+                "axis": (np.array(0, np.int32), "int32"),
+            }
             return [self._bound("constexpr_affine_dequantize", arguments, whole)]
         assert isinstance(encoded, Sparse)
         mask = encoded.mask.astype(np.uint8)
@@ -256,21 +257,31 @@ class ConstexprMaker:
         """Sparse, and what is kept is coded in its turn: two operations."""
         kept = [(f"{name}_mask", "uint1", encoded.shape), (f"{name}_kept", encoded.dtype, values.codes.shape)]
         if isinstance(values, Palette):
-            kind, arguments = "constexpr_lut_to_sparse", {
-                "indices_mask": (mask, "uint1"), "indices_nonzero_data": (values.codes, f"uint{values.bits}"),
-                "lut": (values.table, encoded.dtype),
-            }  # fmt: skip
+            kind, arguments = (
+                "constexpr_lut_to_sparse",
+                {
+                    "indices_mask": (mask, "uint1"),
+                    "indices_nonzero_data": (values.codes, f"uint{values.bits}"),
+                    "lut": (values.table, encoded.dtype),
+                },
+            )
         else:
-            kind, arguments = "constexpr_sparse_blockwise_shift_scale", {
-                "data_mask": (mask, "uint1"), "nonzero_data": (values.codes, f"int{values.bits}"),
-                "scale": (values.scale, encoded.dtype),
-            }  # fmt: skip
+            kind, arguments = (
+                "constexpr_sparse_blockwise_shift_scale",
+                {
+                    "data_mask": (mask, "uint1"),
+                    "nonzero_data": (values.codes, f"int{values.bits}"),
+                    "scale": (values.scale, encoded.dtype),
+                },
+            )
         names = {"nonzero_data": f"{name}_kept", "mask": f"{name}_mask"}
         second = make_operation("constexpr_sparse_to_dense", names, [(name, encoded.dtype, encoded.shape)])
         return [self._bound(kind, arguments, kept), second]
 
     def _bound(
-        self, kind: str, arguments: dict[str, tuple[Array, str]],
+        self,
+        kind: str,
+        arguments: dict[str, tuple[Array, str]],
         outputs: Sequence[tuple[str, str, Sequence[int]]],
     ) -> Any:
         """One operation with its values: arguments in iOS 18, attributes before."""

@@ -29,7 +29,7 @@ TENSORS = {
     "last_hidden_state": "Embedding of the text, one row per token",
     "z": "Latent, scaled as the manifest says",
     "image": "Picture in [-1, 1], 1 x channels x height x width",
-}  # fmt: skip
+}
 BETWEEN = "Handed from one chunk of the network to the next"
 STATE = "Feature that an earlier step left, fp16, batch x channels x height x width; one set per picture"
 CACHES = {
@@ -50,18 +50,32 @@ def describe_package(variants: Variants, target: Target, component: str, islands
         if table.cache == "state":
             tensors.update(dict.fromkeys(name_states(variant).values(), STATE))
     notes = {
-        "version": importlib.metadata.version("edgediff"), "component": component,
-        "recipe": plan.recipe_name, "recipe_sha256": plan.recipe, "plan_sha256": plan.digest(),
-        "target_sha256": plan.target, "source_model": plan.model.id, "source_revision": plan.model.revision or "",
-        "source_weights_sha256": plan.model.weights, "attention": table.attention, "deployment": table.deployment,
-        "cache": table.cache, "chunks": str(table.chunks),
-        "precision": plan.backends["coreml"].precision, "fp32_islands": ",".join(islands),
-        "compute_units": UNITS[table.unit], "compute_units_tested": "none: checked by edgediff.mil",
-    }  # fmt: skip
+        "version": importlib.metadata.version("edgediff"),
+        "component": component,
+        "recipe": plan.recipe_name,
+        "recipe_sha256": plan.recipe,
+        "plan_sha256": plan.digest(),
+        "target_sha256": plan.target,
+        "source_model": plan.model.id,
+        "source_revision": plan.model.revision or "",
+        "source_weights_sha256": plan.model.weights,
+        "attention": table.attention,
+        "deployment": table.deployment,
+        "cache": table.cache,
+        "chunks": str(table.chunks),
+        "precision": plan.backends["coreml"].precision,
+        "fp32_islands": ",".join(islands),
+        "compute_units": UNITS[table.unit],
+        "compute_units_tested": "none: checked by edgediff.mil",
+    }
     return Description(
         short=f"{component} of {plan.model.id}, recipe '{plan.recipe_name}' for {target.name}",
-        author="edgediff", licence=plan.model.licence, version=plan.model.revision or "",
-        notes={PREFIX + key: value for key, value in notes.items()}, tensors=tensors, others=BETWEEN,
+        author="edgediff",
+        licence=plan.model.licence,
+        version=plan.model.revision or "",
+        notes={PREFIX + key: value for key, value in notes.items()},
+        tensors=tensors,
+        others=BETWEEN,
     )
 
 
@@ -71,6 +85,11 @@ def read_description(path: Path) -> Description:
 
     metadata = open_package(path).spec.description.metadata
     return Description(
-        short=metadata.shortDescription, author=metadata.author, licence=metadata.license,
-        version=metadata.versionString, notes=dict(metadata.userDefined), tensors=TENSORS, others=BETWEEN,
+        short=metadata.shortDescription,
+        author=metadata.author,
+        licence=metadata.license,
+        version=metadata.versionString,
+        notes=dict(metadata.userDefined),
+        tensors=TENSORS,
+        others=BETWEEN,
     )

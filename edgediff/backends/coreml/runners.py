@@ -90,7 +90,7 @@ class HeldRunner:
         for tensor in self._outputs:
             if tensor in self.states:
                 value = self._model.read_state(state, self.states[tensor])
-                found[tensor] = np.array(value[-self._batch:], np.float32)
+                found[tensor] = np.array(value[-self._batch :], np.float32)
         return {name: found[name] for name in self._outputs}
 
     def run_held(self, inputs: dict[str, Array], memory: dict[str, Any]) -> dict[str, Array]:
@@ -117,9 +117,7 @@ class ChunkedRunner:
         return {name: known[name] for name in self._outputs}
 
 
-def open_model_runner(
-    folder: Path, graph: Graph, artifact: Artifact, batch: int, load: Any
-) -> Runner:
+def open_model_runner(folder: Path, graph: Graph, artifact: Artifact, batch: int, load: Any) -> Runner:
     """The runner of a graph at a batch size. `load(path, function, program)` opens one function.
 
     Raises BackendError for a package that cannot be read, lacks the function, or whose ends are not the manifest's.
@@ -168,19 +166,19 @@ def _check_ends(
     programs: Sequence[Program], function: str, graph: Graph, states: Mapping[str, str], batch: int, path: Path
 ) -> None:
     """Inputs and outputs are the graph's, less its states; between chunks, what one puts out and another takes."""
-    have_in, have_out = ({k: v for one in programs for k, v in getattr(one, side)(function).items()}
-                         for side in ("inputs", "outputs"))
+    have_in, have_out = (
+        {k: v for one in programs for k, v in getattr(one, side)(function).items()} for side in ("inputs", "outputs")
+    )
     handed = have_out.keys() & have_in.keys() if len(programs) > 1 else set()
 
     def compare(specs: Sequence[TensorSpec], have: Mapping[str, Any]) -> None:
         between = handed - {spec.name for spec in specs}
         want = {
             spec.name: (INTEGERS.get(spec.dtype, spec.dtype), spec.sized(batch))
-            for spec in specs if spec.name not in states
-        }  # fmt: skip
-        found: dict[str, Any] = {
-            name: (kind.dtype, kind.shape) for name, kind in have.items() if name not in between
-        }  # fmt: skip
+            for spec in specs
+            if spec.name not in states
+        }
+        found: dict[str, Any] = {name: (kind.dtype, kind.shape) for name, kind in have.items() if name not in between}
         if found != want:
             message = f"function '{function}' has {found} where the manifest says {want}; build the bundle again"
             raise BackendError(message, where=str(path), code="signature")

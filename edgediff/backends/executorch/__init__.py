@@ -47,8 +47,9 @@ TOSA = f"{NAME}/tosa"
 TOOLS = ("executorch", "torchao")
 CODES_WEIGHTS = True  # `plan.weights` is heeded: `int4/32` and the like
 STAND_INS = {
-    "CoreMLBackend": "edgediff's evaluator of Core ML programs", "EthosUBackend": "Arm's reference model of TOSA",
-}  # fmt: skip
+    "CoreMLBackend": "edgediff's evaluator of Core ML programs",
+    "EthosUBackend": "Arm's reference model of TOSA",
+}
 TRACED_CALLS, TRACE_BYTES = 3, 1 << 20
 DTYPES = {3: "int32", 4: "int64", 5: "float16", 6: "float32"}  # ExecuTorch's numbers of types
 
@@ -83,7 +84,12 @@ def lower(variants: Variants, target: Target, out: Path) -> Artifacts:
 
 
 def _lower_component(
-    component: str, members: list[Variant], variants: Variants, target: Target, delegate: Delegate, out: Path,
+    component: str,
+    members: list[Variant],
+    variants: Variants,
+    target: Target,
+    delegate: Delegate,
+    out: Path,
     seen: Watch | None,
 ) -> dict[str, Artifact]:
     from edgediff.backends._capture import function_name, graph_batches
@@ -121,7 +127,11 @@ def _artifact(
     """Of the graph's first method; the others are the same but for the batch."""
     name, lowered, _ = methods[0]
     return Artifact(
-        file=file, function=name, precision=precision, data=data, delegates=dict(sorted(lowered.delegates.items())),
+        file=file,
+        function=name,
+        precision=precision,
+        data=data,
+        delegates=dict(sorted(lowered.delegates.items())),
         outside=dict(sorted(lowered.outside.items())),
         memory_bytes=max(peak + one.planned_bytes for _, one, peak in methods),
     )
@@ -152,7 +162,9 @@ def _program(
         group = _group_size(variants.plan, precision, delegate)
         variant = replace(variant, module=group_linears(variant.module, variant.example, group))
     program = rewrite_program(
-        capture_program(variant, batch), delegate.forms, query_chunk=target.executorch.query_chunk,
+        capture_program(variant, batch),
+        delegate.forms,
+        query_chunk=target.executorch.query_chunk,
         dtype=torch.float16 if precision == "fp16" and delegate.halves else torch.float32,
     )
     if delegate.quantize is not None:
@@ -176,7 +188,7 @@ def _group_size(plan: Plan, precision: str, delegate: Delegate) -> int:
     if not fits or plan.weights.layers or precision != "fp32" or delegate.name != "xnnpack":
         message = (
             f"weights in '{word}' at {precision} for delegate '{delegate.name}' cannot be had: ExecuTorch takes "
-            "int4/32, int4/64 and so on, one format for all linear layers, with [precision] weights = \"fp32\" on "
+            'int4/32, int4/64 and so on, one format for all linear layers, with [precision] weights = "fp32" on '
             "'xnnpack'; leave format and bits out for int8"
         )
         raise BackendError(message, where="[precision]", code="precision")
@@ -195,15 +207,17 @@ def calibration_calls(variants: Variants, variant: Variant, batch: int) -> list[
         tensors = [torch.from_numpy(np.ascontiguousarray(call.inputs[spec.name])) for spec in variant.inputs]
         have = next((t.shape[0] for t, s in zip(tensors, variant.inputs, strict=True) if "batch" in s.shape), batch)
         for start in range(0, have, batch):
-            found.append(tuple(
-                _resized(tensor, start, batch) if "batch" in spec.shape else tensor
-                for tensor, spec in zip(tensors, variant.inputs, strict=True)
-            ))
+            found.append(
+                tuple(
+                    _resized(tensor, start, batch) if "batch" in spec.shape else tensor
+                    for tensor, spec in zip(tensors, variant.inputs, strict=True)
+                )
+            )
     return found
 
 
 def _resized(tensor: Any, start: int, batch: int) -> Any:
-    part = tensor[start:start + batch]
+    part = tensor[start : start + batch]
     return part if part.shape[0] == batch else part.repeat(batch, *[1] * (part.dim() - 1))
 
 
@@ -226,9 +240,7 @@ def _check_memory(graphs: dict[str, Artifact], target: Target, out: Path) -> Non
 # Running
 
 
-def open_runner(
-    folder: Path, graph: Graph, artifact: Artifact, *, batch: int, threads: int | None = None
-) -> Runner:
+def open_runner(folder: Path, graph: Graph, artifact: Artifact, *, batch: int, threads: int | None = None) -> Runner:
     """Loads one method. The methods of a program share it.
 
     `threads` is for the whole process, as the runtime has one pool (None: its own number). Raises BackendError for a
@@ -238,7 +250,13 @@ def open_runner(
 
 
 def write_trace(
-    folder: Path, graph: Graph, artifact: Artifact, inputs: dict[str, Array], *, batch: int, threads: int | None,
+    folder: Path,
+    graph: Graph,
+    artifact: Artifact,
+    inputs: dict[str, Array],
+    *,
+    batch: int,
+    threads: int | None,
     out: Path,
 ) -> Path:
     """The runtime's own trace (ETDump) of a few calls with these inputs, with the times of every operator, inside
@@ -352,7 +370,10 @@ def _load_program(path: Path, data: Path | None, log: Said, *, traced: bool = Fa
     _check_header(path)
     try:
         return Runtime.get().load_program(
-            path, verification=Verification.InternalConsistency, data_path=data, enable_etdump=traced,
+            path,
+            verification=Verification.InternalConsistency,
+            data_path=data,
+            enable_etdump=traced,
             debug_buffer_size=TRACE_BYTES if traced else 0,
         )
     except (RuntimeError, OSError) as error:
@@ -375,7 +396,8 @@ def _check_header(path: Path) -> None:
     if not whole or size < max(program, start + weights):
         raise BackendError(
             "is no program that ExecuTorch can read: damaged or cut short; build or copy the bundle again",
-            where=str(path), code="load",
+            where=str(path),
+            code="load",
         )
 
 
@@ -392,6 +414,7 @@ def _method_name(program: Any, function: str, batch: int, path: Path) -> str:
 
 def _check_ends(method: Any, graph: Graph, batch: int, path: Path) -> None:
     """Raises BackendError unless the method's inputs and outputs have the manifest's types and sizes."""
+
     def word(info: Any) -> tuple[str, tuple[int, ...]]:
         return str(DTYPES.get(info.dtype(), info.dtype())), tuple(info.sizes())
 

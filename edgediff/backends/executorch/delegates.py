@@ -54,7 +54,12 @@ def find_delegate(table: ExecuTorchTable, precision: str) -> Delegate:
 
 def _xnnpack(table: ExecuTorchTable, precision: str) -> Delegate:
     return Delegate(
-        "xnnpack", _xnnpack_partitioners, REWRITES, ("XnnpackBackend",), ("fp32", "fp16", "int8"), may_leave=True,
+        "xnnpack",
+        _xnnpack_partitioners,
+        REWRITES,
+        ("XnnpackBackend",),
+        ("fp32", "fp16", "int8"),
+        may_leave=True,
         halves=True,
     )
 
@@ -119,8 +124,15 @@ def _ethos_u(table: ExecuTorchTable, precision: str) -> Delegate:
         return quantize_for_npu(program, calls, table, name)
 
     return Delegate(
-        "ethos-u", make, REWRITES, ("EthosUBackend",), ("int8",), table.fallback, quantize=quantize,
-        watch=watch_vela, tools=("tosa-tools", "ethos-u-vela"),
+        "ethos-u",
+        make,
+        REWRITES,
+        ("EthosUBackend",),
+        ("int8",),
+        table.fallback,
+        quantize=quantize,
+        watch=watch_vela,
+        tools=("tosa-tools", "ethos-u-vela"),
     )
 
 
@@ -159,5 +171,9 @@ def _fallback(table: ExecuTorchTable) -> list[Any]:
 
 
 _MAKERS: dict[str, Callable[[ExecuTorchTable, str], Delegate]] = {
-    "xnnpack": _xnnpack, "coreml": _coreml, "vulkan": _vulkan, "ethos-u": _ethos_u, "qnn": _qnn,
+    "xnnpack": _xnnpack,
+    "coreml": _coreml,
+    "vulkan": _vulkan,
+    "ethos-u": _ethos_u,
+    "qnn": _qnn,
 }

@@ -80,7 +80,8 @@ def quantize_for_npu(program: Any, calls: Sequence[Call], table: ExecuTorchTable
     if not calls:
         raise BackendError(
             f"graph '{name}' for Ethos-U needs calibration data and has none: build from a pipeline (`edgediff build` "
-            "makes it from the recipe's calibration prompts)", code="calibration",
+            "makes it from the recipe's calibration prompts)",
+            code="calibration",
         )
     module = _decomposable(program.module(check_guards=False), calls)
     quantizer = OutsideTheHost(compile_spec(table))
@@ -132,7 +133,8 @@ def _decomposable(module: Any, calls: Sequence[Call]) -> Any:
         if node.target is torch.ops.aten._softmax.default:
             node.target, node.args = torch.ops.aten.softmax.int, node.args[:2]
     masks = {
-        name: value for name, value in module.named_buffers()
+        name: value
+        for name, value in module.named_buffers()
         if value.is_floating_point() and value.numel() and float(value.min()) <= MASKED
     }
     for name, depth in mask_depths(module, set(masks), calls).items():
@@ -222,9 +224,7 @@ class Watch:
         for compiled, program in self.tosa.items():
             tosa_file(folder, compiled).write_bytes(program)
 
-    def table(
-        self, pieces: Mapping[str, Sequence[VelaReport]], plan: Plan, target: Target
-    ) -> LatencyTable | None:
+    def table(self, pieces: Mapping[str, Sequence[VelaReport]], plan: Plan, target: Target) -> LatencyTable | None:
         """Vela's estimates as our latency table, from the pieces of each graph: see `vendor_table`."""
         return vendor_table(pieces, plan, target)
 
@@ -272,10 +272,13 @@ def read_summary(path: Path) -> VelaReport:
         with path.open(encoding="utf-8", newline="") as file:
             row = next(iter(csv.DictReader(file)))
         return VelaReport(
-            cycles=round(float(row["cycles_total"])), clock_mhz=float(row["core_clock"]) / 1e6,
-            macs=round(float(row["nn_macs"])), passes=round(float(row["passes_after_fusing"])),
+            cycles=round(float(row["cycles_total"])),
+            clock_mhz=float(row["core_clock"]) / 1e6,
+            macs=round(float(row["nn_macs"])),
+            passes=round(float(row["passes_after_fusing"])),
             memory_kib={name: kib for name in MEMORIES if (kib := float(row[f"{name}_memory_used"])) > 0},
-            system=row["system_config"], memory_mode=row["memory_mode"],
+            system=row["system_config"],
+            memory_mode=row["memory_mode"],
         )
     except (KeyError, ValueError, StopIteration) as error:
         known = importlib.metadata.version("ethos-u-vela")
@@ -292,9 +295,7 @@ def _complaint(said: Said, error: BaseException) -> str:
 # What Vela says of a bundle
 
 
-def vendor_table(
-    reports: Mapping[str, Sequence[VelaReport]], plan: Plan, target: Target
-) -> LatencyTable | None:
+def vendor_table(reports: Mapping[str, Sequence[VelaReport]], plan: Plan, target: Target) -> LatencyTable | None:
     """Vela's estimates as our latency table: a call of each graph, and the NPU's share of an image.
 
     `reports` are the pieces of each graph. What the CPU does before, between and after them is in nobody's estimate.
@@ -308,23 +309,29 @@ def vendor_table(
     image = sum(count * times.get(graph, 0.0) for graph, count in calls_per_image(plan, tuple(reports)).items())
     tool = f"Vela {importlib.metadata.version('ethos-u-vela')}"
     return LatencyTable(
-        source="vendor-estimate", npu=npu,
+        source="vendor-estimate",
+        npu=npu,
         device=DeviceFacts(
-            name=target.name, backend="executorch",
+            name=target.name,
+            backend="executorch",
             runtime=f"{tool}, {target.executorch.chip} at {first.clock_mhz:g} MHz, {first.system}, {first.memory_mode}",
         ),
-        graphs={graph: graph_times([ms]) for graph, ms in times.items()}, end_to_end_ms=image_times([image]),
+        graphs={graph: graph_times([ms]) for graph, ms in times.items()},
+        end_to_end_ms=image_times([image]),
     )
 
 
 def _sum(pieces: Sequence[VelaReport]) -> NpuEstimate:
     """One graph's pieces: they run one after the other, in the same memory."""
     return NpuEstimate(
-        cycles=sum(one.cycles for one in pieces), clock_mhz=pieces[0].clock_mhz, macs=sum(one.macs for one in pieces),
+        cycles=sum(one.cycles for one in pieces),
+        clock_mhz=pieces[0].clock_mhz,
+        macs=sum(one.macs for one in pieces),
         pieces=len(pieces),
         memory_kib={
             name: max(one.memory_kib.get(name, 0.0) for one in pieces)
-            for name in MEMORIES if any(name in one.memory_kib for one in pieces)
+            for name in MEMORIES
+            if any(name in one.memory_kib for one in pieces)
         },
     )
 

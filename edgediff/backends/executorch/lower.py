@@ -38,7 +38,11 @@ class Lowered:
 
 
 def write_program(
-    methods: Sequence[Method], delegate: Delegate, path: Path, *, weights_apart: bool = False,
+    methods: Sequence[Method],
+    delegate: Delegate,
+    path: Path,
+    *,
+    weights_apart: bool = False,
     seen: Watch | None = None,
 ) -> dict[str, Lowered]:
     """Lowers the methods together and writes `path`; each weight is in the file once.
@@ -54,7 +58,8 @@ def write_program(
         programs = {one.name: _weights_apart(one.program) if weights_apart else one.program for one in methods}
         try:
             edge = to_edge_transform_and_lower(
-                programs, partitioner={name: delegate.partitioners() for name in programs},
+                programs,
+                partitioner={name: delegate.partitioners() for name in programs},
                 compile_config=EdgeCompileConfig(_check_ir_validity=False),
             )
             programs.clear()

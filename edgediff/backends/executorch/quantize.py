@@ -67,7 +67,8 @@ def group_linears(module: nn.Module, example: Call, group: int) -> nn.Module:
 
     made = copy.deepcopy(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})
     chosen = {
-        layer for layer, places in _linear_places(made, example).items()
+        layer
+        for layer, places in _linear_places(made, example).items()
         if places > 1 and layer.in_features % group == 0 and min(layer.weight.shape) >= NARROW
     }
     if not chosen:

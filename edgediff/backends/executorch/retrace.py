@@ -86,8 +86,10 @@ def refresh_sizes(graph: Any, seen: Seen) -> None:
             if node.op == "call_function" and not _keeps_its_type(node):
                 inputs = [one.meta.get("val") for one in node.all_input_nodes]
                 before = seen.get(node)
-                if before is None or before[:3] != (node.target, node.args, node.kwargs) or any(
-                    old is not new for old, new in zip(before[3], inputs, strict=True)
+                if (
+                    before is None
+                    or before[:3] != (node.target, node.args, node.kwargs)
+                    or any(old is not new for old, new in zip(before[3], inputs, strict=True))
                 ):
                     _refresh(node)
                     seen[node] = (node.target, node.args, node.kwargs, inputs)
@@ -108,5 +110,6 @@ def _same(value: Any, before: Any) -> bool:
 def _keeps_its_type(node: Any) -> bool:
     """Quantized products whose kernel for sizes knows no integers: Arm's passes leave their values as they are."""
     return bool(node.meta.get("input_qparams")) and str(node.target).rpartition("aten.")[2] in (
-        "bmm.default", "leaky_relu.default",
+        "bmm.default",
+        "leaky_relu.default",
     )

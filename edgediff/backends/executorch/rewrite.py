@@ -116,7 +116,12 @@ class _Rewriter(fx.Transformer):
     # Norms
 
     def _group_norm(
-        self, x: Any, groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5,
+        self,
+        x: Any,
+        groups: int,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        eps: float = 1e-5,
         cudnn: bool = True,
     ) -> Any:
         batch, channels, *sizes = shape = self._shape()
@@ -132,8 +137,13 @@ class _Rewriter(fx.Transformer):
         return result if len(sizes) == 2 else self._reshape(result, shape)
 
     def _layer_norm(
-        self, x: Any, sizes: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None,
-        eps: float = 1e-5, cudnn: bool = True,
+        self,
+        x: Any,
+        sizes: Sequence[int],
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        eps: float = 1e-5,
+        cudnn: bool = True,
     ) -> Any:
         if len(sizes) != 1:
             return NotImplemented
@@ -145,7 +155,12 @@ class _Rewriter(fx.Transformer):
         return self._normalised(x, mean, weight, bias, eps, (-1,))
 
     def _normalised(
-        self, x: Any, mean: Callable[[Any], Any], weight: Tensor | None, bias: Tensor | None, eps: float,
+        self,
+        x: Any,
+        mean: Callable[[Any], Any],
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
         shape: tuple[int, ...],
     ) -> Any:
         """(x - mean) / sqrt(variance + eps) * weight + bias."""
@@ -163,8 +178,15 @@ class _Rewriter(fx.Transformer):
     # Attention
 
     def _attention(
-        self, query: Any, key: Any, value: Any, mask: Any = None, dropout: float = 0.0, causal: bool = False,
-        scale: float | None = None, enable_gqa: bool = False,
+        self,
+        query: Any,
+        key: Any,
+        value: Any,
+        mask: Any = None,
+        dropout: float = 0.0,
+        causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
     ) -> Any:
         """Tensors `[..., queries or keys, width]`, all axes before these together one batch."""
         (*lead, queries, width), (*_, keys, _), (*_, depth) = (self._shape(i) for i in range(3))
@@ -247,9 +269,7 @@ class _Rewriter(fx.Transformer):
             return NotImplemented
         down, across = new[2] // height, new[3] // width
         ones = self._once(("ones", down, across), lambda: torch.ones(1, 1, down, 1, across))
-        spread = self._call(
-            ATEN.mul.Tensor, self._reshape(x, (batch * channels, height, 1, width, 1)), ones
-        )
+        spread = self._call(ATEN.mul.Tensor, self._reshape(x, (batch * channels, height, 1, width, 1)), ones)
         return self._reshape(spread, new)
 
     # Shapes
@@ -377,14 +397,21 @@ _FORMS = (
     ("shapes", ATEN.permute.default, "_permute"),
     ("shapes", ATEN.transpose.int, "_transpose"),
     ("shapes", ATEN.expand.default, "_expand"),
-    *(("shapes", target, "_as_reshape") for target in (
-        ATEN.squeeze.dim, ATEN.squeeze.dims, ATEN.squeeze.default, ATEN.unsqueeze.default, ATEN.flatten.using_ints,
-    )),
+    *(
+        ("shapes", target, "_as_reshape")
+        for target in (
+            ATEN.squeeze.dim,
+            ATEN.squeeze.dims,
+            ATEN.squeeze.default,
+            ATEN.unsqueeze.default,
+            ATEN.flatten.using_ints,
+        )
+    ),
     ("identity", ATEN.div.Tensor, "_scaled"),
     ("identity", ATEN.mul.Tensor, "_scaled"),
     ("identity", ATEN.add.Tensor, "_shifted"),
     ("identity", ATEN.sub.Tensor, "_shifted"),
-)  # fmt: skip
+)
 
 
 def _has_proxy(value: Any) -> bool:

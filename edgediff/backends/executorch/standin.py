@@ -25,9 +25,15 @@ from edgediff.plugins import import_or_explain
 
 SHARED = b"CMJR"  # before a reference to a package that several methods share
 TYPES = {
-    0: torch.uint8, 1: torch.int8, 2: torch.int16, 3: torch.int32, 4: torch.int64, 5: torch.float16, 6: torch.float32,
+    0: torch.uint8,
+    1: torch.int8,
+    2: torch.int16,
+    3: torch.int32,
+    4: torch.int64,
+    5: torch.float16,
+    6: torch.float32,
     11: torch.bool,
-}  # fmt: skip
+}
 
 
 def tosa_file(folder: Path, compiled: bytes) -> Path:
@@ -87,7 +93,7 @@ class StandInProgram:
         """A package, or the function of one that several methods share."""
         function = None
         if payload.startswith(SHARED):
-            reference = json.loads(payload[len(SHARED):].decode())
+            reference = json.loads(payload[len(SHARED) :].decode())
             function = str(reference["functionName"])
             named = self._file.named_data
             assert named is not None
@@ -145,7 +151,7 @@ class _Tosa:
     def __call__(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
         import tosa_reference_model
 
-        arrays = [tensor.numpy() for tensor in tensors[:self.inputs]]
+        arrays = [tensor.numpy() for tensor in tensors[: self.inputs]]
         with hear_output(OUT, ERR):  # it remarks upon every program that its version can read
             found, status = tosa_reference_model.run(
                 self._graph, arrays, verbosity="NONE", initialize_variable_tensor_from_numpy=True
@@ -217,7 +223,7 @@ class StandInMethod:
                 return constants[one.data_buffer_idx].view(type_).reshape(one.sizes)
             start = one.allocation_info.memory_offset
             count = math.prod(one.sizes) * type_.itemsize
-            return arenas[one.allocation_info.memory_id][start:start + count].view(type_).reshape(one.sizes)
+            return arenas[one.allocation_info.memory_id][start : start + count].view(type_).reshape(one.sizes)
         if kind in ("Int", "Double", "Bool", "String"):
             (plain,) = vars(one).values()
             return float(plain) if kind == "Double" else plain
@@ -227,7 +233,7 @@ class StandInMethod:
         kind = type(step).__name__
         if kind == "DelegateCall":
             piece, values = self._pieces[step.delegate_index], [self._values[index] for index in step.args]
-            for made, place in zip(piece(values), values[piece.inputs:], strict=True):
+            for made, place in zip(piece(values), values[piece.inputs :], strict=True):
                 place.copy_(made.reshape(place.shape))
         elif kind == "KernelCall":
             self._kernel(step)
@@ -247,7 +253,7 @@ class StandInMethod:
             message = f"runs operator '{named.name}.{named.overload}', of which PyTorch knows nothing"
             raise BackendError(message, where=str(self._path), code="run")
         arguments = [one for one in operator._schema.arguments if not one.is_out]
-        values = [self._argument(index) for index in step.args[:len(arguments)]]
+        values = [self._argument(index) for index in step.args[: len(arguments)]]
         given = [value for one, value in zip(arguments, values, strict=True) if not one.kwarg_only]
         keywords = {one.name: value for one, value in zip(arguments, values, strict=True) if one.kwarg_only}
         place = self._values[step.args[-1]]

@@ -66,9 +66,7 @@ def lower(variants: Variants, target: Target, out: Path) -> Artifacts:
     return Artifacts(NAME, graphs, {tool: importlib.metadata.version(tool) for tool in TOOLS})
 
 
-def open_runner(
-    folder: Path, graph: Graph, artifact: Artifact, *, batch: int, threads: int | None = None
-) -> Runner:
+def open_runner(folder: Path, graph: Graph, artifact: Artifact, *, batch: int, threads: int | None = None) -> Runner:
     """Loads one graph at one batch size, which the runtime then knows while it optimizes.
 
     `threads` None leaves the number to ONNX Runtime (one per core). Raises BackendError for a file that cannot
@@ -79,7 +77,13 @@ def open_runner(
 
 
 def write_trace(
-    folder: Path, graph: Graph, artifact: Artifact, inputs: dict[str, Array], *, batch: int, threads: int | None,
+    folder: Path,
+    graph: Graph,
+    artifact: Artifact,
+    inputs: dict[str, Array],
+    *,
+    batch: int,
+    threads: int | None,
     out: Path,
 ) -> Path:
     """ONNX Runtime's own trace of a few calls with these inputs, operator by operator: a file in the folder `out`.
@@ -180,7 +184,9 @@ def _convert_to_ort(graphs: dict[str, Artifact], out: Path) -> dict[str, Artifac
     try:
         with contextlib.redirect_stdout(io.StringIO()), _quiet_converter() as tool:
             tool.convert_onnx_models_to_ort(
-                out / NAME, optimization_styles=[tool.OptimizationStyle.Fixed], target_platform="arm",
+                out / NAME,
+                optimization_styles=[tool.OptimizationStyle.Fixed],
+                target_platform="arm",
                 enable_type_reduction=True,
             )
     except Exception as error:  # its classes have no public base
@@ -218,7 +224,8 @@ def _check_ends(found: Any, specs: tuple[TensorSpec, ...], batch: int, path: Pat
     have = [(end.name, DTYPES.get(end.type, end.type), tuple(end.shape)) for end in found]
     want = [(spec.name, spec.dtype, spec.sized(batch)) for spec in specs]
     fits = len(have) == len(want) and all(
-        mine[:2] == theirs[:2] and len(mine[2]) == len(theirs[2])
+        mine[:2] == theirs[:2]
+        and len(mine[2]) == len(theirs[2])
         and all(a == b or not isinstance(a, int) for a, b in zip(mine[2], theirs[2], strict=True))
         for mine, theirs in zip(have, want, strict=True)
     )

@@ -68,7 +68,10 @@ def _translate(variant: Variant, program: Any) -> ir.Model:
 
     try:
         result = torch.onnx.export(
-            program, dynamo=True, opset_version=OPSET, verbose=False,
+            program,
+            dynamo=True,
+            opset_version=OPSET,
+            verbose=False,
             input_names=[spec.name for spec in variant.inputs],
             output_names=[spec.name for spec in variant.outputs],
         )

@@ -67,12 +67,12 @@ def _quantize_product(graph: ir.Graph, node: ir.Node, operands: dict[ir.Value, t
     if value not in operands:
         operands[value] = build.add("DynamicQuantizeLinear", [value], outputs=3)
     quantized, value_scale, value_zero = operands[value]
-    product, = build.add("MatMulInteger", [quantized, integers, value_zero, zero])
-    product, = build.add("Cast", [product], {"to": ir.DataType.FLOAT})
-    both, = build.add("Mul", [value_scale, scale])
-    result, = build.add("Mul", [product, both])
+    (product,) = build.add("MatMulInteger", [quantized, integers, value_zero, zero])
+    (product,) = build.add("Cast", [product], {"to": ir.DataType.FLOAT})
+    (both,) = build.add("Mul", [value_scale, scale])
+    (result,) = build.add("Mul", [product, both])
     if node.op_type == "Gemm" and len(node.inputs) == 3 and node.inputs[2] is not None:
-        result, = build.add("Add", [result, node.inputs[2]])
+        (result,) = build.add("Add", [result, node.inputs[2]])
     build.replace(result)
 
 
@@ -107,7 +107,7 @@ def _quantize_convolution(graph: ir.Graph, node: ir.Node) -> None:
     stored = lazy_tensor(lambda: quantize(tensor.numpy(), 0)[0], np.int8, tensor.shape.numpy())
     integers = build.constant(f"{name}_int8", stored)
     scale = build.constant(f"{name}_int8_scale", ir.tensor(scales(tensor.numpy(), 0)))
-    restored, = build.add("DequantizeLinear", [integers, scale], {"axis": 0})
+    (restored,) = build.add("DequantizeLinear", [integers, scale], {"axis": 0})
     node.replace_input_with(1, restored)
 
 
@@ -123,10 +123,10 @@ def _quantize_embedding(graph: ir.Graph, node: ir.Node) -> None:
     stored = lazy_tensor(lambda: quantize(tensor.numpy(), 0)[0], np.int8, tensor.shape.numpy())
     integers = build.constant(f"{name}_rows", stored)
     scale = build.constant(f"{name}_rows_scale", ir.tensor(scales(tensor.numpy(), 0).reshape(-1, 1)))
-    rows, = build.add("Gather", [integers, ids], {"axis": 0})
-    rows, = build.add("Cast", [rows], {"to": ir.DataType.FLOAT})
-    factors, = build.add("Gather", [scale, ids], {"axis": 0})
-    result, = build.add("Mul", [rows, factors])
+    (rows,) = build.add("Gather", [integers, ids], {"axis": 0})
+    (rows,) = build.add("Cast", [rows], {"to": ir.DataType.FLOAT})
+    (factors,) = build.add("Gather", [scale, ids], {"axis": 0})
+    (result,) = build.add("Mul", [rows, factors])
     build.replace(result)
 
 
