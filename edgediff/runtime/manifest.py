@@ -1,47 +1,143 @@
-"""`manifest.json`: the bundle as a program that a phone interprets.
+"""`manifest.json`, version 2.0: the bundle as a program that a phone interprets. `docs/format.md` is the definition.
 
-Graphs are typed functions; the program is tokenize -> encode -> rows -> decode. Each row is one network
-call: which graph runs (or none: the last output is held), at which timestep, with which guidance, which
-carries go in and out, and the coefficients of the latent's update. A new method needs no new app.
+The classes here are its tables (section 5), in its order: their fields are read in the order in which they stand, so
+that the first fault in a document is the same one for every reader. What must hold between keys is in `rules`.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 
 from edgediff.config import Model
-from edgediff.errors import BundleError, ConfigError, SamplerError, did_you_mean
-from edgediff.runtime.steps import StepRow, StepTable
+from edgediff.errors import BundleError, ConfigError, did_you_mean
+from edgediff.runtime.steps import Number, StepRow, StepTable, Update
 
-SCHEMA_MAJOR = 1
+VERSION = "2.0"
+SCHEMA_MAJOR = 2
 BATCH: Literal["batch"] = "batch"
-Kind = Literal["text-to-image", "class-to-image", "unconditional-image", "unconditional-audio"]
+SCALE: Literal["scale"] = "scale"
+
+Makes = Literal["image", "audio"]
+Kind = Literal["text-to-image", "class-to-image", "unconditional-image", "unconditional-audio"]  # of a model
 Mode = Literal["batched", "sequential"]
-Precision = Literal["fp32", "fp16", "int8"]
-Size = int | Literal["batch"]
+Precision = Literal["fp32", "tf32", "fp16", "bf16", "w8", "w8a8", "w8a16", "w4", "w4a8"]
 DType = Literal["float32", "float16", "int64", "int32"]
+Stream = Literal["mt19937", "philox"]
+Takes = Literal["prompt", "negative_prompt", "picture", "mask"]
+
+NAME_LENGTH, PATH_LENGTH = 200, 400
+MAX_ELEMENTS, MAX_LATENT = 2**28, 2**24
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_PATH = re.compile(r"[A-Za-z0-9._+\-/@]+")
+
+
+class PathError(ValueError):
+    """A path that a bundle must not name; the reader reports it under this code."""
+
+    code = "path"
+
+
+def safe_path(path: str) -> str:
+    """A relative path that stays inside the bundle (section 4). Raises PathError for any other."""
+    if not 1 <= len(path) <= PATH_LENGTH or not _PATH.fullmatch(path):
+        raise PathError(f"a path in a bundle has 1 to {PATH_LENGTH} characters of A-Z a-z 0-9 . _ + - / @")
+    if any(part in ("", ".", "..") for part in path.split("/")):
+        raise PathError("a path in a bundle is relative, with one slash between its parts, and never leaves it")
+    return path
+
+
+def _no_control(value: str) -> str:
+    if _CONTROL.search(value):
+        raise ValueError("a name has no control characters")
+    return value
+
+
+Name = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH), AfterValidator(_no_control)]
+Path = Annotated[str, AfterValidator(safe_path)]
+Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
+Short = Annotated[str, Field(max_length=NAME_LENGTH)]
+Token = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH)]
+Dimension = Annotated[int, Field(ge=1, le=2**20)]
+Size = Dimension | Literal["batch"]
+Weights = Annotated[tuple[Number, ...], Field(min_length=1, max_length=64)]
+
+
+def _few_elements(shape: tuple[Size, ...]) -> tuple[Size, ...]:
+    if sum(size == BATCH for size in shape) > 1:
+        raise ValueError("'batch' stands once in a shape")
+    if math.prod(2 if size == BATCH else size for size in shape) > MAX_ELEMENTS:
+        raise ValueError(f"a tensor has at most {MAX_ELEMENTS} elements")
+    return shape
+
+
+Shape = Annotated[tuple[Size, ...], Field(max_length=6), AfterValidator(_few_elements)]
+
+
+def _small_latent(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if math.prod(shape) > MAX_LATENT:
+        raise ValueError(f"a latent has at most {MAX_LATENT} elements")
+    return shape
+
+
+Latent = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=2**16)], ...], Field(min_length=2, max_length=3), AfterValidator(_small_latent)
+]
+
+
+class Added(Model):
+    """A token that is taken out of the text as it stands. Several `ids`: a textual inversion of several vectors."""
+
+    content: Token
+    ids: Annotated[tuple[Annotated[int, Field(ge=0, le=2**24)], ...], Field(min_length=1, max_length=64)]
+    normalized: bool = False
+    single_word: bool = False
+    left_strip: bool = False
+    right_strip: bool = False
+
+
+class TokenizerSpec(Model):
+    """A tokenizer in the bundle's one normal form, whatever layout the model had (section 6)."""
+
+    kind: Literal["clip"]
+    vocab: Path
+    merges: Path
+    length: int = Field(ge=2, le=4096)
+    begin: Token
+    end: Token
+    pad: Token
+    unknown: Token
+    added: Annotated[tuple[Added, ...], Field(max_length=4096)] = ()
+
+
+class CarrySpec(Model):
+    """A value that one row's graph hands to later ones."""
+
+    dtype: DType
+    shape: Shape
+
+    def sized(self, batch: int) -> tuple[int, ...]:
+        """The shape with `batch` filled in."""
+        return tuple(batch if size == BATCH else size for size in self.shape)
 
 
 class TensorSpec(Model):
-    """One input or output. `batch` in a shape is 1, or 2 when guidance is batched (order: empty prompt, prompt)."""
+    """One input or output. `batch` in a shape is 1, or 2 in a batched guided row (order: empty side, prompt side)."""
 
-    name: str
+    name: Name
     dtype: DType
-    shape: tuple[Size, ...]
+    shape: Shape
 
     def sized(self, batch: int) -> tuple[int, ...]:
-        return tuple(size if isinstance(size, int) else batch for size in self.shape)
+        """The shape with `batch` filled in."""
+        return tuple(batch if size == BATCH else size for size in self.shape)
 
 
 class Artifact(Model):
     """Where a graph is on one backend: file, function or method inside it, precision, further files it needs.
-
-    `delegates`: what the backend hands the graph to, and in how many pieces; `outside`: operators that nothing took,
-    by name and place in the network. `memory_bytes`: what the graph needs while it runs, weights left out.
 
     `chunks` are files that go on where `file` ends, in order, each with the same function: a chunk takes those of
     the graph's inputs that it has, and what the chunks before it put out, by name. `states` maps inputs and outputs
@@ -50,79 +146,95 @@ class Artifact(Model):
     one carry.
     """
 
-    file: str
-    function: str | None = None
+    file: Path
+    function: Short | None = None
     precision: Precision
-    data: tuple[str, ...] = ()
-    delegates: dict[str, int] = {}
-    outside: dict[str, int] = {}
-    memory_bytes: int | None = Field(default=None, ge=0)
-    chunks: tuple[str, ...] = ()
-    states: dict[str, str] = {}
+    data: Annotated[tuple[Path, ...], Field(max_length=64)] = ()
+    chunks: Annotated[tuple[Path, ...], Field(max_length=64)] = ()
+    delegates: Annotated[dict[Name, Count], Field(max_length=512)] = {}
+    outside: Annotated[dict[Name, Count], Field(max_length=512)] = {}
+    memory_bytes: Count | None = None
+    states: Annotated[dict[Name, Name], Field(max_length=512)] = {}
 
     @property
     def files(self) -> tuple[str, ...]:
         """Every file that running the graph needs."""
         return (self.file, *self.chunks, *self.data)
 
-    @field_validator("file")
-    @classmethod
-    def _inside(cls, value: str) -> str:
-        return safe_path(value)
-
-    @field_validator("data", "chunks")
-    @classmethod
-    def _all_inside(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(safe_path(path) for path in value)
-
 
 class Graph(Model):
     """A typed function. `carries_in` and `carries_out` map carry names to its input and output names."""
 
-    component: str
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    carries_in: dict[str, str] = {}
-    carries_out: dict[str, str] = {}
-    parameters: int = 0
-    macs: int = 0
-    artifacts: dict[str, Artifact] = {}
+    component: Name
+    inputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1, max_length=512)]
+    outputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1, max_length=512)]
+    carries_in: Annotated[dict[Name, Name], Field(max_length=512)] = {}
+    carries_out: Annotated[dict[Name, Name], Field(max_length=512)] = {}
+    parameters: Count = 0
+    macs: Count = 0
+    artifacts: Annotated[dict[Name, Artifact], Field(max_length=16)] = {}
+
+    def free_inputs(self) -> tuple[TensorSpec, ...]:
+        """Inputs that are no carries: each has a condition where the graph is the denoiser's."""
+        carried = set(self.carries_in.values())
+        return tuple(spec for spec in self.inputs if spec.name not in carried)
+
+    def free_outputs(self) -> tuple[TensorSpec, ...]:
+        """Outputs that are no carries: of a denoiser's graph exactly one, the prediction."""
+        carried = set(self.carries_out.values())
+        return tuple(spec for spec in self.outputs if spec.name not in carried)
 
 
-class Tokenize(Model):
-    """Folder of the tokenizer (`vocab.json`, `merges.txt`), and how many ids a prompt becomes."""
+class Encoder(Model):
+    """A text's ids `[1, length]` in, tensors out. Runs once for each text of a picture."""
 
-    folder: str
-    length: int = Field(ge=2)
-
-    @field_validator("folder")
-    @classmethod
-    def _inside(cls, value: str) -> str:
-        return safe_path(value)
+    tokenizer: Name
+    graph: Name
+    ids: Name
+    mask: Name | None = None
 
 
-class Encode(Model):
-    """Runs once per text: ids `[1, length]` in, embedding `[1, length, width]` out."""
+class Fed(Model):
+    """A source without keys of its own: the latent, the time, the embedded guidance, the picture, its mask."""
 
-    graph: str
-    input: str
-    output: str
+    source: Literal["latent", "timestep", "guidance", "picture", "masked_picture", "mask"] = Field(alias="from")
+
+
+class TextOutput(Model):
+    """One output of an encoder."""
+
+    encoder: Name
+    output: Name
+
+
+class Text(Model):
+    """Outputs of encoders, joined along the last axis. `empty`: what an empty negative prompt becomes."""
+
+    source: Literal["text"] = Field(default="text", alias="from")
+    outputs: Annotated[tuple[TextOutput, ...], Field(min_length=1, max_length=8)]
+    empty: Literal["encode", "zeros"] = "encode"
+
+
+class TextMask(Model):
+    """1 up to the text's end token, 0 after it."""
+
+    source: Literal["text_mask"] = Field(default="text_mask", alias="from")
+    encoder: Name
 
 
 class Classes(Model):
-    """Class-to-image: a prompt is one of `names`, or a number below `count`. Graphs read it as `input`, int64
-    `[batch]`; guided rows run `null`, the class of no class, beside it (in batched mode: null first)."""
+    """A prompt is one of `names`, or a number below `count`; `null` is the class of no class, which guides."""
 
-    input: str = "class_labels"
-    count: int = Field(ge=1)
-    null: int | None = None
-    names: tuple[str, ...] = ()
+    source: Literal["class"] = Field(default="class", alias="from")
+    count: int = Field(ge=1, le=2**20)
+    null: Annotated[int, Field(ge=0, le=2**20)] | None = None
+    names: Annotated[tuple[str, ...], Field(max_length=2**20)] = ()
 
     def find(self, prompt: str) -> int:
         """The class that a prompt is. Raises ConfigError for what is neither a name nor a number below `count`."""
         known = {name: index for index, name in enumerate(self.names)}
         text = prompt.strip()
-        found = known.get(text, int(text) if text.isascii() and text.isdecimal() else -1)
+        found = known.get(text, int(text) if text.isascii() and text.isdecimal() and len(text) < 8 else -1)
         if not 0 <= found < self.count:
             names = f", or a name{did_you_mean(text, known)}" if known else ""
             message = f"'{text:.60}' is no class: give a number from 0 to {self.count - 1}{names}"
@@ -130,71 +242,155 @@ class Classes(Model):
         return found
 
 
-class Decode(Model):
-    """latent * scale + shift -> graph -> values in [-1, 1]. Without a graph the latent is the picture itself, or the
-    sound `[channels, samples]`, which has `sample_rate` of them a second."""
+class Constant(Model):
+    """A vector that never changes, such as the sizes that SDXL is told; `empty` is the empty side's."""
 
-    graph: str | None = None
-    input: str = "z"
-    output: str = "image"
-    scale: float = 1.0
-    shift: float = 0.0
-    sample_rate: int | None = Field(default=None, ge=1)
+    source: Literal["constant"] = Field(default="constant", alias="from")
+    values: Annotated[tuple[Number, ...], Field(min_length=1, max_length=4096)]
+    empty: Annotated[tuple[Number, ...], Field(min_length=1, max_length=4096)] | None = None
+
+
+Condition = Annotated[Fed | Text | TextMask | Classes | Constant, Field(discriminator="source")]
+
+
+class Decoder(Model):
+    """latent * scale + shift -> graph -> values in [-1, 1]. Without a graph the latent is the result itself."""
+
+    graph: Name | None = None
+    input: Name | None = None
+    output: Name | None = None
+    scale: Number = 1.0
+    shift: Number = 0.0
+    sample_rate: Annotated[int, Field(ge=1, le=10**6)] | None = None
+
+
+class PictureEncoder(Model):
+    """A picture `[1, 3, *size]` in [-1, 1] to its latent: ((mean + deviation eps) - shift) * scale."""
+
+    graph: Name
+    input: Name
+    mean: Name
+    deviation: Name | None = None
+    scale: Number = 1.0
+    shift: Number = 0.0
+    size: Annotated[tuple[Annotated[int, Field(ge=1, le=2**14)], ...], Field(min_length=2, max_length=2)]
+
+
+class Safety(Model):
+    """Runs on what the decoder puts out; a value above `threshold` flags the picture."""
+
+    graph: Name
+    input: Name
+    output: Name
+    threshold: Number
+
+
+Colour = Annotated[tuple[Number, ...], Field(min_length=3, max_length=3)]
+
+
+class Preview(Model):
+    """A small picture of a step: a graph, or sum_c weights[c] x[c] + bias."""
+
+    graph: Name | None = None
+    input: Name | None = None
+    output: Name | None = None
+    weights: Annotated[tuple[Colour, ...], Field(min_length=1, max_length=64)] | None = None
+    bias: Colour | None = None
+
+
+class Init(Model):
+    """x_0 = noise * z + picture * y."""
+
+    noise: Number
+    picture: Number = 0.0
+
+
+class Scale(Model):
+    """A guidance scale: what counts when nothing is asked, and the range that a caller may ask for."""
+
+    scale: float = Field(ge=0, le=1000)
+    low: float = Field(ge=0, le=1000)
+    high: float = Field(ge=0, le=1000)
+
+    @classmethod
+    def fixed(cls, scale: float) -> Scale:
+        """A scale that no caller changes."""
+        return cls(scale=scale, low=scale, high=scale)
+
+
+class Held(Model):
+    """Weights of the differences that guided rows left; times s - 1 where a caller may ask for another s."""
+
+    weights: Weights
+    times: Literal["one", "scale_minus_one"] = "one"
+
+
+class Blend(Model):
+    """Outside the mask: picture * y + noise * z_0."""
+
+    picture: Number
+    noise: Number
 
 
 class ProgramRow(StepRow):
-    """One network call. `graph` None holds the last output.
+    """One network call (section 3). `graph` None holds the last output; `guidance` None runs the prompt side alone."""
 
-    `guidance` s runs both prompts: e = e_empty + s (e_prompt - e_empty). None runs the prompt alone, and then
-    `held_guidance` adds what guided rows left: e = e_prompt + sum_k held_guidance[k] d_k, with d_k = e_prompt -
-    e_empty of the guided row k guided rows ago, 0 the newest. A carry that the graph reads is
-    sum_k mix[carry][k] * (its value k writes ago, 0 the newest); a carry not in `mix` is its newest value.
-    """
-
-    graph: str | None = None
-    guidance: float | None = None
-    held_guidance: tuple[float, ...] | None = None
-    mix: dict[str, tuple[float, ...]] = {}
+    graph: Name | None = None
+    timestep: Number
+    input_scale: Number = 1.0
+    guidance: Number | Literal["scale"] | None = None
+    held: Held | None = None
+    mix: Annotated[dict[Name, Weights], Field(max_length=512)] = {}
+    update: Update
+    blend: Blend | None = None
 
 
 class Program(Model):
-    """`latent` is the shape without batch. `mode`: both prompts in one batch, or one call after the other
-    with carries of their own."""
+    """What one picture is: how it starts, and one row per network call. All programs share graphs and weights."""
 
-    tokenize: Tokenize | None = None
-    encode: Encode | None = None
-    classes: Classes | None = None
-    decode: Decode = Decode()
-    latent: tuple[int, ...]
-    init_scale: float
-    sampler: str
-    steps: int
+    takes: Annotated[tuple[Takes, ...], Field(max_length=4)] = ()
+    strength: Annotated[float, Field(gt=0, le=1)] | None = None
+    latent: Latent
+    init: Init
+    sampler: Short
+    steps: int = Field(ge=1, le=10_000)
     mode: Mode
-    rows: tuple[ProgramRow, ...] = Field(min_length=1)
+    guidance: Scale | None = None
+    embedded_guidance: Scale | None = None
+    rows: Annotated[tuple[ProgramRow, ...], Field(min_length=1, max_length=10_000)]
 
     def table(self) -> StepTable:
         """The rows as a step table."""
         rows = tuple(StepRow(timestep=r.timestep, input_scale=r.input_scale, update=r.update) for r in self.rows)
-        return StepTable(sampler=self.sampler, steps=self.steps, init_scale=self.init_scale, rows=rows)
+        return StepTable(sampler=self.sampler, steps=self.steps, init_scale=self.init.noise, rows=rows)
 
+    @property
+    def guides(self) -> bool:
+        """Whether some row runs both sides."""
+        return any(row.guidance is not None for row in self.rows)
 
-class RngSpec(Model):
-    """How noise is drawn from a seed: one stream, the initial latent first, then each row's noise in order."""
+    def graphs(self) -> tuple[str, ...]:
+        """Graphs that the rows run, in the order of first use."""
+        return tuple(dict.fromkeys(row.graph for row in self.rows if row.graph is not None))
 
-    kind: Literal["mt19937", "philox"] = "mt19937"
+    def calls(self) -> dict[tuple[str, int], int]:
+        """How often a picture runs each graph at each batch: `(graph, batch) -> calls`, in order of first use."""
+        found: dict[tuple[str, int], int] = {}
+        for row in self.rows:
+            if row.graph is None:
+                continue
+            batch = 2 if row.guidance is not None and self.mode == "batched" else 1
+            times = 2 if row.guidance is not None and self.mode == "sequential" else 1
+            found[row.graph, batch] = found.get((row.graph, batch), 0) + times
+        return found
 
 
 class FileEntry(Model):
     """A file of the bundle: relative path, size, SHA-256 (hex)."""
 
-    path: str
-    bytes: int = Field(ge=0)
+    path: Path
+    bytes: Count
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-
-    @field_validator("path")
-    @classmethod
-    def _inside(cls, value: str) -> str:
-        return safe_path(value)
 
 
 class DenoiserSource(Model):
@@ -205,189 +401,62 @@ class DenoiserSource(Model):
 
 
 class Source(Model):
-    """Where the weights come from: the model, and the denoiser that stands in for its own, if one does."""
+    """Where the weights come from: the model, its pipeline's class, and the denoiser that stands in for its own."""
 
     model: str
-    revision: str | None = None
     weights: str
-    denoiser: DenoiserSource | None = None
     licence: str = "unknown"
+    revision: str | None = None
+    pipeline: str | None = None
+    denoiser: DenoiserSource | None = None
 
 
 class Manifest(Model):
-    """The whole program of a bundle. `parity` and `profile` are what `verify` and `profile` measured."""
+    """The whole bundle. `evidence` is what `verify`, `evaluate`, `compare` and `profile` found: see `evidence`."""
 
-    schema_version: str = "1.0"
-    kind: Kind
-    name: str
-    carries: dict[str, TensorSpec] = {}
-    graphs: dict[str, Graph]
-    program: Program
-    rng: RngSpec = RngSpec()
-    files: tuple[FileEntry, ...]
+    schema_version: str = VERSION
+    name: Name
+    makes: Makes
+    rng: Stream = "mt19937"
+    tokenizers: Annotated[dict[Name, TokenizerSpec], Field(max_length=8)] = {}
+    carries: Annotated[dict[Name, CarrySpec], Field(max_length=4096)] = {}
+    graphs: Annotated[dict[Name, Graph], Field(min_length=1, max_length=256)]
+    encoders: Annotated[dict[Name, Encoder], Field(max_length=8)] = {}
+    conditions: Annotated[dict[Name, Condition], Field(min_length=1, max_length=64)]
+    decoder: Decoder
+    picture: PictureEncoder | None = None
+    safety: Safety | None = None
+    preview: Preview | None = None
+    programs: Annotated[dict[Name, Program], Field(min_length=1, max_length=64)]
+    default: Name
+    plan: Path = "plan.json"
+    files: Annotated[tuple[FileEntry, ...], Field(min_length=1, max_length=65_536)]
     source: Source
-    tools: dict[str, str] = {}
-    plan: str = "plan.json"
-    parity: dict[str, Any] | None = None
-    profile: dict[str, Any] | None = None
+    tools: Annotated[dict[Name, str], Field(max_length=64)] = {}
+    evidence: dict[str, Any] = {}
+
+    def program(self, name: str | None = None) -> Program:
+        """A program by name, the default for None. Raises ConfigError naming those that there are."""
+        wanted = self.default if name is None else name
+        if wanted not in self.programs:
+            near = did_you_mean(wanted, self.programs)
+            message = f"bundle '{self.name}' has no program '{wanted:.60}'{near}; it has {', '.join(self.programs)}"
+            raise ConfigError(message, where="--program", code="program")
+        return self.programs[wanted]
 
     def check(self, *, where: str = "manifest.json") -> None:
-        """States what must hold inside a manifest. Raises BundleError, its code naming the rule:
-        `version`, `graph`, `tensor`, `carry`, `carry_before_write`, `guidance`, `history`, `file`."""
-        check_version(self.schema_version, where)
-        listed = {entry.path for entry in self.files}
-        if len(listed) != len(self.files):
-            raise BundleError("a file is listed twice", where=where, code="file")
-        if self.plan not in listed:
-            raise BundleError(f"the plan '{self.plan}' is not among the files", where=where, code="file")
-        tokenize = self.program.tokenize
-        if tokenize is not None and not any(path.startswith(f"{tokenize.folder}/") for path in listed):
-            message = f"the tokenizer's folder '{tokenize.folder}' has no file among the files"
-            raise BundleError(message, where=where, code="file")
-        if (self.kind == "unconditional-audio") != (self.program.decode.sample_rate is not None):
-            message = f"a bundle of kind '{self.kind}' has " + (
-                "no decode.sample_rate, which sound needs"
-                if self.program.decode.sample_rate is None
-                else "a decode.sample_rate, which is for sound"
-            )
-            raise BundleError(message, where=where, code="value")
-        for name, graph in self.graphs.items():
-            self._check_graph(name, graph, listed, where)
-        self._check_states(where)
-        program = self.program
-        stages: tuple[Encode | Decode | None, ...] = (program.encode, program.decode)
-        for stage in stages:
-            if stage is not None and stage.graph is not None:
-                graph = self._graph(stage.graph, where)
-                _need(stage.graph, graph.inputs, stage.input, where)
-                _need(stage.graph, graph.outputs, stage.output, where)
-        self._check_rows(where)
-        try:
-            program.table().check()
-        except SamplerError as error:
-            raise BundleError(error.message, where=where, code="history") from error
+        """States what must hold between keys (section 7). Raises BundleError under the code of the rule that is broken."""
+        from edgediff.runtime.rules import check_manifest
 
-    def _graph(self, name: str, where: str) -> Graph:
-        if name not in self.graphs:
-            message = f"the program runs graph '{name}', which does not exist{did_you_mean(name, self.graphs)}"
-            raise BundleError(message, where=where, code="graph")
-        return self.graphs[name]
-
-    def _check_graph(self, name: str, graph: Graph, listed: set[str], where: str) -> None:
-        for backend, artifact in graph.artifacts.items():
-            for file in artifact.files:
-                if file not in listed and not any(path.startswith(f"{file}/") for path in listed):
-                    message = f"graph '{name}' on {backend} needs '{file}', which is not among the files"
-                    raise BundleError(message, where=where, code="file")
-        sides = ((graph.carries_in, graph.inputs), (graph.carries_out, graph.outputs))
-        for carries, tensors in sides:
-            for carry, tensor in carries.items():
-                if carry not in self.carries:
-                    raise BundleError(f"graph '{name}' uses unknown carry '{carry}'", where=where, code="carry")
-                spec = _need(name, tensors, tensor, where)
-                if (spec.dtype, spec.shape) != (self.carries[carry].dtype, self.carries[carry].shape):
-                    message = f"carry '{carry}' and tensor '{tensor}' of graph '{name}' differ in type or shape"
-                    raise BundleError(message, where=where, code="carry")
-
-    def _check_states(self, where: str) -> None:
-        """A carry is in one state of one file, or in none, for all graphs of a backend; and nothing mixes it."""
-        mixed = {carry for row in self.program.rows for carry in row.mix}
-        for backend in sorted({name for graph in self.graphs.values() for name in graph.artifacts}):
-            places: dict[str, tuple[str, str] | None] = {}
-            for name, graph in sorted(self.graphs.items()):
-                if (artifact := graph.artifacts.get(backend)) is None:
-                    continue
-                ends = [*graph.carries_in.items(), *graph.carries_out.items()]
-                if strangers := sorted(artifact.states.keys() - {tensor for _, tensor in ends}):
-                    message = f"graph '{name}' on {backend} has a state for '{strangers[0]}', which is no carry of it"
-                    raise BundleError(message, where=where, code="carry")
-                for carry, tensor in ends:
-                    state = artifact.states.get(tensor)
-                    place = (artifact.file, state) if state is not None else None
-                    if places.setdefault(carry, place) != place:
-                        message = f"carry '{carry}' is in one state for some graphs on {backend}, and not for others"
-                        raise BundleError(message, where=where, code="carry")
-            held = {carry: place for carry, place in places.items() if place is not None}
-            if len(set(held.values())) < len(held):
-                raise BundleError(f"two carries are in one state on {backend}", where=where, code="carry")
-            if both := sorted(mixed & held.keys()):
-                message = f"a row mixes carry '{both[0]}', which is a state on {backend}: it has its newest value only"
-                raise BundleError(message, where=where, code="carry")
-
-    def _check_rows(self, where: str) -> None:
-        written: dict[str, list[bool]] = {}
-        ran, guided_rows = False, 0
-        for index, row in enumerate(self.program.rows):
-            self._check_held_guidance(index, row, guided_rows, where)
-            if row.graph is None:
-                if not ran or row.mix:
-                    message = f"row {index} holds the output " + ("and mixes" if ran else "before any graph has run")
-                    raise BundleError(message, where=where, code="carry" if ran else "carry_before_write")
-                continue
-            guided_last, ran = row.guidance is not None, True
-            guided_rows += guided_last
-            graph = self._graph(row.graph, where)
-            for carry, weights in row.mix.items():
-                if carry not in graph.carries_in or not weights:
-                    message = f"row {index} mixes '{carry}', which graph '{row.graph}' does not read, or from nothing"
-                    raise BundleError(message, where=where, code="carry")
-                if len(weights) > (count := len(written.get(carry, ()))):
-                    message = f"row {index} mixes {len(weights)} values of '{carry}', of which {count} are written"
-                    raise BundleError(message, where=where, code="carry_before_write")
-            for carry in graph.carries_in:
-                if carry not in written:
-                    message = f"row {index} ('{row.graph}') reads carry '{carry}' before any row writes it"
-                    raise BundleError(message, where=where, code="carry_before_write")
-                if guided_last and not all(written[carry][: len(row.mix.get(carry, (1.0,)))]):
-                    message = f"row {index} is guided but carry '{carry}' was written without guidance"
-                    raise BundleError(message, where=where, code="carry")
-            for carry in graph.carries_out:
-                written.setdefault(carry, []).insert(0, guided_last)
-
-    @staticmethod
-    def _check_held_guidance(index: int, row: ProgramRow, guided: int, where: str) -> None:
-        held = row.held_guidance
-        if held is None:
-            return
-        if row.graph is None or row.guidance is not None or not held:
-            message = f"row {index} holds guidance: it needs a graph, weights, and no guidance of its own"
-            raise BundleError(message, where=where, code="guidance")
-        if len(held) > guided:
-            message = f"row {index} holds the guidance of {len(held)} rows, and {guided} before it are guided"
-            raise BundleError(message, where=where, code="carry_before_write")
+        check_manifest(self, where)
 
 
 def check_version(version: str, where: str) -> None:
     """Raises BundleError for a major version that this reader does not know."""
-    match = re.fullmatch(r"(\d+)\.(\d+)", version)
-    if not match or int(match[1]) != SCHEMA_MAJOR:
+    match = re.fullmatch(r"(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)", version, re.ASCII)
+    if match and match[1] == "1":
+        message = f"schema_version '{version}' is the first format, which is no longer read: build the bundle again"
+        raise BundleError(message, where=where, code="version")
+    if not match or match[1] != str(SCHEMA_MAJOR):
         message = f"schema_version '{version}' cannot be read: this edgediff reads {SCHEMA_MAJOR}.x; update edgediff"
         raise BundleError(message, where=where, code="version")
-
-
-class PathError(ValueError):
-    """A path that a bundle must not name; the reader reports it under this code."""
-
-    code = "path"
-
-
-def safe_path(path: str) -> str:
-    """A relative path that stays inside the bundle, in POSIX form. Raises PathError for any other."""
-    parts = PurePosixPath(path).parts
-    if not path or "\\" in path or re.match(r"^[A-Za-z]:", path):
-        raise PathError("a path in a bundle is relative, with forward slashes")
-    if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", path):
-        raise PathError("a path in a bundle has no control characters and no half of a surrogate pair")
-    if path.startswith("/"):
-        raise PathError("a path in a bundle is never absolute")
-    if ".." in parts or "." in path.split("/") or "" in path.split("/"):
-        raise PathError("a path in a bundle never leaves it")
-    return path
-
-
-def _need(graph: str, tensors: tuple[TensorSpec, ...], name: str, where: str) -> TensorSpec:
-    found = next((tensor for tensor in tensors if tensor.name == name), None)
-    if found is None:
-        message = f"graph '{graph}' has no tensor '{name}'{did_you_mean(name, [t.name for t in tensors])}"
-        raise BundleError(message, where=where, code="tensor")
-    return found

@@ -15,7 +15,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from edgediff.config import Model
 from edgediff.errors import SamplerError
@@ -24,24 +26,29 @@ Predict = Callable[[int, "StepRow", Any], Any]
 Draw = Callable[[], Any]
 
 
+LARGEST = 1e30  # magnitude of any coefficient in a bundle
+Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
+History = Annotated[tuple[Number, ...], Field(max_length=64)]
+
+
 class Clip(Model):
     """The one non-linear op: adds weight * clamp(x * x_i + e * e_i, -limit, limit).
 
     Pixel models clamp the predicted sample (`clip_sample` in diffusers).
     """
 
-    x: float
-    e: float
-    limit: float
-    weight: float
+    x: Number
+    e: Number
+    limit: Annotated[float, Field(gt=0, le=LARGEST)]
+    weight: Number
 
 
 class Update(Model):
     """Coefficients of x_{i+1}; index k reaches k network calls back."""
 
-    x: tuple[float, ...]
-    e: tuple[float, ...]
-    noise: float = 0.0
+    x: History
+    e: History
+    noise: Number = 0.0
     clip: Clip | None = None
 
 
