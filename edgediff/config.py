@@ -72,11 +72,16 @@ def parse(data: Any, model: type[M], *, where: str) -> M:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        own = getattr(first.get("ctx", {}).get("error"), "code", "value")  # a validator's error may bring its code
-        code = "unknown_key" if first["type"] == "extra_forbidden" else own
-        raise ConfigError(_sentence(first, key, model), where=where, code=code) from None
+        raise describe_error(error, model, where=where) from None
+
+
+def describe_error(error: ValidationError, model: type[BaseModel], *, where: str) -> ConfigError:
+    """The first fault as a sentence: the key, its value, what is allowed."""
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    own = getattr(first.get("ctx", {}).get("error"), "code", "value")  # a validator's error may bring its code
+    code = "unknown_key" if first["type"] == "extra_forbidden" else own
+    return ConfigError(_sentence(first, key, model), where=where, code=code)
 
 
 def read_text(path: Path) -> str:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
-import unicodedata
 import zipfile
 from pathlib import Path
-from typing import Any
 
-from pydantic import RootModel, ValidationError
+from pydantic import ValidationError
 
+from edgediff.bundle.document import read_document
 from edgediff.bundle.files import MANIFEST, check_files, check_hashes, not_a_file, scan_folder
 from edgediff.bundle.refusals import as_bundle_error, broken, format_size, reading
-from edgediff.config import dump_json, parse, parse_json, read_text
-from edgediff.errors import ConfigError
-from edgediff.runtime.manifest import SCHEMA_MAJOR, Manifest, check_version
+from edgediff.config import describe_error
+from edgediff.runtime.manifest import VERSION, Manifest, check_version
 
 MANIFEST_LIMIT = 16 << 20  # bytes; a thousand rows with four graphs are below 1 MB
 
@@ -46,52 +45,24 @@ def read_manifest(folder: Path, shown: str) -> Manifest:
     if status.st_size > MANIFEST_LIMIT:
         message = f"is {format_size(status.st_size)}; a manifest is at most {format_size(MANIFEST_LIMIT)}"
         raise broken("size", where, message)
-    return parse_manifest(read_text(file), where)
+    return parse_manifest(file.read_bytes(), where)
 
 
-def parse_manifest(text: str, where: str) -> Manifest:
-    data = parse_json(text, RootModel[dict[str, Any]], where=where).root
-    version = data.get("schema_version")
-    if not isinstance(version, str) or len(version) > 16:
-        message = f"schema_version must be a text like '{SCHEMA_MAJOR}.0', which every manifest states"
-        raise broken("version", where, message)
+def parse_manifest(data: bytes | str, where: str) -> Manifest:
+    """Steps 2 to 5 of reading. Raises BundleError under the first fault's code."""
+    document = read_document(data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data, where)
+    if not isinstance(document, dict):
+        raise broken("value", where, f"holds a {type(document).__name__}; a manifest is an object, a valid dictionary")
+    version = document.get("schema_version")
+    if not isinstance(version, str):
+        raise broken("version", where, f"schema_version must be a text like '{VERSION}', which every manifest states")
     check_version(version, where)
     try:
-        dump_json(data).encode()
-    except ValueError as error:
-        message = f"holds a number or a text that JSON cannot hold ({error})"
-        raise broken("syntax", where, message) from error
-    try:
-        manifest = parse(data, Manifest, where=where)
-    except ConfigError as error:
-        newer = version != f"{SCHEMA_MAJOR}.0" and error.code == "unknown_key"
-        hint = f"; the manifest is of schema {version}, which is newer: update edgediff" if newer else ""
-        raise broken(error.code, where, f"{error.message}{hint}") from None
-    _check_types(text, where)
-    manifest.check(where=where)
-    check_names([entry.path for entry in manifest.files], where)
-    return manifest
-
-
-def _check_types(text: str, where: str) -> None:
-    """No text where a number belongs: Kotlin and Swift would refuse it, so this reader does too."""
-    try:
-        Manifest.model_validate_json(text, strict=True)
+        manifest = Manifest.model_validate_json(json.dumps(document), strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        message = f"'{key}' = {first['input']!r:.60}: {first['msg'][0].lower()}{first['msg'][1:]}"
-        raise broken("value", where, message) from None
-
-
-def check_names(paths: list[str], where: str) -> None:
-    """No two paths that are one file where case is ignored; the manifest is not its own entry."""
-    seen: dict[str, str] = {}
-    for path in paths:
-        key = unicodedata.normalize("NFC", path).casefold()
-        if key in seen:
-            message = f"'{seen[key]}' and '{path}' are one file where case is ignored; rename one"
-            raise broken("path", where, message)
-        seen[key] = path
-    if MANIFEST in seen:
-        raise broken("file", where, f"lists '{seen[MANIFEST]}', but cannot hold its own hash")
+        refused = describe_error(error, Manifest, where=where)
+        newer = version != VERSION and refused.code in ("unknown_key", "value")
+        hint = f"; the manifest is of schema {version}, which is newer: update edgediff" if newer else ""
+        raise broken(refused.code, where, f"{refused.message}{hint}") from None
+    manifest.check(where=where)
+    return manifest

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgediff.errors import BackendError, BundleError, did_you_mean
 from edgediff.runtime.engine import Array, Runner, StatefulRunner, held_states
-from edgediff.runtime.manifest import BATCH, Graph, Manifest, TensorSpec
+from edgediff.runtime.manifest import BATCH, SCALE, Condition, Graph, Manifest, Program, TensorSpec
 from edgediff.runtime.steps import StepRow
 
 NEWEST = (1.0,)
@@ -21,56 +21,72 @@ class Calls:
     """The network calls of one picture, with what they carry: one set of carries in batched mode, one per
     prompt in sequential mode. Holds buffers, so it serves one picture only."""
 
-    def __init__(self, manifest: Manifest, runners: Mapping[str, Runner], given: Mapping[str, Array]) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        program: Program,
+        runners: Mapping[str, Runner],
+        given: Mapping[str, Array],
+        guidance: float | None = None,
+    ) -> None:
         """`given` are the conditions that stay the same in every row, by input name: one row for the prompt, or
-        two (negative, prompt) when some row is guided."""
-        self.graphs, self.runners, self.given, self.seconds = manifest.graphs, runners, given, 0.0
-        self.rows = manifest.program.rows
-        self.batched = manifest.program.mode == "batched"
-        self.depth = _depths(manifest)
+        two (empty, prompt) when some row is guided. `guidance` is the asked scale (None: the program's own)."""
+        self.graphs, self.conditions, self.runners, self.given = manifest.graphs, manifest.conditions, runners, given
+        self.rows, self.batched, self.seconds = program.rows, program.mode == "batched", 0.0
+        own = program.guidance.scale if program.guidance is not None else 1.0
+        self.scale = own if guidance is None else guidance
+        self.depth = _depths(program)
         self.stores: tuple[dict[str, list[Array]], dict[str, list[Array]]] = ({}, {})
         self.memories: tuple[dict[str, Any], dict[str, Any]] = ({}, {})  # of runners that keep carries themselves
         self.differences: list[Array] = []
-        self.held = max((len(row.held_guidance or ()) for row in self.rows), default=0)
+        self.held = max((len(row.held.weights) for row in self.rows if row.held is not None), default=0)
         self.ready: dict[tuple[str, int, int], _Call] = {}
 
     def predict(self, index: int, row: StepRow, latent: Array) -> Array | None:
         """e_i [1, *latent] float32, or None for a held row."""
         self.seconds = 0.0
-        name, scale = self.rows[index].graph, self.rows[index].guidance
+        name, guidance = self.rows[index].graph, self.rows[index].guidance
         if name is None:
             return None
         try:
-            if scale is None:
-                output = self._call(index, name, 1, 1, latent, row.timestep)
-                held = self.rows[index].held_guidance or ()
-                if len(held) > len(self.differences):
-                    raise BadCall("carry_before_write", "holds the guidance of more rows than were guided")
-                for weight, difference in zip(held, self.differences, strict=False):
-                    output = output + np.float32(weight) * difference
-                return check_finite(output)
-            if self.batched:
-                both = self._call(index, name, 2, 0, latent, row.timestep)
-                negative, positive = both[:1], both[1:]
-            else:
-                negative = self._call(index, name, 1, 0, latent, row.timestep)
-                positive = self._call(index, name, 1, 1, latent, row.timestep)
-            output = positive - negative
-            if self.held:
-                self.differences.insert(0, output.copy())
-                del self.differences[self.held :]
-            output *= scale
-            output += negative
-            return check_finite(output)
+            if guidance is None:
+                return check_finite(self._alone(index, name, latent, row.timestep))
+            scale = self.scale if guidance == SCALE else float(guidance)
+            return check_finite(self._guided(index, name, latent, row.timestep, scale))
         except BadCall as error:
             where = f"row {index} (graph '{name}', timestep {row.timestep:g})"
             raise error.named(where) from None
+
+    def _alone(self, index: int, name: str, latent: Array, timestep: float) -> Array:
+        """The prompt's side, with the differences that guided rows left where the row holds them."""
+        output, held = self._call(index, name, 1, 1, latent, timestep), self.rows[index].held
+        if held is None:
+            return output
+        times = np.float32(self.scale - 1.0) if held.times == "scale_minus_one" else np.float32(1.0)
+        for weight, difference in zip(held.weights, self.differences, strict=False):
+            output = output + np.float32(weight) * times * difference
+        return output
+
+    def _guided(self, index: int, name: str, latent: Array, timestep: float, scale: float) -> Array:
+        if self.batched:
+            both = self._call(index, name, 2, 0, latent, timestep)
+            negative, positive = both[:1], both[1:]
+        else:
+            negative = self._call(index, name, 1, 0, latent, timestep)
+            positive = self._call(index, name, 1, 1, latent, timestep)
+        output = positive - negative
+        if self.held:
+            self.differences.insert(0, output.copy())
+            del self.differences[self.held :]
+        output *= scale
+        output += negative
+        return output
 
     def _call(self, row: int, name: str, batch: int, side: int, latent: Array, timestep: float) -> Array:
         call = self.ready.get((name, batch, side))
         if call is None:
             memory = self.memories[0 if self.batched else side]
-            call = _Call(self.runners[name], self.graphs[name], self.given, batch, side, memory)
+            call = _Call(self.runners[name], self.graphs[name], self.conditions, self.given, batch, side, memory)
             self.ready[name, batch, side] = call
         store = self.stores[0 if self.batched else side]
         inputs = call.feed(latent, timestep)
@@ -94,32 +110,44 @@ class _Call:
     row, the inputs that stay, and the buffers that every row fills."""
 
     def __init__(
-        self, runner: Runner, graph: Graph, given: Mapping[str, Array], batch: int, side: int, memory: dict[str, Any]
+        self,
+        runner: Runner,
+        graph: Graph,
+        conditions: Mapping[str, Condition],
+        given: Mapping[str, Array],
+        batch: int,
+        side: int,
+        memory: dict[str, Any],
     ) -> None:
         """`memory` is where a runner that keeps carries itself keeps them."""
         specs, held = {spec.name: spec for spec in graph.inputs}, held_states(runner)
-        self.batch, self.output, self.dtype = batch, graph.outputs[0].name, specs["sample"].dtype
+        sources = {spec.name: conditions[spec.name].source for spec in graph.free_inputs()}
+        self.latent = next(specs[name] for name, source in sources.items() if source == "latent")
+        self.batch, self.output = batch, graph.free_outputs()[0].name
         self.run = partial(cast(StatefulRunner, runner).run_held, memory=memory) if held else runner.run
         crossing = [item for item in graph.carries_in.items() if item[1] not in held]
         self.reads = [(carry, tensor, specs[tensor]) for carry, tensor in crossing]
         self.writes = [item for item in graph.carries_out.items() if item[1] not in held]
         self.inputs: dict[str, Array] = {}
-        self.timestep = np.zeros(specs["timestep"].sized(batch), specs["timestep"].dtype)
-        self.inputs["timestep"] = self.timestep
-        self.sample = np.empty(specs["sample"].sized(batch), self.dtype) if batch == 2 else None
+        time = next((specs[name] for name, source in sources.items() if source == "timestep"), None)
+        self.timestep = None if time is None else np.zeros(time.sized(batch), time.dtype)
+        if time is not None and self.timestep is not None:
+            self.inputs[time.name] = self.timestep
+        self.sample = np.empty(self.latent.sized(batch), self.latent.dtype) if batch == 2 else None
         for name, value in given.items():
             if name in specs:
-                part = value if batch == 2 else value[-1:] if side else value[:1]
+                part = value if batch == 2 and BATCH in specs[name].shape else value[-1:] if side else value[:1]
                 self.inputs[name] = np.ascontiguousarray(part, dtype=specs[name].dtype)
 
     def feed(self, latent: Array, timestep: float) -> dict[str, Array]:
         """The inputs of a row, without its carries. At batch 1 in float32 the latent itself goes in."""
-        self.timestep.fill(timestep)
+        if self.timestep is not None:
+            self.timestep.fill(timestep)
         if self.sample is None:
-            self.inputs["sample"] = np.asarray(latent, self.dtype)
+            self.inputs[self.latent.name] = np.asarray(latent, self.latent.dtype)
         else:
             self.sample[...] = latent
-            self.inputs["sample"] = self.sample
+            self.inputs[self.latent.name] = self.sample
         return self.inputs
 
     def own(self, value: Array) -> Array:
@@ -140,10 +168,10 @@ class BadCall(Exception):
         return kind(f"{where} {self.message}", code=self.code)
 
 
-def _depths(manifest: Manifest) -> dict[str, int]:
+def _depths(program: Program) -> dict[str, int]:
     """Carry -> how many of its past values some row mixes; 1 for the others."""
     depths: dict[str, int] = {}
-    for row in manifest.program.rows:
+    for row in program.rows:
         for carry, weights in row.mix.items():
             depths[carry] = max(depths.get(carry, 1), len(weights))
     return depths

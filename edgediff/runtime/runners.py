@@ -8,40 +8,45 @@ from typing import Any, cast
 
 from edgediff.errors import BackendError, unknown
 from edgediff.plugins import load_plugin
+from edgediff.runtime.conditions import used_encoders
 from edgediff.runtime.engine import Array, Runner, StatefulRunner, held_states
 from edgediff.runtime.manifest import Manifest
 
 
-def used_graphs(manifest: Manifest) -> tuple[tuple[str, int], ...]:
-    """(graph, batch) pairs that the program runs, in the order of first use."""
-    program = manifest.program
-    found: list[tuple[str, int]] = [(program.encode.graph, 1)] if program.encode else []
-    for row in program.rows:
-        if row.graph is not None:
-            found.append((row.graph, 2 if row.guidance is not None and program.mode == "batched" else 1))
-    if program.decode.graph is not None:
-        found.append((program.decode.graph, 1))
+def used_graphs(manifest: Manifest, program: str | None = None) -> tuple[tuple[str, int], ...]:
+    """(graph, batch) pairs that a program runs, in the order of first use. Raises ConfigError (`program`)."""
+    chosen = manifest.program(program)
+    found = [(manifest.encoders[name].graph, 1) for name in used_encoders(manifest, chosen)]
+    if manifest.picture is not None and "picture" in chosen.takes:
+        found.append((manifest.picture.graph, 1))
+    found += list(chosen.calls())
+    ends = [
+        manifest.decoder.graph,
+        manifest.safety and manifest.safety.graph,
+        manifest.preview and manifest.preview.graph,
+    ]
+    found += [(graph, 1) for graph in ends if graph is not None]
     return tuple(dict.fromkeys(found))
 
 
-def find_stand_in(manifest: Manifest, backend: str) -> str:
+def find_stand_in(manifest: Manifest, backend: str, program: str | None = None) -> str:
     """What computes a backend's programs on this machine where its own runtime is not, in a few words; else empty."""
     ask = getattr(load_plugin("backends", backend), "stand_in", None)
     if ask is None:
         return ""
-    found = [ask(manifest.graphs[graph].artifacts[backend]) for graph, _ in used_graphs(manifest)]
+    found = [ask(manifest.graphs[graph].artifacts[backend]) for graph, _ in used_graphs(manifest, program)]
     return " and ".join(filter(None, dict.fromkeys(found)))
 
 
-def list_backends(manifest: Manifest) -> list[str]:
+def list_backends(manifest: Manifest, program: str | None = None) -> list[str]:
     """Backends that have an artifact of every graph that the program uses, in the manifest's order."""
-    graphs = [manifest.graphs[name] for name, _ in used_graphs(manifest)]
+    graphs = [manifest.graphs[name] for name, _ in used_graphs(manifest, program)]
     return [name for name in graphs[0].artifacts if all(name in graph.artifacts for graph in graphs)]
 
 
-def choose_backend(manifest: Manifest, backend: str | None = None) -> str:
+def choose_backend(manifest: Manifest, backend: str | None = None, program: str | None = None) -> str:
     """`backend` if the bundle has it, the first one for None. Raises BackendError naming those it has."""
-    have = list_backends(manifest)
+    have = list_backends(manifest, program)
     if not have:
         raise BackendError(f"bundle '{manifest.name}' has no backend with all of its graphs; build it again")
     if backend is None:
@@ -53,13 +58,13 @@ def choose_backend(manifest: Manifest, backend: str | None = None) -> str:
 
 
 def open_runners(
-    manifest: Manifest, folder: Path, backend: str | None, threads: int | None
+    manifest: Manifest, folder: Path, backend: str | None, threads: int | None, program: str | None = None
 ) -> tuple[dict[str, Runner], dict[str, float]]:
     """The runner of each graph, and the seconds that each took to load, by `<graph>` or `<graph>@<batch>`."""
-    name, loaded, seconds = choose_backend(manifest, backend), {}, {}
+    name, loaded, seconds = choose_backend(manifest, backend, program), {}, {}
     opener = load_plugin("backends", name).open_runner
     batches: dict[str, list[int]] = {}
-    for graph, batch in used_graphs(manifest):
+    for graph, batch in used_graphs(manifest, program):
         batches.setdefault(graph, []).append(batch)
     for graph, sizes in batches.items():
         typed = manifest.graphs[graph]
@@ -68,18 +73,25 @@ def open_runners(
             start = time.perf_counter()
             opened[batch] = opener(folder, typed, typed.artifacts[name], batch=batch, threads=threads)
             seconds[graph if len(sizes) == 1 else f"{graph}@{batch}"] = time.perf_counter() - start
-        loaded[graph] = opened[sizes[0]] if len(sizes) == 1 else _ByBatch(opened)
+        loaded[graph] = opened[sizes[0]] if len(sizes) == 1 else _ByBatch(opened, latent_input(manifest, graph))
     return loaded, seconds
 
 
-class _ByBatch:
-    """Runners of one graph at several batch sizes, chosen by the batch of `sample`."""
+def latent_input(manifest: Manifest, graph: str) -> str:
+    """The input of a denoiser's graph that takes the latent."""
+    names = (spec.name for spec in manifest.graphs[graph].free_inputs())
+    return next(name for name in names if manifest.conditions[name].source == "latent")
 
-    def __init__(self, runners: dict[int, Runner]) -> None:
-        self._runners, self.states = runners, held_states(next(iter(runners.values())))
+
+class _ByBatch:
+    """Runners of one graph at several batch sizes, chosen by the batch of the latent."""
+
+    def __init__(self, runners: dict[int, Runner], latent: str) -> None:
+        self._runners, self._latent, self.states = runners, latent, held_states(next(iter(runners.values())))
 
     def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
-        return self._runners[inputs["sample"].shape[0]].run(inputs)
+        return self._runners[inputs[self._latent].shape[0]].run(inputs)
 
     def run_held(self, inputs: dict[str, Array], memory: dict[str, Any]) -> dict[str, Array]:
-        return cast(StatefulRunner, self._runners[inputs["sample"].shape[0]]).run_held(inputs, memory)
+        runner = self._runners[inputs[self._latent].shape[0]]
+        return cast(StatefulRunner, runner).run_held(inputs, memory)

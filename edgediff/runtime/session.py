@@ -1,37 +1,34 @@
-"""One program and its runners: texts to embeddings, noise to a latent step by step, the latent to pixels."""
+"""One program and its runners: texts to conditions, noise to a latent step by step, the latent to pixels."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from edgediff.errors import BundleError, ConfigError
 from edgediff.runtime.calls import BadCall, Calls, check_finite, find_tensor, pick_output
+from edgediff.runtime.conditions import PER_ROW, Pictures, Texts, TextTokenizer, make_conditions, read_inputs
 from edgediff.runtime.engine import Array, Runner
-from edgediff.runtime.manifest import Manifest, ProgramRow
+from edgediff.runtime.manifest import Manifest, Scale
+from edgediff.runtime.pictures import PictureReader
 from edgediff.runtime.rng import Rng
 from edgediff.runtime.runners import open_runners, used_graphs
 from edgediff.runtime.sound import Sound, to_samples
 from edgediff.runtime.steps import run_steps
 
-FIXED_INPUTS, TEXT = ("sample", "timestep"), "encoder_hidden_states"
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 MAX_SEED = 2**64 - 1
 
 
-class TextTokenizer(Protocol):
-    """What `tokenizer.Tokenizer` offers."""
-
-    def encode(self, text: str, max_length: int) -> list[int]: ...
-
-
 class OpenedBundle(Protocol):
-    """What the loop needs of a bundle: where it lies, its program, its tokenizer (None: no text). `bundle.Bundle` is
-    one; a runtime opens none by itself."""
+    """What the loop needs of a bundle: where it lies, its programs, its tokenizers. `bundle.Bundle` is one; a runtime
+    opens none by itself."""
 
     @property
     def folder(self) -> Path: ...
@@ -39,7 +36,7 @@ class OpenedBundle(Protocol):
     @property
     def manifest(self) -> Manifest: ...
 
-    def tokenizer(self) -> TextTokenizer | None: ...
+    def tokenizers(self) -> Mapping[str, TextTokenizer]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +55,19 @@ class GenerationStep:
     output: Array
     seconds_graph: float
     seconds_total: float
+    _preview: Callable[[Array], Array] = field(repr=False, compare=False)
+
+    def preview(self) -> Image:
+        """A small picture of the latent: by the bundle's preview, else by its decoder, which costs a decoding."""
+        from PIL import Image
+
+        pixels = self._preview(self.latent)
+        return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+    def __str__(self) -> str:
+        """One line: `step 3 of 50, full at time 939, 24 ms`."""
+        what = f"{self.graph or 'held'} at time {self.timestep:g}"
+        return f"step {self.index + 1} of {self.total}, {what}, {1e3 * self.seconds_total:.0f} ms"
 
 
 class Session:
@@ -66,195 +76,237 @@ class Session:
     def __init__(
         self,
         manifest: Manifest,
-        tokenizer: TextTokenizer | None,
+        tokenizers: Mapping[str, TextTokenizer],
         runners: Mapping[str, Runner],
         load_seconds: Mapping[str, float] | None = None,
+        program: str | None = None,
     ) -> None:
         """`runners` by graph name; each takes every batch size that the program asks of it.
 
         `load_seconds` is how long each took to load, `<graph>` or `<graph>@<batch>` (`open_session` fills
-        it). `tokenizer` may be None where only `embeddings` are used. Raises BundleError when a runner is
-        missing, or a graph has an input that nothing feeds.
+        it). `tokenizers` may be empty where only `given` conditions are used. Raises ConfigError for an unknown
+        program, BundleError when a runner is missing.
         """
-        self.manifest, self.tokenizer, self.runners = manifest, tokenizer, dict(runners)
+        self.manifest, self.tokenizers, self.runners = manifest, tokenizers, dict(runners)
         self.load_seconds = dict(load_seconds or {})
-        for name, _ in used_graphs(manifest):
-            if name not in manifest.graphs or name not in self.runners:
+        self.name, self.program = program or manifest.default, manifest.program(program)
+        for name, _ in used_graphs(manifest, self.name):
+            if name not in self.runners:
                 raise BundleError(f"the program runs graph '{name}', which has no runner", code="graph")
-        for row in manifest.program.rows:
-            _check_row(manifest, row)
+        self._pictures = PictureReader(manifest, self.program, self._once)
 
-    @cached_property
+    @property
     def is_guided(self) -> bool:
-        """Whether any row runs both prompts."""
-        return any(row.guidance is not None for row in self.manifest.program.rows)
+        """Whether any row runs both sides."""
+        return self.program.guides
 
-    def encode(self, prompt: str) -> Array:
-        """The embedding [1, length, width] of one text. Raises ConfigError for a prompt that is not text."""
-        program = self.manifest.program
-        if program.tokenize is None or program.encode is None:
-            raise ConfigError(f"a {self.manifest.kind} bundle takes no prompt", code="prompt")
-        if self.tokenizer is None:
-            message = "this session has no tokenizer; pass embeddings in place of a prompt"
-            raise ConfigError(message, code="prompt")
-        if not isinstance(prompt, str):
-            message = f"a prompt is one text, not {type(prompt).__name__} ({prompt!r:.60})"
-            raise ConfigError(message, code="prompt")
-        stage = program.encode
-        spec = find_tensor(self.manifest.graphs[stage.graph].inputs, stage.input)
-        ids = np.array([self.tokenizer.encode(prompt, program.tokenize.length)], dtype=spec.dtype)
-        return self._once(stage.graph, {stage.input: ids}, stage.output)
-
-    def embed(self, prompt: str, negative_prompt: str = "") -> Array | None:
-        """What the rows read: [2, length, width] in the order negative, prompt; [1, length, width] when no
-        row is guided; None when the program has no text (`label` then is what the rows read, if anything is).
-
-        Raises ConfigError for texts that would have no effect.
-        """
-        if self.manifest.program.encode is None:
-            if prompt or negative_prompt:
-                message = f"a {self.manifest.kind} bundle takes no prompt; leave it empty"
-                raise ConfigError(message, code="prompt")
-            return None
-        if not self.is_guided:
-            if negative_prompt:
-                message = "this bundle has no guidance, so a negative prompt has no effect; leave it empty"
-                raise ConfigError(message, code="negative_prompt")
-            return self.encode(prompt)
-        return np.concatenate([self.encode(negative_prompt), self.encode(prompt)])
-
-    def label(self, prompt: str) -> Array:
-        """int64 classes of a class-to-image program: [2], no class and the prompt's; [1] when no row is guided.
-
-        Raises ConfigError for a prompt that is neither a class's name nor its number.
-        """
-        classes = self.manifest.program.classes
-        if classes is None:
-            raise ConfigError(f"a {self.manifest.kind} bundle has no classes", code="prompt")
-        found = classes.find(prompt)
-        return np.array([classes.null, found] if self.is_guided else [found], np.int64)
+    def embed(self, prompt: str, negative_prompt: str = "", *, guidance: float | None = None) -> dict[str, Array]:
+        """What the rows read of texts, classes and constants, by input name: two rows in the order empty side, prompt
+        side; one where no row guides. Raises ConfigError for texts that the program does not take."""
+        self._check_texts(prompt, negative_prompt)
+        return self._given(prompt, negative_prompt, None, Pictures(), guidance)
 
     def steps(
         self,
         prompt: str = "",
         negative_prompt: str = "",
         seed: int = 0,
+        *,
+        noise: Array | None = None,
         latent: Array | None = None,
-        embeddings: Array | None = None,
+        given: Mapping[str, Array] | None = None,
+        picture: Any = None,
+        mask: Any = None,
+        guidance: float | None = None,
     ) -> Iterator[GenerationStep]:
         """Runs the rows, yielding after each; closing the generator cancels.
 
-        `latent` [1, *latent] stands in for the seed's own x_0 (scaled by `init_scale` already); later noise
-        is what it would have been. `embeddings` (as `embed` returns them) stand in for the prompts. Arguments
-        are checked, and the texts encoded, at the call. Raises ConfigError, BackendError (`non_finite`,
+        `noise` [1, *latent] stands in for the standard normal draw of x_0, `latent` for x_0 itself; later noise
+        is what it would have been. `picture` [H, W, 3] and `mask` [H, W] are uint8. `guidance` is the scale, within the
+        program's range. `given` (as `embed` returns it) stands in for the prompts. Arguments are checked, and the
+        texts encoded, at the call. Raises ConfigError (under the argument's name), BackendError (`non_finite`,
         `output`).
         """
-        rng = Rng(_checked_seed(seed), self.manifest.rng.kind)
-        shape = (1, *self.manifest.program.latent)
-        drawn = np.asarray(rng.normal(shape), np.float32) * np.float32(self.manifest.program.init_scale)
-        if latent is not None and latent.shape != shape:
-            message = f"the latent has shape {latent.shape}, this bundle needs {shape}"
-            raise ConfigError(message, code="latent")
-        start = drawn if latent is None else np.asarray(latent, np.float32)
-        given = self._conditions(prompt, negative_prompt, embeddings)
-        return self._run(start, given, lambda: np.asarray(rng.normal(shape), np.float32))
+        rng = Rng(_checked_seed(seed), self.manifest.rng)
+        shape = (1, *self.program.latent)
+        for what, value in (("noise", noise), ("latent", latent)):
+            if value is not None and value.shape != shape:
+                raise ConfigError(f"the {what} has shape {value.shape}, this program needs {shape}", code=what)
+        if given is None:
+            self._check_texts(prompt, negative_prompt)
+        scale = self._asked(guidance)
+        pixels, painted = self._pictures.check(picture, mask)
+        drawn = _Drawn(rng, shape, noise)
+        pictures = self._pictures.read(pixels, painted, drawn.next, drawn.first)
+        values = self._given(prompt, negative_prompt, given, pictures, scale)
+        init = self.program.init
+        start = drawn.noise * np.float32(init.noise)
+        if init.picture and pictures.latent is not None:
+            start = start + pictures.latent * np.float32(init.picture)
+        start = start if latent is None else np.asarray(latent, np.float32)
+        return self._run(start, Calls(self.manifest, self.program, self.runners, values, scale), pictures, drawn)
 
     def decode(self, latent: Array) -> Array:
         """uint8 [height, width, channels] of a latent [1, *latent]: round((x / 2 + 1/2) * 255), clamped."""
-        if self.manifest.kind == "unconditional-audio":
+        if self.manifest.makes == "audio":
             raise BundleError("makes sound, which is not decoded to a picture; ask for `sound`", code="kind")
-        pixels = self._decoded(latent).transpose(1, 2, 0).astype(np.float32)
-        image: Array = np.rint((pixels * 0.5 + 0.5).clip(0.0, 1.0) * 255.0).astype(np.uint8)
-        return image
+        return _pixels(self._decoded(latent))
 
     def sound(self, latent: Array) -> Sound:
         """The sound of a latent [1, channels, samples], 16 bit. Raises BundleError for a bundle of pictures."""
-        rate = self.manifest.program.decode.sample_rate
+        rate = self.manifest.decoder.sample_rate
         if rate is None:
             raise BundleError("makes pictures; ask for `decode`", code="kind")
-        return Sound(to_samples(self._decoded(latent)), rate)
+        return Sound(to_samples(self._decoded(latent)[0]), rate)
 
     def render(self, latent: Array) -> Array:
         """What the bundle makes, as whole numbers: the picture's uint8, or the sound's int16 [samples, channels]."""
-        is_sound = self.manifest.program.decode.sample_rate is not None
-        return self.sound(latent).samples if is_sound else self.decode(latent)
+        return self.sound(latent).samples if self.manifest.makes == "audio" else self.decode(latent)
+
+    def is_flagged(self, latent: Array) -> bool:
+        """Whether the bundle's safety checker marks the picture of a latent; False where it has none."""
+        safety = self.manifest.safety
+        if safety is None:
+            return False
+        (value,) = self._once(safety.graph, {safety.input: self._decoded(latent)}, (safety.output,))
+        return bool((value > safety.threshold).any())
+
+    def preview(self, latent: Array) -> Array:
+        """uint8 [height, width, channels] of a latent on its way, by the bundle's preview, else by its decoder."""
+        spec = self.manifest.preview
+        if spec is None:
+            return self.decode(latent)
+        if spec.graph is not None and spec.input is not None and spec.output is not None:
+            return _pixels(self._once(spec.graph, {spec.input: latent}, (spec.output,))[0])
+        weights, bias = np.array(spec.weights, np.float32), np.array(spec.bias, np.float32)
+        return _pixels(np.einsum("nchw,cd->ndhw", latent, weights) + bias[:, None, None])
 
     def _decoded(self, latent: Array) -> Array:
-        """Values in about [-1, 1], without the batch."""
-        stage = self.manifest.program.decode
-        value = latent * np.float32(stage.scale) + np.float32(stage.shift)
-        if stage.graph is not None:
-            spec = find_tensor(self.manifest.graphs[stage.graph].inputs, stage.input)
-            value = self._once(stage.graph, {stage.input: np.asarray(value, dtype=spec.dtype)}, stage.output)
-        return np.asarray(value[0])
+        """Values in about [-1, 1], `[1, ...]`."""
+        stage = self.manifest.decoder
+        value: Array = latent * np.float32(stage.scale) + np.float32(stage.shift)
+        if stage.graph is None or stage.input is None or stage.output is None:
+            return value
+        return self._once(stage.graph, {stage.input: value}, (stage.output,))[0]
 
-    def _once(self, graph: str, inputs: dict[str, Array], output: str) -> Array:
+    def _once(self, graph: str, inputs: dict[str, Array], outputs: tuple[str, ...]) -> list[Array]:
+        """Some outputs of a graph that runs once, all of them finite."""
+        types = self.manifest.graphs[graph].inputs
+        fed = {name: np.asarray(value, find_tensor(types, name).dtype) for name, value in inputs.items()}
         try:
-            return check_finite(pick_output(self.runners[graph].run(inputs), output))
+            found = self.runners[graph].run(fed)
+            return [check_finite(pick_output(found, name)) for name in outputs]
         except BadCall as error:
             raise error.named(f"graph '{graph}'") from None
 
-    def _conditions(self, prompt: str, negative_prompt: str, embeddings: Array | None) -> dict[str, Array]:
-        classes = self.manifest.program.classes
-        if classes is not None:
-            if negative_prompt:
-                raise ConfigError("a class-to-image bundle takes no negative prompt; leave it empty", code="prompt")
-            return {classes.input: self.label(prompt)}
-        text = self.embed(prompt, negative_prompt) if embeddings is None else self._checked(embeddings)
-        return {} if text is None else {TEXT: text}
+    def _check_texts(self, prompt: str, negative_prompt: str) -> None:
+        """Refuses texts that would have no effect."""
+        takes = self.program.takes
+        if prompt and "prompt" not in takes:
+            raise ConfigError("this program takes no prompt; leave it empty", code="prompt")
+        if negative_prompt and "negative_prompt" not in takes:
+            why = "its guidance reads no text" if self.is_guided else "it has no guidance"
+            message = f"a negative prompt has no effect on this program ({why}); leave it empty"
+            raise ConfigError(message, code="negative_prompt")
 
-    def _run(self, latent: Array, given: dict[str, Array], draw: Callable[[], Array]) -> Iterator[GenerationStep]:
-        rows, calls = self.manifest.program.rows, Calls(self.manifest, self.runners, given)
-        for step in run_steps(self.manifest.program.table(), latent, calls.predict, draw):
+    def _asked(self, guidance: float | None) -> float | None:
+        """The scale that a caller may ask for. Raises ConfigError outside the program's range."""
+        if guidance is None:
+            return None
+        own = self.program.guidance or self.program.embedded_guidance
+        if own is None or not own.low <= guidance <= own.high:
+            raise ConfigError(
+                f"guidance {guidance:g}: this program {_range_text(own)}", where="--guidance", code="guidance"
+            )
+        return guidance
+
+    def _given(
+        self,
+        prompt: str,
+        negative_prompt: str,
+        given: Mapping[str, Array] | None,
+        pictures: Pictures,
+        guidance: float | None,
+    ) -> dict[str, Array]:
+        texts = Texts(self.manifest, self.tokenizers, self._once)
+        if given is None:
+            return make_conditions(self.manifest, self.program, texts, prompt, negative_prompt, pictures, guidance)
+        return {name: self._checked(name, value) for name, value in given.items()}
+
+    def _checked(self, name: str, value: Array) -> Array:
+        specs = read_inputs(self.manifest, self.program)
+        if name not in specs or self.manifest.conditions[name].source in PER_ROW:
+            raise ConfigError(f"'{name}' is no condition of this program", code="given")
+        wanted = (2 if self.is_guided else 1, *specs[name].sized(1)[1:])
+        if value.shape != wanted:
+            message = (
+                f"'{name}' has shape {value.shape}, this program needs {wanted} (empty side first where it guides)"
+            )
+            raise ConfigError(message, code="given")
+        return value
+
+    def _run(self, latent: Array, calls: Calls, pictures: Pictures, drawn: _Drawn) -> Iterator[GenerationStep]:
+        rows = self.program.rows
+
+        def blend(index: int, value: Array) -> Array:
+            mix = rows[index].blend
+            if mix is None or pictures.latent is None or pictures.mask is None:
+                return value
+            outside = pictures.latent * np.float32(mix.picture) + drawn.noise * np.float32(mix.noise)
+            blended: Array = pictures.mask * value + (1 - pictures.mask) * outside
+            return blended
+
+        for step in run_steps(self.program.table(), latent, calls.predict, drawn.next, blend):
+            graph = rows[step.index].graph
+            times = calls.seconds, step.seconds
             yield GenerationStep(
-                step.index,
-                step.total,
-                rows[step.index].graph,
-                step.timestep,
-                step.latent,
-                step.output,
-                calls.seconds,
-                step.seconds,
+                step.index, step.total, graph, step.timestep, step.latent, step.output, *times, self.preview
             )
 
-    def _checked(self, embeddings: Array) -> Array:
-        need = 2 if self.is_guided else 1
-        if embeddings.ndim != 3 or embeddings.shape[0] != need:
-            shape = "[2, length, width]: negative, prompt" if need == 2 else "[1, length, width]"
-            message = f"embeddings have shape {embeddings.shape}, this bundle needs {shape}"
-            raise ConfigError(message, code="embeddings")
-        return embeddings
+
+class _Drawn:
+    """The stream of noise of one picture, x_0's draw in its place."""
+
+    def __init__(self, rng: Rng, shape: tuple[int, ...], noise: Array | None) -> None:
+        self._rng, self._shape = rng, shape
+        self._given = None if noise is None else np.asarray(noise, np.float32)
+        self.noise = np.zeros(0, np.float32)
+
+    def next(self) -> Array:
+        """The next draw of the latent's shape."""
+        return np.asarray(self._rng.normal(self._shape), np.float32)
+
+    def first(self) -> None:
+        """Draws x_0's, or takes what was given: then the stream goes on without it."""
+        self.noise = self.next() if self._given is None else self._given
 
 
-def open_session(bundle: OpenedBundle, backend: str | None = None, threads: int | None = None) -> Session:
+def open_session(
+    bundle: OpenedBundle, backend: str | None = None, threads: int | None = None, program: str | None = None
+) -> Session:
     """Loads every graph that the program uses, at once, timing each load.
 
     `backend` None is the first that the manifest names for all of them. A backend opens a graph once per
-    batch size that the program needs (2 and 1 where guidance is cut off). Raises BackendError for a backend
-    that the bundle has no artifacts for, and whatever the backend raises.
+    batch size that the program needs (2 and 1 where guidance is cut off). Raises ConfigError for an unknown program,
+    BackendError for a backend that the bundle has no artifacts for, and whatever the backend raises.
     """
-    runners, seconds = open_runners(bundle.manifest, bundle.folder, backend, threads)
-    return Session(bundle.manifest, bundle.tokenizer(), runners, seconds)
+    runners, seconds = open_runners(bundle.manifest, bundle.folder, backend, threads, program)
+    return Session(bundle.manifest, bundle.tokenizers(), runners, seconds, program)
 
 
-def _check_row(manifest: Manifest, row: ProgramRow) -> None:
-    if row.graph is None:
-        return
-    graph = manifest.graphs[row.graph]
-    program = manifest.program
-    null = program.classes.null if program.classes is not None else None
-    if row.guidance is not None and program.encode is None and null is None:
-        what = "no text" if program.classes is None else "no class for no class"
-        message = f"the row at timestep {row.timestep:g} is guided, but the program has {what}"
-        raise BundleError(message, code="graph")
-    supplied = [*FIXED_INPUTS, *([TEXT] if program.encode else [])]
-    supplied += [program.classes.input] if program.classes else []
-    for name in FIXED_INPUTS:
-        find_tensor(graph.inputs, name)
-    for spec in graph.inputs:
-        if spec.name not in supplied and spec.name not in graph.carries_in.values():
-            message = f"graph '{row.graph}' reads '{spec.name}', which this runtime cannot supply"
-            raise BundleError(f"{message} (it has {', '.join(supplied)} and carries)", code="tensor")
+def _pixels(value: Array) -> Array:
+    """[1, c, h, w] in [-1, 1] to uint8 [h, w, c]."""
+    pixels = value[0].transpose(1, 2, 0).astype(np.float32)
+    image: Array = np.rint((pixels * 0.5 + 0.5).clip(0.0, 1.0) * 255.0).astype(np.uint8)
+    return image
+
+
+def _range_text(scale: Scale | None) -> str:
+    if scale is None:
+        return "has no guidance"
+    if scale.low == scale.high:
+        return f"was fitted for {scale.scale:g} alone; build it with a range to change it"
+    return f"takes {scale.low:g} to {scale.high:g}"
 
 
 def _checked_seed(seed: int) -> int:

@@ -24,6 +24,7 @@ from edgediff.errors import SamplerError
 
 Predict = Callable[[int, "StepRow", Any], Any]
 Draw = Callable[[], Any]
+Finish = Callable[[int, Any], Any]
 
 
 LARGEST = 1e30  # magnitude of any coefficient in a bundle
@@ -122,12 +123,15 @@ def apply_update(update: Update, latents: Sequence[Any], outputs: Sequence[Any],
     return total
 
 
-def run_steps(table: StepTable, latent: Any, predict: Predict, draw_noise: Draw | None = None) -> Iterator[Step]:
+def run_steps(
+    table: StepTable, latent: Any, predict: Predict, draw_noise: Draw | None = None, finish: Finish | None = None
+) -> Iterator[Step]:
     """Executes the table from `latent` (x_0, already scaled by `init_scale`), yielding after every row.
 
     `predict(index, row, scaled_latent)` returns e_i, or None to hold e_{i-1} (no network runs). It must not
     write to what it is given. `draw_noise()` is called once for each row whose noise coefficient is not 0, in
-    order. Only the history that later rows read is kept. Closing the generator cancels the run.
+    order. `finish(index, x_{i+1})`, where given, makes x_{i+1} of it (a mask's blending). Only the history that later
+    rows read is kept. Closing the generator cancels the run.
     Raises SamplerError before the first network call when the table is broken or needs a `draw_noise`.
     """
     table.check()
@@ -138,10 +142,12 @@ def run_steps(table: StepTable, latent: Any, predict: Predict, draw_noise: Draw 
             "returns a standard normal array of the latent's shape",
             code="noise",
         )
-    return _run(table, latent, predict, draw_noise)
+    return _run(table, latent, predict, draw_noise, finish)
 
 
-def _run(table: StepTable, latent: Any, predict: Predict, draw_noise: Draw | None) -> Iterator[Step]:
+def _run(
+    table: StepTable, latent: Any, predict: Predict, draw_noise: Draw | None, finish: Finish | None
+) -> Iterator[Step]:
     latents: list[Any] = [latent]
     outputs: list[Any] = []
     total = len(table.rows)
@@ -154,6 +160,8 @@ def _run(table: StepTable, latent: Any, predict: Predict, draw_noise: Draw | Non
         outputs.insert(0, output)
         noise = draw_noise() if row.update.noise and draw_noise is not None else None
         latent = apply_update(row.update, latents, outputs, noise)
+        if finish is not None:
+            latent = finish(index, latent)
         latents.insert(0, latent)
         del latents[keep[0] :], outputs[keep[1] :]
         yield Step(index, total, row.timestep, latent, output, time.perf_counter() - start)
