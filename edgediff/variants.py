@@ -153,7 +153,9 @@ def build_variants(pipeline: Pipeline, plan: Plan) -> Variants:
     plan.check(pipeline.graph)
     own = _planned_network(pipeline, plan)
     networks = {OWN: own, UNTOUCHED: (pipeline.denoiser, pipeline.graph), **_phase_networks(pipeline, *own)}
-    wirings = wire_schedule(plan.schedule, own[1])
+    wirings = {
+        row: wiring for one in plan.programs().values() for row, wiring in wire_schedule(one.schedule, own[1]).items()
+    }
     graphs = {
         name: _denoiser_variant(pipeline, *networks[wirings[spec.row].network], name, wirings[spec.row])
         for name, spec in plan.graphs.items()

@@ -149,19 +149,19 @@ def record_calls(
 
 
 def _recording_session(
-    pipeline: Pipeline, variants: Variants, manifest: Manifest, kept: int
+    pipeline: Pipeline, variants: Variants, manifest: Manifest, kept: int, program: str | None = None
 ) -> tuple[Session, dict[str, _Recorder], dict[str, int]]:
     """A session over PyTorch whose runners keep that many calls, and how often each graph is called."""
     from edgediff.backends.eager import eager_runners
-    from edgediff.runtime.tokenizer import Tokenizer
+    from edgediff.pipeline.tokenizers import load_tokenizer
 
-    counts = _count_calls(manifest)
+    counts = _count_calls(manifest, program)
     runners = {
         name: _Recorder(name, runner, _spread(counts.get(name, 1), kept))
         for name, runner in eager_runners(variants).items()
     }
-    folder = pipeline.tokenizer_folder
-    return Session(manifest, None if folder is None else Tokenizer.load(folder), runners), runners, counts
+    tokenizers = {name: load_tokenizer(pipeline.tokenizer_folder) for name in manifest.tokenizers}
+    return Session(manifest, tokenizers, runners, program=program), runners, counts
 
 
 def write_golden(folder: Path, recordings: Recordings) -> None:
@@ -337,15 +337,13 @@ def _compare_program(session: Session, recordings: Recordings, told: _Told) -> t
     return trajectory, {"psnr_db": psnr(recordings.image, image, peak, cap=IMAGE_CAP_DB)}
 
 
-def _count_calls(manifest: Manifest) -> dict[str, int]:
+def _count_calls(manifest: Manifest, name: str | None) -> dict[str, int]:
     """Graph -> how often one picture runs it; the decoder, which runs after the rows, is left out."""
-    program = manifest.program
-    guided = any(row.guidance is not None for row in program.rows)
-    counts = {program.encode.graph: 2 if guided else 1} if program.encode else {}
-    for row in program.rows:
-        if row.graph is not None:
-            twice = row.guidance is not None and program.mode == "sequential"
-            counts[row.graph] = counts.get(row.graph, 0) + (2 if twice else 1)
+    program = manifest.program(name)
+    texts = 2 if program.guides else 1
+    counts = {manifest.encoders[encoder].graph: texts for encoder in used_encoders(manifest, program)}
+    for (graph, _), times in program.calls().items():
+        counts[graph] = counts.get(graph, 0) + times
     return counts
 
 

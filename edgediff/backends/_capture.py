@@ -43,12 +43,12 @@ def quiet_exporter() -> Iterator[None]:
 
 
 def graph_batches(plan: Plan) -> dict[str, tuple[int, ...]]:
-    """Graph of the denoiser -> the batch sizes that the program runs it at, in the order of first use."""
+    """Graph of the denoiser -> the batch sizes that some program runs it at, in the order of first use."""
     found: dict[str, list[int]] = {name: [] for name in plan.graphs}
-    for call, guidance in zip(plan.schedule.calls, plan.guidance.calls, strict=True):
-        if call in found:
-            batch = 2 if guidance is not None and plan.guidance.mode == "batched" else 1
-            if batch not in found[call]:
+    for one in plan.programs().values():
+        for call, guidance in zip(one.schedule.calls, one.guidance.calls, strict=True):
+            batch = 2 if guidance is not None and one.guidance.mode == "batched" else 1
+            if call in found and batch not in found[call]:
                 found[call].append(batch)
     return {name: tuple(batches) or (1,) for name, batches in found.items()}
 

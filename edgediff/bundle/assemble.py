@@ -1,4 +1,4 @@
-"""Plan and lowered graphs into the manifest: the program that every runtime interprets."""
+"""Plan and lowered graphs into the manifest: the programs that every runtime interprets."""
 
 from __future__ import annotations
 
@@ -10,20 +10,28 @@ from typing import TYPE_CHECKING
 
 from edgediff.documents.plan import Plan
 from edgediff.graph.schedule import carry_name
+from edgediff.pipeline.tokenizers import read_tokenizer
 from edgediff.runtime.manifest import (
     BATCH,
-    Decode,
+    SCALE,
+    CarrySpec,
+    Condition,
+    Decoder,
     DenoiserSource,
-    Encode,
+    Encoder,
+    Fed,
     FileEntry,
     Graph,
+    Init,
     Manifest,
     Program,
+    Scale,
     Source,
-    TensorSpec,
-    Tokenize,
+    Takes,
+    Text,
+    TextOutput,
+    TokenizerSpec,
 )
-from edgediff.runtime.steps import StepTable
 from edgediff.sampling.rows import program_rows
 from edgediff.sampling.trace import step_table
 
@@ -33,6 +41,7 @@ if TYPE_CHECKING:
     from edgediff.variants import Variants
 
 TOOLS = ("torch", "diffusers", "transformers", "numpy")
+TOKENIZER, ENCODER, DECODER = "tokenizer", "text_encoder", "vae_decoder"
 
 
 def make_manifest(
@@ -63,15 +72,21 @@ def make_manifest(
     for one in lowered:
         tools.update(one.tools)
     tables = [one.profile.model_dump(mode="json", exclude_none=True) for one in lowered if one.profile is not None]
+    has_text = pipeline.text_encoder is not None
     return Manifest(
-        kind=pipeline.kind,
         name=name,
-        profile=tables[0] if tables else None,
+        makes="image" if pipeline.sample_rate is None else "audio",
+        tokenizers=_tokenizers(pipeline) if has_text else {},
         carries=_carries(plan, variants),
         graphs=graphs,
-        program=_program(pipeline, plan, step_table(pipeline, plan.sampler.kind, plan.sampler.steps)),
-        files=files,
+        encoders={ENCODER: Encoder(tokenizer=TOKENIZER, graph=ENCODER, ids="input_ids")} if has_text else {},
+        conditions=_conditions(pipeline),
+        decoder=_decoder(pipeline),
+        programs={title: _program(pipeline, one) for title, one in plan.programs().items()},
+        default=plan.program,
+        files=files or (FileEntry(path="plan.json", bytes=0, sha256="0" * 64),),
         tools=tools,
+        evidence={"profile": {plan.program: tables[0]}} if tables else {},
         source=Source(
             model=pipeline.id,
             revision=pipeline.revision,
@@ -88,16 +103,35 @@ def _denoiser_source(pipeline: Pipeline) -> DenoiserSource | None:
     return DenoiserSource(folder=str(pipeline.distilled.path), weights=pipeline.distilled.record.fingerprint)
 
 
+def _tokenizers(pipeline: Pipeline) -> dict[str, TokenizerSpec]:
+    return {TOKENIZER: read_tokenizer(pipeline.tokenizer_folder).spec(pipeline.tokens, TOKENIZER)}
+
+
+def _conditions(pipeline: Pipeline) -> dict[str, Condition]:
+    """Where each input of the denoiser's graphs comes from."""
+    found: dict[str, Condition] = {
+        "sample": Fed.model_validate({"from": "latent"}),
+        "timestep": Fed.model_validate({"from": "timestep"}),
+    }
+    if pipeline.text_encoder is not None:
+        outputs = (TextOutput(encoder=ENCODER, output="last_hidden_state"),)
+        found["encoder_hidden_states"] = Text(outputs=outputs)
+    if pipeline.classes is not None:
+        found["class_labels"] = pipeline.classes
+    return found
+
+
+def _decoder(pipeline: Pipeline) -> Decoder:
+    ends = {"graph": DECODER, "input": "z", "output": "image"} if pipeline.vae is not None else {}
+    return Decoder(**ends, scale=pipeline.scale, shift=pipeline.shift, sample_rate=pipeline.sample_rate)
+
+
 def write_parts(pipeline: Pipeline, plan: Plan, folder: Path) -> None:
     """Writes what is not a graph: the plan, the tokenizer, the licence texts."""
     (folder / "plan.json").write_text(plan.to_json(), encoding="utf-8")
     if pipeline.tokenizer_folder is None:
         return
-    (folder / "tokenizer").mkdir()
-    for name in ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"):
-        source = pipeline.tokenizer_folder / name
-        if source.is_file():
-            shutil.copyfile(source, folder / "tokenizer" / name)
+    read_tokenizer(pipeline.tokenizer_folder).write(folder / TOKENIZER)
     licences = [path for path in pipeline.tokenizer_folder.parent.glob("*LICENSE*") if path.is_file()]
     licences += [path for path in pipeline.tokenizer_folder.parent.glob("OFL*") if path.is_file()]
     if licences:
@@ -106,38 +140,31 @@ def write_parts(pipeline: Pipeline, plan: Plan, folder: Path) -> None:
             shutil.copyfile(path, folder / "LICENSES" / path.name)
 
 
-def _carries(plan: Plan, variants: Variants) -> dict[str, TensorSpec]:
+def _carries(plan: Plan, variants: Variants) -> dict[str, CarrySpec]:
     """Every carry that some graph reads, with the shape of the unit that it is."""
     names = sorted({carry for graph in plan.graphs.values() for carry in graph.reads})
-    return {
-        carry_name(carry): TensorSpec(
-            name=carry_name(carry),
-            dtype="float32",
-            shape=(BATCH, *variants.graph.by_name[carry.rstrip("+")].shape),
-        )
-        for carry in names
-    }
+    shapes = {carry: (BATCH, *variants.graph.by_name[carry.rstrip("+")].shape) for carry in names}
+    return {carry_name(carry): CarrySpec(dtype="float32", shape=shape) for carry, shape in shapes.items()}
 
 
-def _program(pipeline: Pipeline, plan: Plan, table: StepTable) -> Program:
+def _program(pipeline: Pipeline, plan: Plan) -> Program:
+    """The program of a plan with one program."""
+    table = step_table(pipeline, plan.sampler.kind, plan.sampler.steps)
     rows = program_rows(table, plan.schedule, plan.guidance)
-    has_text = pipeline.text_encoder is not None
+    guides = any(row.guidance is not None for row in rows)
+    takes: list[Takes] = []
+    if pipeline.text_encoder is not None or pipeline.classes is not None:
+        takes.append("prompt")
+    if pipeline.text_encoder is not None and guides:
+        takes.append("negative_prompt")
+    scales = {float(row.guidance) for row in rows if row.guidance is not None and row.guidance != SCALE}
     return Program(
-        tokenize=Tokenize(folder="tokenizer", length=pipeline.tokens) if has_text else None,
-        encode=Encode(graph="text_encoder", input="input_ids", output="last_hidden_state") if has_text else None,
-        classes=pipeline.classes,
-        decode=Decode(
-            graph="vae_decoder" if pipeline.vae is not None else None,
-            input="z",
-            output="image",
-            scale=pipeline.scale,
-            shift=pipeline.shift,
-            sample_rate=pipeline.sample_rate,
-        ),
+        takes=tuple(takes),
         latent=pipeline.latent,
-        init_scale=table.init_scale,
+        init=Init(noise=table.init_scale),
         sampler=table.sampler,
         steps=table.steps,
         mode=plan.guidance.mode,
+        guidance=Scale.fixed(scales.pop()) if len(scales) == 1 else None,
         rows=rows,
     )

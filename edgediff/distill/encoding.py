@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 def encode_texts(pipeline: Pipeline, texts: list[str]) -> Tensor:
     """Token ids `[n, tokens]`."""
-    from edgediff.runtime.tokenizer import Tokenizer
+    from edgediff.pipeline.tokenizers import load_tokenizer
 
-    tokenizer = Tokenizer.load(pipeline.tokenizer_folder)
+    tokenizer = load_tokenizer(pipeline.tokenizer_folder)
     return torch.tensor([tokenizer.encode(text, pipeline.tokens) for text in texts])
 
 

@@ -140,8 +140,22 @@ class Front(Model):
         return tuple(found)
 
 
+class ProgramPlan(Model):
+    """What a program beside the default one decides. It shares cuts, graphs, backends and weights with it."""
+
+    sampler: SamplerPlan
+    guidance: GuidancePlan
+    schedule: Schedule
+    cost: Cost
+    front: Front | None = None
+
+
 class Plan(Model):
-    """The one decision record. `recipe` and `target` are SHA-256 of their canonical JSON."""
+    """The one decision record. `recipe` and `target` are SHA-256 of their canonical JSON.
+
+    `sampler`, `guidance`, `schedule`, `cost` and `front` are those of the default program, whose name is `program`;
+    `further` has the others. `graphs` are all that any of them runs: a row of one name is the same row in each.
+    """
 
     schema_version: Literal["1.0"] = "1.0"
     model: ModelRef
@@ -159,13 +173,41 @@ class Plan(Model):
     parity: ParityTable = ParityTable()
     cost: Cost
     front: Front | None = None
+    program: str = Field(default="main", min_length=1)
+    further: dict[str, ProgramPlan] = {}
+
+    def programs(self) -> dict[str, Plan]:
+        """Every program as a plan of its own, with the graphs that it runs; the default one first."""
+        found = {self.program: self.model_copy(update={"further": {}})}
+        for name, one in self.further.items():
+            decided = {field: getattr(one, field) for field in ProgramPlan.model_fields}
+            found[name] = self.model_copy(update={**decided, "program": name, "further": {}})
+        if len(found) == 1:
+            return found
+        return {
+            name: one.model_copy(update={"graphs": {g: p for g, p in self.graphs.items() if g in one.schedule.calls}})
+            for name, one in found.items()
+        }
+
+    def rows(self) -> dict[str, Row]:
+        """Row name -> row, of all programs."""
+        return {name: row for one in self.programs().values() for name, row in one.schedule.rows.items()}
 
     def check(self, graph: UnitGraph) -> None:
-        """States what must hold between this plan and the untouched network's unit graph.
+        """States what must hold between this plan and the untouched network's unit graph, program by program.
 
         Raises PlanError: call counts that disagree, unknown or protected units, a carry read before it
-        is written, a graph that does not match its row.
+        is written, a graph that does not match its row, one name for two programs or two rows.
         """
+        if self.program in self.further:
+            raise PlanError(f"two programs are called '{self.program}'", code="program")
+        rows = self.rows()
+        for name, one in self.programs().items():
+            if other := next((row for row, what in one.schedule.rows.items() if rows[row] != what), None):
+                raise PlanError(f"program '{name}' means something else by row '{other}'", code="program")
+            one._check_program(graph)
+
+    def _check_program(self, graph: UnitGraph) -> None:
         calls = self.sampler.calls
         for what, count in (("schedule", len(self.schedule.calls)), ("guidance", len(self.guidance.calls))):
             if count != calls:
@@ -184,12 +226,23 @@ class Plan(Model):
             if (self.graphs[name].reads, self.graphs[name].writes) != (wiring.reads, wiring.writes):
                 raise PlanError(f"graph '{name}' does not read and write what its row needs")
 
+    def _program_lines(self) -> list[str]:
+        if not self.further:
+            return []
+        lines = [f"program    {self.program}, of {len(self.further) + 1}; it runs when none is asked for"]
+        for name, one in self.further.items():
+            share = one.cost.macs / one.cost.reference_macs
+            text = f"{one.sampler.kind}, {one.sampler.steps} steps, {share:.0%} of the MACs"
+            lines.append(f"           {shorten(name, 20)}: {text}")
+        return lines
+
     def __str__(self) -> str:
         """A table of the decisions that fits 80 columns and that a reviewer can diff."""
         cost, equal = self.cost, self.cost.equal_compute
         share = cost.macs / cost.reference_macs
         lines = [
             f"plan       {self.recipe_name} for {self.target_name}",
+            *self._program_lines(),
             f"model      {shorten(self.model.id, 24)} ({self.model.denoiser}, weights {self.model.weights[:10]})",
             f"sampler    {self.sampler.kind}, {self.sampler.steps} steps, {self.sampler.calls} network calls",
             f"guidance   {_guidance_text(self.guidance, self.schedule)}",
@@ -244,7 +297,7 @@ def _weight_lines(weights: WeightPlan | None) -> list[str]:
 
 def row_of(plan: Plan, graph: str) -> Row:
     """The row that a graph computes."""
-    return plan.schedule.rows[plan.graphs[graph].row]
+    return plan.rows()[plan.graphs[graph].row]
 
 
 def wrap_letters(letters: str, width: int = 66) -> str:

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from edgediff.config import Model, read_toml
 from edgediff.documents.weight_format import parse_format
-from edgediff.errors import ConfigError, unknown
+from edgediff.errors import ConfigError, did_you_mean, unknown
 from edgediff.plugins import data_folder
 
 Weights = Literal["auto", "fp32", "fp16", "int8"]
@@ -91,6 +91,16 @@ class StageTable(Model):
         return dict(self.__pydantic_extra__ or {})
 
 
+class ProgramTable(Model):
+    """One `[[program]]`: a way to run the same network, which an app offers as a choice. All programs of a recipe share
+    its cuts, graphs and weights. `guidance` None is the recipe's."""
+
+    name: str = Field(min_length=1, max_length=60, pattern=r"^[\w.+-]+$")
+    sampler: SamplerTable = SamplerTable()
+    guidance: GuidanceTable | None = None
+    reuse: tuple[StageTable, ...] = Field(default=(), max_length=1)
+
+
 class BudgetTable(Model):
     """What one image may take on the target: then the planner chooses sampler, steps, guidance and schedule within
     it, and `[sampler]` and `[guidance]` say the reference. `memory_mb` None is the target's own ceiling."""
@@ -154,12 +164,44 @@ class Recipe(Model):
     precision: PrecisionTable = PrecisionTable()
     parity: ParityTable = ParityTable()
     max_graphs: int = Field(default=3, ge=1)
+    program: tuple[ProgramTable, ...] = ()
+    default: str = ""
 
     @model_validator(mode="after")
     def _one_reuse(self) -> Recipe:
         if len(self.reuse) > 1:
             raise ValueError("a recipe has at most one [[reuse]] table: a call has one row")
         return self
+
+    @model_validator(mode="after")
+    def _programs_or_one(self) -> Recipe:
+        names = [one.name for one in self.program]
+        if twice := next((name for index, name in enumerate(names) if name in names[:index]), None):
+            raise ValueError(f"two [[program]] tables are called '{twice}'; an app chooses by name")
+        if names and (both := sorted({"sampler", "reuse", "budget"} & self.model_fields_set)):
+            raise ValueError(
+                f"a recipe has either [[program]] tables or [{both[0]}] at the top, never both: move it into a program"
+            )
+        if self.default and self.default not in names:
+            raise ValueError(
+                f"default = '{self.default}' is no program of this recipe{did_you_mean(self.default, names)}"
+            )
+        return self
+
+    def programs(self) -> dict[str, Recipe]:
+        """Every program as a recipe of its own, the default one (else the first) first; `main` where there are no
+        `[[program]]` tables."""
+        if not self.program:
+            return {"main": self}
+        first = self.default or self.program[0].name
+        ordered = sorted(self.program, key=lambda one: one.name != first)
+        whole = {"program": (), "default": ""}
+        return {
+            one.name: self.model_copy(
+                update={**whole, "sampler": one.sampler, "reuse": one.reuse, "guidance": one.guidance or self.guidance}
+            )
+            for one in ordered
+        }
 
 
 def load_recipe(recipe: str | Path | Recipe) -> Recipe:

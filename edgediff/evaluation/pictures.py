@@ -143,7 +143,7 @@ def reference_key(weights: str, sampling: Sampling, prompt: str, seed: int) -> s
 
 def program_digest(manifest: Manifest) -> str:
     """SHA-256 of the manifest without what was measured about it: program, graphs and the hashes of all files."""
-    return manifest.model_copy(update={"parity": None, "profile": None}).digest()
+    return manifest.model_copy(update={"evidence": {}}).digest()
 
 
 def reference_pictures(

@@ -48,13 +48,13 @@ def write_apple(bundle: Bundle, out: Path, pipeline: Pipeline | None) -> None:
     """Writes the folder. Raises BackendError for a bundle that is no text-to-image bundle with Core ML programs, or
     whose full graph does not run both prompts in one batch; ModelError."""
     manifest = bundle.manifest
-    stage = manifest.program.tokenize
-    if stage is None or manifest.program.encode is None or manifest.program.decode.graph is None:
+    tokenizers, encoders = list(manifest.tokenizers.values()), list(manifest.encoders.values())
+    if len(tokenizers) != 1 or len(encoders) != 1 or manifest.decoder.graph is None:
         raise BackendError("the bundle is not text-to-image, which the layout 'apple' is for", code="layout")
     names = {
-        "TextEncoder": manifest.program.encode.graph,
+        "TextEncoder": encoders[0].graph,
         "Unet": _whole_denoiser(manifest),
-        "VAEDecoder": manifest.program.decode.graph,
+        "VAEDecoder": manifest.decoder.graph,
     }
     artifacts = {target: _artifact(manifest, graph) for target, graph in names.items()}
     if pipeline is None:
@@ -70,8 +70,8 @@ def write_apple(bundle: Bundle, out: Path, pipeline: Pipeline | None) -> None:
     resources.mkdir()
     for target, artifact in artifacts.items():
         _write_model(bundle, artifact, resources, target, changes[target])
-    for name in ("vocab.json", "merges.txt"):
-        shutil.copyfile(bundle.path(stage.folder) / name, resources / name)
+    for name, file in (("vocab.json", tokenizers[0].vocab), ("merges.txt", tokenizers[0].merges)):
+        shutil.copyfile(bundle.path(file), resources / name)
     if sys.platform == "darwin":
         _compile(resources)
     else:
@@ -81,14 +81,15 @@ def write_apple(bundle: Bundle, out: Path, pipeline: Pipeline | None) -> None:
 
 def _whole_denoiser(manifest: Manifest) -> str:
     """The graph that reads no carries and is run guided, in one batch."""
-    for row in manifest.program.rows:
+    program = manifest.program()
+    for row in program.rows:
         if row.graph is None or manifest.graphs[row.graph].carries_in:
             continue
         names = tuple(spec.name for spec in manifest.graphs[row.graph].inputs)
         if names != UNET_INPUTS:
             message = f"graph '{row.graph}' reads {names}; the layout 'apple' covers {UNET_INPUTS}"
             raise BackendError(message, code="layout")
-        if row.guidance is None or manifest.program.mode != "batched":
+        if row.guidance is None or program.mode != "batched":
             message = 'Apple\'s package runs both prompts in one batch; build for a target with guidance = "batched"'
             raise BackendError(message, code="layout")
         return row.graph

@@ -50,7 +50,7 @@ def write_optimum(bundle: Bundle, out: Path, pipeline: Pipeline | None) -> None:
 
 def _whole_denoiser(manifest: Manifest) -> str:
     """The name of the graph that reads no carries. Raises BackendError for inputs that optimum cannot feed."""
-    for row in manifest.program.rows:
+    for row in manifest.program().rows:
         if row.graph is not None and not manifest.graphs[row.graph].carries_in:
             names = tuple(spec.name for spec in manifest.graphs[row.graph].inputs)
             if names != UNET_INPUTS:
@@ -109,13 +109,33 @@ def _write_configs(bundle: Bundle, out: Path, pipeline: Pipeline) -> None:
 
 def _write_tokenizer(bundle: Bundle, folder: Path) -> None:
     """The bundle's tokenizer, with the length of a prompt, which transformers reads from its config."""
-    stage = bundle.manifest.program.tokenize
-    if stage is None:
-        raise BackendError("the bundle takes no text; the layout 'optimum' is for text-to-image", code="layout")
-    shutil.copytree(bundle.path(stage.folder), folder)
-    file = folder / "tokenizer_config.json"
-    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    file.write_text(dump_json({**config, "model_max_length": stage.length}), encoding="utf-8")
+    if len(bundle.manifest.tokenizers) != 1:
+        raise BackendError("the bundle takes no one text; the layout 'optimum' is for text-to-image", code="layout")
+    (spec,) = bundle.manifest.tokenizers.values()
+    folder.mkdir()
+    shutil.copyfile(bundle.path(spec.vocab), folder / "vocab.json")
+    shutil.copyfile(bundle.path(spec.merges), folder / "merges.txt")
+    added = {
+        str(token.ids[0]): {
+            "content": token.content,
+            "single_word": token.single_word,
+            "lstrip": token.left_strip,
+            "rstrip": token.right_strip,
+            "normalized": token.normalized,
+            "special": True,
+        }
+        for token in spec.added
+    }
+    config = {
+        "added_tokens_decoder": added,
+        "bos_token": spec.begin,
+        "eos_token": spec.end,
+        "pad_token": spec.pad,
+        "unk_token": spec.unknown,
+        "model_max_length": spec.length,
+        "tokenizer_class": "CLIPTokenizer",
+    }
+    (folder / "tokenizer_config.json").write_text(dump_json(config), encoding="utf-8")
 
 
 # Sewing new ends on

@@ -130,10 +130,10 @@ class Pipeline:
         """Embeddings `[n, tokens, width]` of the prompts."""
         import torch
 
-        from edgediff.runtime.tokenizer import Tokenizer
+        from edgediff.pipeline.tokenizers import load_tokenizer
 
         self.need_text("encoding a prompt")
-        tokenizer = Tokenizer.load(self.tokenizer_folder)
+        tokenizer = load_tokenizer(self.tokenizer_folder)
         ids = torch.tensor([tokenizer.encode(prompt, self.tokens) for prompt in prompts])
         with torch.no_grad():
             result: Tensor = self.text_encoder(ids.to(self.device)).last_hidden_state

@@ -23,7 +23,7 @@ from edgediff.errors import BackendError, EdgeDiffError
 from edgediff.links._imports import import_etdump, import_onnxruntime_trace, join_operators
 from edgediff.plugins import load_plugin
 from edgediff.profiling.device import drop_from_cache, peak_rss_mb, pss_mb, read_device, rss_mb
-from edgediff.runtime import Runner, Session, open_session, used_graphs
+from edgediff.runtime import Runner, Session, latent_input, open_session, used_graphs
 from edgediff.runtime.engine import StatefulRunner, held_states
 from edgediff.runtime.latency import (
     DeviceFacts,
@@ -59,7 +59,7 @@ class Clock:
     def wrap(self, session: Session) -> None:
         """Puts a stopwatch around each runner of the session."""
         sizes: dict[str, set[int]] = {}
-        for name, batch in used_graphs(session.manifest):
+        for name, batch in used_graphs(session.manifest, session.name):
             sizes.setdefault(name, set()).add(batch)
         for name, runner in session.runners.items():
             session.runners[name] = Timed(name, runner, self, by_batch=len(sizes.get(name, ())) > 1)
@@ -124,7 +124,7 @@ def profile(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
     imports = _import_library(backend)
     base = rss_mb()
     dropped = drop_from_cache(path for path in Path(folder).rglob("*") if path.is_file())
-    session, cold, hashing = _load(folder, backend, job["threads"])
+    session, cold, hashing = _load(folder, backend, job["threads"], job.get("program"))
     graphs = dict(session.load_seconds)
     clock = Clock()
     clock.wrap(session)
@@ -135,7 +135,7 @@ def profile(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
     traced = trace_operators(session, folder, backend, job["threads"]) if job.get("per_op") else {}
     del session
     gc.collect()
-    _, warm, _ = _load(folder, backend, job["threads"])
+    _, warm, _ = _load(folder, backend, job["threads"], job.get("program"))
     loads = LoadTimes(
         cold=_ms(cold),
         warm=_ms(warm),
@@ -173,11 +173,17 @@ def time_image(session: Session, seed: int) -> float:
     """Seconds from prompt to picture."""
     start = time.perf_counter()
     latent: Any = None
-    program = session.manifest.program
-    for step in session.steps(PROMPT if program.tokenize else "0" if program.classes else "", seed=seed):
+    for step in session.steps(_prompt(session), seed=seed):
         latent = step.latent
     session.render(latent)
     return time.perf_counter() - start
+
+
+def _prompt(session: Session) -> str:
+    """A text, a class, or nothing, as the program takes it."""
+    if "prompt" not in session.program.takes:
+        return ""
+    return PROMPT if "text" in {one.source for one in session.manifest.conditions.values()} else "0"
 
 
 def _measure(session: Session, job: dict[str, Any], tell: Tell) -> list[float]:
@@ -220,7 +226,7 @@ def trace_operators(session: Session, folder: str, backend: str, threads: int | 
 def _last_inputs(session: Session) -> dict[tuple[str, int], dict[str, Array]]:
     """What each graph is given in its last call of a picture, by graph and batch."""
     seen: dict[tuple[str, int], dict[str, Array]] = {}
-    batched = {name for name, graph in session.manifest.graphs.items() if graph.inputs[0].name == "sample"}
+    latents = {name: latent_input(session.manifest, name) for name in session.program.graphs()}
 
     @dataclass
     class Seen:
@@ -228,7 +234,7 @@ def _last_inputs(session: Session) -> dict[tuple[str, int], dict[str, Array]]:
         runner: Runner
 
         def run(self, inputs: dict[str, Array]) -> dict[str, Array]:
-            batch = inputs["sample"].shape[0] if self.name in batched else 1
+            batch = inputs[latents[self.name]].shape[0] if self.name in latents else 1
             seen[self.name, batch] = {key: np.array(value) for key, value in inputs.items()}
             return self.runner.run(inputs)
 
@@ -275,12 +281,12 @@ def _import_library(backend: str) -> float:
     return time.perf_counter() - start
 
 
-def _load(folder: str, backend: str, threads: int | None) -> tuple[Session, float, float]:
+def _load(folder: str, backend: str, threads: int | None, program: str | None) -> tuple[Session, float, float]:
     """The session, the seconds of the whole load, and those of opening and hashing among them."""
     start = time.perf_counter()
     bundle = open_bundle(folder)
     opened = time.perf_counter()
-    session = open_session(bundle, backend, threads)
+    session = open_session(bundle, backend, threads, program)
     return session, time.perf_counter() - start, opened - start
 
 

@@ -13,7 +13,7 @@ from edgediff.errors import BundleError, ConfigError
 from edgediff.runtime.conditions import TextTokenizer
 from edgediff.runtime.engine import Array, Runner
 from edgediff.runtime.manifest import Manifest
-from edgediff.runtime.runners import choose_backend, find_stand_in, list_backends, used_graphs
+from edgediff.runtime.runners import choose_backend, find_stand_in, latent_input, list_backends, used_graphs
 from edgediff.runtime.session import MAX_SEED, GenerationStep, OpenedBundle, Session, open_session
 from edgediff.runtime.sound import Sound
 
@@ -33,6 +33,7 @@ __all__ = [
     "find_stand_in",
     "generate",
     "generate_steps",
+    "latent_input",
     "list_backends",
     "open_session",
     "used_graphs",

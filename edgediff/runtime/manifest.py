@@ -435,6 +435,18 @@ class Manifest(Model):
     tools: Annotated[dict[Name, str], Field(max_length=64)] = {}
     evidence: dict[str, Any] = {}
 
+    @property
+    def kind(self) -> Kind:
+        """What the default program makes of what, in a word for people."""
+        if self.makes == "audio":
+            return "unconditional-audio"
+        graphs = self.programs[self.default].graphs()
+        read = {spec.name for name in graphs for spec in self.graphs[name].free_inputs()}
+        sources = {self.conditions[name].source for name in read if name in self.conditions}
+        if "class" in sources:
+            return "class-to-image"
+        return "text-to-image" if "text" in sources else "unconditional-image"
+
     def program(self, name: str | None = None) -> Program:
         """A program by name, the default for None. Raises ConfigError naming those that there are."""
         wanted = self.default if name is None else name

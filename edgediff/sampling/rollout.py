@@ -188,7 +188,7 @@ class _Calls:
         self.null = {name: value.expand_as(self.given[name]) for name, value in rollout.null.items()}
         self.latent: Tensor
         self.differences: list[Tensor] = []
-        self.held = max((len(row.held_guidance or ()) for row in rows), default=0)
+        self.held = max((len(row.held.weights) for row in rows if row.held is not None), default=0)
         self.past: dict[str, list[Tensor]] = {}
         self.depth = max((len(w) for row in rows for w in row.mix.values()), default=1)
 
@@ -199,7 +199,7 @@ class _Calls:
         empty: Tensor | None = None
         if own.guidance is None:
             prompt = output = self._evaluate(own, sample, self.given)
-            for weight, difference in zip(own.held_guidance or (), self.differences, strict=False):
+            for weight, difference in zip(own.held.weights if own.held else (), self.differences, strict=False):
                 output = output + weight * difference
         else:
             both = {name: torch.cat([self.null[name], value]) for name, value in self.given.items()}

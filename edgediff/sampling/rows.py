@@ -5,7 +5,7 @@ from __future__ import annotations
 from edgediff.documents.plan import GuidancePlan
 from edgediff.errors import PlanError
 from edgediff.graph.schedule import HOLD, Schedule, carry_name, fold_forecasts, mixes
-from edgediff.runtime.manifest import Mode, ProgramRow
+from edgediff.runtime.manifest import Held, Mode, ProgramRow
 from edgediff.runtime.steps import StepTable
 
 
@@ -45,7 +45,7 @@ def program_rows(table: StepTable, schedule: Schedule, guidance: GuidancePlan) -
             update=row.update,
             graph=None if call == HOLD else call,
             guidance=None if call == HOLD else scale,
-            held_guidance=None if call == HOLD else kept,
+            held=None if call == HOLD or kept is None else Held(weights=kept),
             mix={carry_name(carry): weights for carry, weights in mix.items()},
         )
         for row, call, scale, kept, mix in zip(
