@@ -22,6 +22,7 @@ from edgediff.errors import BackendError, ModelError
 from edgediff.metrics import psnr
 from edgediff.plugins import Progress
 from edgediff.runtime import Session, choose_backend, find_stand_in, list_backends, open_session
+from edgediff.runtime.conditions import used_encoders
 from edgediff.runtime.engine import Array, Runner
 from edgediff.runtime.manifest import Manifest
 
@@ -80,7 +81,7 @@ def verify_bundle(
     manifest, plan = bundle.manifest, bundle.plan
     wanted = list(backends or list_backends(manifest))
     names = [choose_backend(manifest, name) for name in wanted] or [choose_backend(manifest)]
-    told = _Told(progress, 2 + 2 * len(names))
+    told = _Told(progress, 2 + len(names) * len(manifest.programs))
     told("loading the model")
     recordings = _reference(bundle, pipeline, told)
     results: dict[str, Any] = {}
@@ -90,7 +91,7 @@ def verify_bundle(
         "ok": all(result["ok"] for result in results.values()),
         "backends": results,
         "floors_db": plan.parity.model_dump(mode="json"),
-        "prompt": recordings.prompt,
+        "prompt": recordings[manifest.default].prompt,
         "seed": SEED,
         "seconds": round(time.perf_counter() - start, 3),
     }
@@ -103,6 +104,7 @@ def eager_recordings(
     *,
     whole: bool = True,
     progress: Callable[[int, int], None] | None = None,
+    program: str | None = None,
 ) -> Recordings:
     """Makes a calibration prompt's picture with PyTorch and keeps a few calls of every graph.
 
@@ -113,7 +115,8 @@ def eager_recordings(
     from edgediff.sampling.trace import calibration_prompts
 
     prompt = calibration_prompts(pipeline, CalibrationTable(prompts=1))[0]
-    session, runners, counts = _recording_session(pipeline, variants, manifest, KEPT if whole else 1)
+    kept = KEPT if whole else 1
+    session, runners, counts = _recording_session(pipeline, variants, manifest, kept, program)
     latents: list[Array] = []
     for step in session.steps(prompt, seed=SEED):
         latents.append(step.latent)
@@ -255,40 +258,56 @@ def check_source(bundle: Bundle, pipeline: Pipeline) -> None:
         )
 
 
-def _reference(bundle: Bundle, pipeline: Pipeline | None, told: _Told) -> Recordings:
-    """What PyTorch makes. The model is gone from memory when this returns, unless the caller holds it."""
+def _reference(bundle: Bundle, pipeline: Pipeline | None, told: _Told) -> dict[str, Recordings]:
+    """What PyTorch makes, by program. The model is gone from memory when this returns, unless the caller holds it."""
     from edgediff.variants import build_variants
 
     if pipeline is None:
         pipeline = load_source(bundle)
     check_source(bundle, pipeline)
     told("PyTorch")
-    return eager_recordings(pipeline, build_variants(pipeline, bundle.plan), bundle.manifest, progress=told.step)
-
-
-def _verify_backend(bundle: Bundle, plan: Plan, name: str, recordings: Recordings, told: _Told) -> dict[str, Any]:
-    start = time.perf_counter()
-    told(f"{name}: graphs")
-    session = open_session(bundle, name)
-    graphs: dict[str, Any] = {}
-    for graph, runner in session.runners.items():
-        precision = bundle.manifest.graphs[graph].artifacts[name].precision
-        floor = float(getattr(plan.parity, f"{'coded' if plan.weights else precision}_db"))
-        measured = _compare_graph(runner, [one for one in recordings.calls if one.graph == graph])
-        passed = measured["finite"] and measured["psnr_db"] >= floor
-        graphs[graph] = {**measured, "precision": precision, "floor_db": floor, "ok": bool(passed)}
-    told(f"{name}: trajectory")
-    trajectory, image = _compare_program(session, recordings, told)
-    image["floor_db"] = plan.parity.image_db
-    image["ok"] = bool(trajectory["finite"] and image["psnr_db"] >= plan.parity.image_db)
+    variants, manifest = build_variants(pipeline, bundle.plan), bundle.manifest
     return {
-        "ok": all(graph["ok"] for graph in graphs.values()) and image["ok"],
+        name: eager_recordings(pipeline, variants, manifest, progress=told.step, program=name)
+        for name in manifest.programs
+    }
+
+
+def _verify_backend(
+    bundle: Bundle, plan: Plan, name: str, recordings: dict[str, Recordings], told: _Told
+) -> dict[str, Any]:
+    """Every graph once, and every program from noise to picture; `trajectory` and `image` are the default one's."""
+    start = time.perf_counter()
+    graphs: dict[str, Any] = {}
+    programs: dict[str, Any] = {}
+    for program, recorded in recordings.items():
+        told(f"{name}: {program}")
+        session = open_session(bundle, name, program=program)
+        for graph, runner in session.runners.items():
+            calls = [one for one in recorded.calls if one.graph == graph]
+            if graph not in graphs and calls:
+                graphs[graph] = _judge_graph(bundle, plan, name, graph, _compare_graph(runner, calls))
+        trajectory, image = _compare_program(session, recorded, told)
+        image["floor_db"] = plan.parity.image_db
+        image["ok"] = bool(trajectory["finite"] and image["psnr_db"] >= plan.parity.image_db)
+        programs[program] = {"trajectory": trajectory, "image": image}
+    passed = [one["ok"] for one in (*graphs.values(), *(found["image"] for found in programs.values()))]
+    return {
+        "ok": all(passed),
         "stand_in": find_stand_in(bundle.manifest, name),
         "graphs": graphs,
-        "trajectory": trajectory,
-        "image": image,
+        **programs[bundle.manifest.default],
+        "programs": programs,
         "seconds": round(time.perf_counter() - start, 3),
     }
+
+
+def _judge_graph(bundle: Bundle, plan: Plan, backend: str, graph: str, measured: dict[str, Any]) -> dict[str, Any]:
+    """What was measured of a graph, with the floor of its precision."""
+    precision = bundle.manifest.graphs[graph].artifacts[backend].precision
+    floor = float(getattr(plan.parity, f"{'coded' if plan.weights else precision}_db"))
+    passed = measured["finite"] and measured["psnr_db"] >= floor
+    return {**measured, "precision": precision, "floor_db": floor, "ok": bool(passed)}
 
 
 def _compare_graph(runner: Runner, recordings: list[Recording]) -> dict[str, Any]:

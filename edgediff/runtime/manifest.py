@@ -457,7 +457,7 @@ class Manifest(Model):
         return self.programs[wanted]
 
     def check(self, *, where: str = "manifest.json") -> None:
-        """States what must hold between keys (section 7). Raises BundleError under the code of the rule that is broken."""
+        """States what must hold between keys (section 7). Raises BundleError with the code of the broken rule."""
         from edgediff.runtime.rules import check_manifest
 
         check_manifest(self, where)

@@ -55,8 +55,8 @@ class PictureReader:
         return latent
 
     def read(self, picture: Array | None, mask: Array | None, before: Draw, after: Callable[[], None]) -> Pictures:
-        """All that the rows read. `before` draws for a posterior; `after` is called between the picture's and the masked
-        picture's draw, where x_0 has its place in the stream of noise."""
+        """All that the rows read. `before` draws for a posterior; `after` is called between the picture's and the
+        masked picture's draw, where x_0 has its place in the stream of noise."""
         needs_latent = self.program.init.picture != 0 or any(row.blend for row in self.program.rows)
         latent = None
         if picture is not None and (needs_latent or "picture" in self.sources):
