@@ -24,7 +24,8 @@ PICTURED = ("picture", "masked_picture", "mask")  # what comes from the caller's
 class TextTokenizer(Protocol):
     """What `tokenizer.Tokenizer` offers."""
 
-    end: int
+    @property
+    def end(self) -> int: ...
 
     def encode(self, text: str, max_length: int) -> list[int]: ...
 

@@ -66,7 +66,7 @@ class BackendParity(Model):
     @property
     def ok(self) -> bool:
         """Whether all graphs and programs are."""
-        return all(one.ok for one in (*self.graphs.values(), *self.programs.values()))
+        return all(graph.ok for graph in self.graphs.values()) and all(one.ok for one in self.programs.values())
 
 
 class Reading(Model):

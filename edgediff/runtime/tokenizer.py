@@ -61,7 +61,7 @@ class Tokenizer:
         named = _name_tokens(vocab, spec, where)
         numbers = {token: number for number, token in enumerate(vocab)}  # ids may have gaps, the pipeline's have none
         bpe = _build(numbers, merges, spec.unknown, spec.added)
-        ids = [(index,) for index in vocab.values()]
+        ids: list[tuple[int, ...]] = [(index,) for index in vocab.values()]
         ids += [()] * (bpe.get_vocab_size() - len(ids))
         for token in spec.added:
             ids[bpe.token_to_id(token.content)] = token.ids
