@@ -13,12 +13,13 @@ AARCH64_PACKAGES := g++ g++-aarch64-linux-gnu nlohmann-json3-dev qemu-user-stati
 DEMO := demo
 BUNDLE := $(DEMO)/glyph-balanced.edgediff
 
-.PHONY: help demo test kotlin-runner runner test-slow test-full-size test-aarch64 test-optimum train clean
+.PHONY: help demo test readers kotlin-runner runner test-slow test-full-size test-aarch64 test-optimum train clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo            build, verify, run, measure and report one bundle in $(DEMO)/"
 	@echo "make test            ruff, mypy and the quick tests; the Kotlin tests where a JDK and Maven are"
+	@echo "make readers         the readers of bundles (Python, C++, Kotlin) against each other, 100,000 mutations"
 	@echo "make test-slow       the tests that take minutes"
 	@echo "make test-full-size  the tests at Stable Diffusion 1.5 sizes (over 8 GB of memory)"
 	@echo "make test-optimum    that optimum draws our pictures (in .venv-optimum, a few GB more)"
@@ -43,6 +44,11 @@ test: $(READY)
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 	@PYTHON=$(BIN)/python bash android_demo/test.sh
+
+# Another seed, or other readers: make readers READERS="--seed 7 --count 1000000"
+readers: $(READY)
+	@if command -v mvn >/dev/null; then $(MAKE) --no-print-directory kotlin-runner; fi
+	$(BIN)/python -m tests.readers $(READERS)
 
 # The bundle runner for any JDK 17: java -jar android_demo/runner/target/edgediff-run.jar BUNDLE "prompt" out.png
 kotlin-runner:

@@ -16,7 +16,7 @@ java=$(java -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p' | head -1) |
 [[ ${java:-0} -ge 17 ]] || not_run "they need a JDK 17 or newer (found: ${java:-none})"
 command -v mvn >/dev/null || not_run "they need Maven (mvn)"
 
-"$python" tests/kotlin_vectors.py build/kotlin
+"$python" -m tests.kotlin_vectors build/kotlin
 aar=org.pytorch:executorch-android:$(sed -n 's:.*<executorch.version>\(.*\)</executorch.version>.*:\1:p' android_demo/pom.xml):aar
 rm -rf build/kotlin/executorch
 if mvn -B -ntp -q org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy -Dartifact="$aar" \

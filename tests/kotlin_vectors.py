@@ -1,6 +1,6 @@
 """What the Kotlin tests read beside tests/golden: a real bundle, and what Python makes of it.
 
-`python tests/kotlin_vectors.py [FOLDER]` writes to FOLDER, `build/kotlin` by default: `glyph.edgediff` (built once, a
+`python -m tests.kotlin_vectors [FOLDER]` writes to FOLDER, `build/kotlin` by default: `glyph.edgediff` (built once, a
 minute; built again when the format of bundles changes) and `glyph.json`; and `manifests.json`, manifests with
 every value in turn replaced by others, and what the reader says of each. Too large and too dependent on versions for
 tests/golden. `make test` calls it before Maven.
@@ -15,23 +15,24 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hostile import valid_tree
-from program_cases import make_cases
-
 import edgediff
 from edgediff.bundle import Bundle, open_bundle
 from edgediff.bundle.reader import parse_manifest
 from edgediff.config import write_text_atomic
 from edgediff.errors import EdgeDiffError
 from edgediff.runtime import open_session
+from tests.hostile import valid_tree
+from tests.program_cases import make_cases
 
 ROOT = Path(__file__).parent.parent
 CASES = (("red heart", "", 0), ("grinning cat", "red", 2**32 + 5))
 PROMPTS = ("", "red heart", "x" * 10_000, "a photo of " * 910, "\u202e\u05dc\u05d1 \u05d0\u05d3\u05d5\u05dd", "❤️ 🎉")
-PROGRAMS = ("mixed", "held_guidance", "clipped", "classes_by_name", "pixels")
+PROGRAMS = ("mixed", "held_scale_minus_one", "clipped", "blended")  # of which the program alone is changed
+WHOLE = ("classes_by_name", "pixels", "two_encoders", "masked_picture", "flagged", "preview_by_weights")
+PARTS = ("conditions", "encoders", "decoder", "picture", "safety", "preview", "programs", "default")
 ABSENT = {"absent": True}
 OTHERS: tuple[Any, ...] = (ABSENT, None, True, -1, 3, 1.5, "", "shallow", "../x", [], [1.0, -1.0], ["batch", 2], {})
-FORMAT = ("manifest.py", "program.py", "steps.py", "backends/onnxruntime.py")  # what decides how a bundle looks
+FORMAT = ("runtime/manifest.py", "runtime/steps.py", "bundle/assemble.py")  # what decides how a bundle looks
 
 
 def main(folder: Path) -> None:
@@ -54,23 +55,24 @@ def main(folder: Path) -> None:
                 "pixels": base64.b64encode(pixels.tobytes()).decode(),
             }
         )
-    tokenizer, stage = bundle.tokenizer(), bundle.manifest.program.tokenize
-    assert tokenizer is not None and stage is not None
+    (tokenizer,) = bundle.tokenizers().values()
+    (spec,) = bundle.manifest.tokenizers.values()
     ids: list[dict[str, Any]] = [
-        {"text": text, "max_length": stage.length, "ids": tokenizer.encode(text, stage.length)} for text in PROMPTS
+        {"text": text, "max_length": spec.length, "ids": tokenizer.encode(text, spec.length)} for text in PROMPTS
     ]
     write_text_atomic(folder / "glyph.json", json.dumps({"cases": cases, "ids": ids}))
 
 
 def change_manifests() -> list[dict[str, Any]]:
     """`[{"valid", "cases": [[path, value, code]]}]`; a value of `{"absent": true}` takes the key away. All of the
-    valid bundle's manifest; its graphs once more with a state; of the programs that say more than it does, their
-    programs."""
+    valid bundle's manifest; its graphs once more with a state; of manifests that say more than it does, what they say."""
     found = [_change(valid_tree().files["manifest.json"].decode(), ()), _change(_stateful(), ("graphs",))]
     for case in make_cases():
         if case.name in PROGRAMS:
-            found.append(_change(case.manifest.to_json(), ("program",)))
-    return found
+            found.append(_change(case.manifest.to_json(), ("programs", "main")))
+        elif case.name in WHOLE:
+            found += [_change(case.manifest.to_json(), (part,)) for part in PARTS]
+    return [one for one in found if one["cases"]]
 
 
 def _stateful() -> str:

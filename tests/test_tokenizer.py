@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 
 from edgediff.errors import ConfigError
+from edgediff.pipeline.tokenizers import load_tokenizer, read_tokenizer
+from edgediff.runtime.manifest import Added, TokenizerSpec
 from edgediff.runtime.tokenizer import Tokenizer
 
 GOLDEN = Path(__file__).parent / "golden" / "tokenizer.json"
@@ -133,6 +135,33 @@ WRITTEN = [
     "Ⓐⓐ Ⅰⅰ",
     "Ա ա Ⴀ ⴀ",
 ]
+ADDED = (  # of the group `added`: every property that a token may have, one id and several
+    {"content": "<cat>", "ids": (700, 701, 702)},
+    {"content": "<word>", "ids": (703,), "single_word": True},
+    {"content": "<left>", "ids": (704,), "left_strip": True},
+    {"content": "<right>", "ids": (705,), "right_strip": True},
+    {"content": "red heart", "ids": (706, 707), "normalized": True},
+    {"content": "<whole>", "ids": (708,), "normalized": True, "single_word": True, "left_strip": True},
+    {"content": "\u00c9t\u00e9", "ids": (709,), "normalized": True},
+)
+ADDED_TEXTS = [
+    "<cat>",
+    "a <cat> on the table",
+    "a<cat>b<cat><cat>",
+    "<CAT> <Cat>",
+    "<word> a <word>b c<word> d <word>.",
+    "a_<word> 1<word> <word><word>",
+    "a  <left>  b<left> <left>",
+    "a  <right>  b<right> <right>",
+    "red heart RED HEART Red  Heart",
+    "redheart red\nheart xred hearty",
+    "<whole> a  <WHOLE>  b<whole> <whole>c",
+    "\u00e9t\u00e9 \u00c9T\u00c9 e\u0301te\u0301",
+    "<cat" + "><cat>",
+    f"<cat>{END}<cat>",
+    "<cat> " * 20,
+    "<left><right><cat><word>",
+]
 RANGES = [  # in Unicode since version 3.2 at the latest, where the category is asked for
     (0x20, 0x7E),
     (0x00, 0xFF),
@@ -221,23 +250,41 @@ def write_folder(folder: Path, vocab: dict, merges: list[str], special: dict) ->
     return folder
 
 
+def added_spec(spec: TokenizerSpec) -> TokenizerSpec:
+    """The plain tokenizer with the tokens of `ADDED` besides."""
+    return spec.model_copy(update={"added": (*spec.added, *(Added(**one) for one in ADDED))})
+
+
+def golden_groups(tmp_path: Path, vocab: dict[str, int], merges: list[str]) -> list[tuple[str, dict, Tokenizer, dict]]:
+    """(name, what the manifest says, the tokenizer, what the model's folder says) of each group."""
+    found = []
+    for name, special in SPECIAL.items():
+        parts = read_tokenizer(write_folder(tmp_path / name, vocab, merges, special))
+        found.append((name, parts.spec(77), parts.load(), special))
+    parts = read_tokenizer(write_folder(tmp_path / "added", vocab, merges, {}))
+    spec = added_spec(parts.spec(77))
+    found.append(("added", spec, Tokenizer.make(parts.vocab, parts.merges, spec), {}))
+    return [(name, spec.model_dump(exclude_none=True), tokenizer, special) for name, spec, tokenizer, special in found]
+
+
 def golden_text(tmp_path: Path) -> str:
     """The golden file: JSON with one case a line, so that a diff shows the case."""
     vocab, merges = train(120)
     groups = []
-    for name, special in SPECIAL.items():
-        tokenizer = Tokenizer.load(write_folder(tmp_path / name, vocab, merges, special))
-        texts = make_texts() if name == "plain" else WRITTEN
+    for name, spec, tokenizer, special in golden_groups(tmp_path, vocab, merges):
+        texts = {"plain": make_texts(), "added": [*ADDED_TEXTS, *WRITTEN]}.get(name, WRITTEN)
         lines = []
         for i, text in enumerate(texts):
             length = (16, 24, 77)[2 if i % 40 == 0 else i % 2]
             case = {"text": text, "max_length": length, "ids": tokenizer.encode(text, length)}
             lines.append("      " + json.dumps(case))
-        head = f'    {{"name": "{name}", "special_tokens_map": {json.dumps(special)}, "cases": [\n'
+        said = f'"special_tokens_map": {json.dumps(special)},\n     "tokenizer": {json.dumps(spec)}'
+        head = f'    {{"name": "{name}", {said}, "cases": [\n'
         groups.append(head + ",\n".join(lines) + "\n    ]}")
     about = (
         "Ids as transformers' CLIPTokenizer(text, padding='max_length', truncation=True, max_length=...) gives "
-        "them. Written by EDGEDIFF_WRITE_GOLDEN=1 pytest tests/test_tokenizer.py"
+        "them; `tokenizer` is what a bundle's manifest says of it. Written by "
+        "EDGEDIFF_WRITE_GOLDEN=1 pytest tests/test_tokenizer.py"
     )
     head = [f'  "about": {json.dumps(about)}', f'  "vocab": {json.dumps(vocab)}', f'  "merges": {json.dumps(merges)}']
     return "{\n" + ",\n".join(head) + ',\n  "groups": [\n' + ",\n".join(groups) + "\n  ]\n}\n"
@@ -261,7 +308,7 @@ def test_ids_are_those_of_transformers(name: str, golden: dict, tmp_path: Path):
 
     group = next(group for group in golden["groups"] if group["name"] == name)
     folder = write_folder(tmp_path / "t", golden["vocab"], golden["merges"], group["special_tokens_map"])
-    theirs, ours = CLIPTokenizer.from_pretrained(folder), Tokenizer.load(folder)
+    theirs, ours = CLIPTokenizer.from_pretrained(folder), load_tokenizer(folder)
     assert len(group["cases"]) >= (500 if name == "plain" else 80)
     for case in group["cases"]:
         length = case["max_length"]
@@ -287,7 +334,7 @@ def test_added_tokens_of_tokenizer_config_are_read_as_transformers_reads_them(go
         "pad_token": "!",
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    theirs, ours = CLIPTokenizer.from_pretrained(folder), Tokenizer.load(folder)
+    theirs, ours = CLIPTokenizer.from_pretrained(folder), load_tokenizer(folder)
     assert ours.pad == 0
     for text in [*WRITTEN, "<|STARTOFTEXT|>a<|ENDOFTEXT|>!"]:
         expected = theirs(text, padding="max_length", truncation=True, max_length=20).input_ids
@@ -295,7 +342,7 @@ def test_added_tokens_of_tokenizer_config_are_read_as_transformers_reads_them(go
 
 
 def test_truncation_keeps_the_end_and_padding_fills_up(golden: dict, tmp_path: Path):
-    tokenizer = Tokenizer.load(write_folder(tmp_path / "t", golden["vocab"], golden["merges"], {}))
+    tokenizer = load_tokenizer(write_folder(tmp_path / "t", golden["vocab"], golden["merges"], {}))
     short, long = tokenizer.encode("a", 8), tokenizer.encode("the red heart " * 50, 8)
     assert (len(short), len(long)) == (8, 8)
     assert (short[0], short[2:]) == (tokenizer.begin, [tokenizer.end] * 6)
@@ -310,8 +357,8 @@ def test_truncation_keeps_the_end_and_padding_fills_up(golden: dict, tmp_path: P
 
 
 DAMAGE = {
-    "vocab missing": ("vocab.json", None, "there is no such file"),
-    "merges missing": ("merges.txt", None, "there is no such file"),
+    "vocab missing": ("vocab.json", None, "No such file"),
+    "merges missing": ("merges.txt", None, "No such file"),
     "vocab cut off": ("vocab.json", '{"a": 0, "b"', "is not JSON"),
     "vocab a list": ("vocab.json", "[1]", "holds a list; it must be a JSON object"),
     "vocab empty": ("vocab.json", "{}", "holds no tokens"),
@@ -334,7 +381,7 @@ def test_a_missing_or_damaged_file_is_named(name: str, golden: dict, tmp_path: P
     else:
         (folder / file).write_text(content, encoding="utf-8")
     with pytest.raises(ConfigError) as error:
-        Tokenizer.load(folder)
+        load_tokenizer(folder)
     assert message in str(error.value)
     assert str(folder) in str(error.value)
     assert file in str(error.value) or name == "pad unknown"
@@ -343,8 +390,8 @@ def test_a_missing_or_damaged_file_is_named(name: str, golden: dict, tmp_path: P
 def test_the_tokenizer_needs_neither_torch_nor_transformers(golden: dict, tmp_path: Path):
     folder = write_folder(tmp_path / "t", golden["vocab"], golden["merges"], {})
     code = (
-        "import sys; from edgediff.runtime.tokenizer import Tokenizer; "
-        f"Tokenizer.load({str(folder)!r}).encode('a heart', 8); "
+        "import sys; from edgediff.pipeline.tokenizers import load_tokenizer; "
+        f"load_tokenizer({str(folder)!r}).encode('a heart', 8); "
         "assert not {'torch', 'transformers', 'diffusers'} & set(sys.modules), 'heavy import'"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=GOLDEN.parent.parent.parent)
@@ -354,7 +401,7 @@ def test_the_tokenizer_needs_neither_torch_nor_transformers(golden: dict, tmp_pa
 def test_the_embedded_model_s_tokenizer_agrees_with_transformers():
     from transformers import CLIPTokenizer
 
-    theirs, ours = CLIPTokenizer.from_pretrained(EMBEDDED), Tokenizer.load(EMBEDDED)
+    theirs, ours = CLIPTokenizer.from_pretrained(EMBEDDED), load_tokenizer(EMBEDDED)
     for text in make_texts():
         expected = theirs(text, padding="max_length", truncation=True, max_length=24).input_ids
         assert ours.encode(text, 24) == expected, repr(text)

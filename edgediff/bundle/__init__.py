@@ -6,7 +6,7 @@ and SHA-256.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,12 +20,14 @@ from edgediff.bundle.writer import BundleWriter, check_output, update_manifest
 from edgediff.config import read_json
 from edgediff.documents.plan import Plan
 from edgediff.errors import did_you_mean
-from edgediff.runtime.manifest import Manifest
+from edgediff.runtime.evidence import Evidence, read_evidence
+from edgediff.runtime.manifest import Manifest, Program
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from edgediff.runtime import GenerationStep, Sound
+    from edgediff.runtime.engine import Array
     from edgediff.runtime.tokenizer import Tokenizer
 
 __all__ = [
@@ -56,6 +58,11 @@ class Bundle:
         with as_bundle_error():
             return read_json(self.path(self.manifest.plan), Plan)
 
+    @cached_property
+    def evidence(self) -> Evidence:
+        """What was found out about the bundle, read at first use. Raises BundleError (`evidence`)."""
+        return read_evidence(self.manifest.evidence, str(self.folder / MANIFEST))
+
     def path(self, relative: str) -> Path:
         """Where a listed file, or a folder of listed files, lies. Raises BundleError for any other."""
         names = [entry.path for entry in self.manifest.files]
@@ -64,53 +71,116 @@ class Bundle:
             raise broken("missing_file", str(self.folder), message)
         return self.folder / relative
 
-    def tokenizer(self) -> Tokenizer | None:
-        """The tokenizer; None when the program has no text stage."""
+    def tokenizers(self) -> Mapping[str, Tokenizer]:
+        """Every tokenizer by its name, loaded anew. Raises BundleError (`tokenizer`) for one that is damaged."""
         from edgediff.runtime.tokenizer import Tokenizer
 
-        stage = self.manifest.program.tokenize
-        return Tokenizer.load(self.path(stage.folder)) if stage else None
+        with as_bundle_error():
+            return {name: Tokenizer.load(self.folder, spec) for name, spec in self.manifest.tokenizers.items()}
 
-    def generate(self, prompt: str = "", **options: Any) -> Image | Sound:
-        """One picture, or one sound; the options are those of `runtime.generate`."""
+    def generate(
+        self,
+        prompt: str = "",
+        *,
+        negative_prompt: str = "",
+        seed: int = 0,
+        program: str | None = None,
+        noise: Array | None = None,
+        picture: Any = None,
+        mask: Any = None,
+        strength: float | None = None,
+        guidance: float | None = None,
+        backend: str | None = None,
+        threads: int | None = None,
+        progress: Callable[[GenerationStep], None] | None = None,
+    ) -> Image | Sound:
+        """One picture, or one sound: see `runtime.generate`."""
         from edgediff.runtime import generate
 
-        return generate(self, prompt, **options)
+        return generate(
+            self,
+            prompt,
+            negative_prompt=negative_prompt,
+            seed=seed,
+            program=program,
+            noise=noise,
+            picture=picture,
+            mask=mask,
+            strength=strength,
+            guidance=guidance,
+            backend=backend,
+            threads=threads,
+            progress=progress,
+        )
 
-    def generate_steps(self, prompt: str = "", **options: Any) -> Iterator[GenerationStep | Image | Sound]:
-        """Every step, then the picture or the sound; the options are those of `runtime.generate_steps`."""
+    def generate_steps(
+        self,
+        prompt: str = "",
+        *,
+        negative_prompt: str = "",
+        seed: int = 0,
+        program: str | None = None,
+        noise: Array | None = None,
+        picture: Any = None,
+        mask: Any = None,
+        strength: float | None = None,
+        guidance: float | None = None,
+        backend: str | None = None,
+        threads: int | None = None,
+    ) -> Iterator[GenerationStep | Image | Sound]:
+        """Every step, then the picture or the sound: see `runtime.generate_steps`. `noise` [1, *latent] is the standard
+        normal draw that the first latent is made from, before any scaling."""
         from edgediff.runtime import generate_steps
 
-        return generate_steps(self, prompt, **options)
+        return generate_steps(
+            self,
+            prompt,
+            negative_prompt=negative_prompt,
+            seed=seed,
+            program=program,
+            noise=noise,
+            picture=picture,
+            mask=mask,
+            strength=strength,
+            guidance=guidance,
+            backend=backend,
+            threads=threads,
+        )
 
     def __str__(self) -> str:
         """What is inside, in 80 columns."""
-        m, rows = self.manifest, self.manifest.program.rows
-        held = sum(row.graph is None for row in rows)
-        guided = sum(row.guidance is not None and row.graph is not None for row in rows)
-        counts = f"{held} held, {guided} guided ({m.program.mode})"
+        m = self.manifest
         lines = [
-            f"bundle     {m.name[:40]} ({m.kind}, schema {m.schema_version})",
+            f"bundle     {m.name[:40]} (makes {m.makes}, schema {m.schema_version})",
             f"files      {len(m.files)}, {format_size(sum(entry.bytes for entry in m.files))}",
             f"source     {m.source.model[:36]}, weights {m.source.weights[:12]}, {m.source.licence[:16]}",
-            f"program    {m.program.sampler}, {m.program.steps} steps in {len(rows)} rows: {counts}",
+            "",
+            f"{'program':<16}{'sampler':<14}{'steps':>5}{'rows':>6}{'held':>6}{'guided':>8}  takes",
+            *(_program_line(name, program, name == m.default) for name, program in m.programs.items()),
             "",
             f"{'graph':<20}{'rows':>5}{'GMACs':>10}{'M params':>10}  backends",
         ]
         for name, graph in m.graphs.items():
-            count = sum(row.graph == name for row in rows) or "-"
+            count = sum(row.graph == name for program in m.programs.values() for row in program.rows) or "-"
             sizes = f"{graph.macs / 1e9:>10.3f}{graph.parameters / 1e6:>10.2f}"
             lines.append(f"{name[:19]:<20}{count:>5}{sizes}  {' '.join(sorted(graph.artifacts))[:33]}")
         return "\n".join(lines)
 
 
+def _program_line(name: str, program: Program, is_default: bool) -> str:
+    """One program; the default one has a star."""
+    held = sum(row.graph is None for row in program.rows)
+    guided = sum(row.guidance is not None for row in program.rows)
+    shown = f"{name[:13]} *" if is_default else name[:15]
+    counts = f"{program.steps:>5}{len(program.rows):>6}{held:>6}{guided:>8}"
+    takes = ", ".join(word.replace("_prompt", "") for word in program.takes) or "nothing"
+    return f"{shown:<16}{program.sampler[:13]:<14}{counts}  {takes[:23]}"
+
+
 def open_bundle(folder: str | Path, *, verify: bool = True) -> Bundle:
     """Reads and checks a bundle. `verify=False` leaves out the SHA-256 of the files and nothing else.
 
-    Raises BundleError; its code is the rule that is broken: `not_a_bundle`, `syntax`, `version`,
-    `unknown_key`, `value`, those of `Manifest.check` (`graph`, `tensor`, `carry`, `carry_before_write`,
-    `history`, `file`), and of the files `path`, `link`, `file`, `pickle`, `missing_file`, `size`,
-    `unlisted`, `hash`.
+    Raises BundleError; its code is the rule that is broken: section 9 of `docs/format.md`.
     """
     manifest = check_folder(Path(folder), str(folder), verify)
     return Bundle(Path(folder).resolve(), manifest)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from edgediff.bundle.files import CHUNK, MANIFEST, copy_hashed, wrong_hash
-from edgediff.bundle.reader import check_folder, check_names
+from edgediff.bundle.reader import check_folder
 from edgediff.bundle.refusals import (
     already_exists,
     as_bundle_error,
@@ -116,7 +116,10 @@ def _check_entries(archive: zipfile.ZipFile, packed: int, shown: str) -> list[zi
     for name, following in pairwise(names):
         if name == following:
             raise broken("archive", shown, f"holds '{name}' twice; pack the bundle again")
-    check_names([name for name in names if name != MANIFEST], shown)
+    for name, following in pairwise(sorted(names, key=str.lower)):
+        if name.lower() == following.lower():
+            message = f"'{name}' and '{following}' are one file where case is ignored; rename one"
+            raise broken("path", shown, message)
     total = sum(info.file_size for info in infos)
     limits = (
         ("entries", len(archive.infolist()), ZIP_ENTRIES),

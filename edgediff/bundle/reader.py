@@ -10,11 +10,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from edgediff.bundle.document import read_document
 from edgediff.bundle.files import MANIFEST, check_files, check_hashes, not_a_file, scan_folder
 from edgediff.bundle.refusals import as_bundle_error, broken, format_size, reading
 from edgediff.config import describe_error
+from edgediff.runtime.document import read_document
 from edgediff.runtime.manifest import VERSION, Manifest, check_version
+from edgediff.runtime.tokenizer import Tokenizer
 
 MANIFEST_LIMIT = 16 << 20  # bytes; a thousand rows with four graphs are below 1 MB
 
@@ -27,6 +28,8 @@ def check_folder(folder: Path, shown: str, verify: bool) -> Manifest:
         check_files(manifest, folder, present, shown)
         if verify:
             check_hashes(manifest, folder, shown)
+        for spec in manifest.tokenizers.values():
+            Tokenizer.read(folder, spec)
     return manifest
 
 
@@ -58,7 +61,7 @@ def parse_manifest(data: bytes | str, where: str) -> Manifest:
         raise broken("version", where, f"schema_version must be a text like '{VERSION}', which every manifest states")
     check_version(version, where)
     try:
-        manifest = Manifest.model_validate_json(json.dumps(document), strict=True)
+        manifest = Manifest.model_validate_json(json.dumps(document), strict=True, by_alias=True, by_name=False)
     except ValidationError as error:
         refused = describe_error(error, Manifest, where=where)
         newer = version != VERSION and refused.code in ("unknown_key", "value")

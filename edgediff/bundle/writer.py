@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
 import signal
 import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import RootModel
 
 from edgediff.bundle.files import MANIFEST, copy_hashed, scan_folder
+from edgediff.bundle.lock import locked
 from edgediff.bundle.reader import MANIFEST_LIMIT, check_folder, parse_manifest, read_manifest
 from edgediff.bundle.refusals import (
     already_exists,
@@ -26,8 +29,10 @@ from edgediff.bundle.refusals import (
     printable,
     writing,
 )
-from edgediff.config import dump_json, parse, parse_json, read_text, write_text_atomic
+from edgediff.config import parse_json, read_text, write_text_atomic
 from edgediff.errors import BundleError, ConfigError, OutputError
+from edgediff.runtime.evidence import Comparison, Evidence, Parity, Quality, merge_evidence, read_evidence
+from edgediff.runtime.latency import LatencyTable
 from edgediff.runtime.manifest import FileEntry, Manifest
 
 if TYPE_CHECKING:
@@ -90,22 +95,27 @@ class BundleWriter:
         from edgediff.bundle import Bundle
 
         check_output(self.out, self.overwrite, self._shown)
-        aside = self.out.with_name(f".{self.out.name}.old-{secrets.token_hex(4)}")
         with writing(self._shown):
             for current, _, _ in os.walk(self.folder):
                 _fsync_folder(Path(current))
-            try:
-                if self.out.exists():
-                    os.rename(self.out, aside)
-                os.rename(self.folder, self.out)
-            finally:
-                if aside.exists() and not self.out.exists():
-                    os.rename(aside, self.out)
-                elif aside.exists():
-                    shutil.rmtree(aside, ignore_errors=True)
+            with locked(self.out):
+                self._swap()
             _fsync_folder(self.out.parent)
         manifest = check_folder(self.out, self._shown, verify=False)
         return Bundle(self.out.resolve(), manifest)
+
+    def _swap(self) -> None:
+        """Puts `folder` in the place of `out`, or leaves `out` as it was."""
+        aside = self.out.with_name(f".{self.out.name}.old-{secrets.token_hex(4)}")
+        try:
+            if self.out.exists():
+                os.rename(self.out, aside)
+            os.rename(self.folder, self.out)
+        finally:
+            if aside.exists() and not self.out.exists():
+                os.rename(aside, self.out)
+            elif aside.exists():
+                shutil.rmtree(aside, ignore_errors=True)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -161,7 +171,7 @@ def _why_not_ours(out: Path) -> str:
         data = parse_json(read_text(out / MANIFEST), RootModel[dict[str, Any]], where=str(out)).root
         listed = {entry["path"] for entry in data["files"]} | {MANIFEST}
         present = scan_folder(out, str(out))
-        known = {"schema_version", "graphs", "program"} <= set(data)
+        known = {"schema_version", "graphs"} <= set(data) and bool({"program", "programs"} & set(data))
     except (OSError, ConfigError, BundleError, KeyError, TypeError):
         return "is not an edgediff bundle"
     if not known:
@@ -170,29 +180,52 @@ def _why_not_ours(out: Path) -> str:
     return f"holds a file that is not the bundle's own ('{printable(others[0])}')" if others else ""
 
 
-def update_manifest(bundle: Bundle, **changes: Any) -> Bundle:
-    """Rewrites manifest.json, atomically, with `changes` (`parity=`, `profile=`) over what is on disk now.
+def update_manifest(
+    bundle: Bundle,
+    *,
+    parity: Parity | None = None,
+    quality: Mapping[str, Quality] | None = None,
+    comparison: Sequence[Comparison] = (),
+    profile: Mapping[str, LatencyTable] | None = None,
+) -> Bundle:
+    """Rewrites manifest.json, atomically, with this evidence over what is on disk now.
 
-    Raises BundleError for an unknown key or a bad value (the file then is as it was), OutputError.
+    Parity replaces what was there; quality and profile replace that of the same programs, a comparison that of the
+    same pair. The new file is written beside the bundle and renamed into it under a lock: a reader sees the old
+    manifest or the new one, and of two writers neither loses what the other wrote.
+    Raises BundleError (`value`) for a value that JSON has not, (`evidence`) for evidence there that is damaged,
+    OutputError; the file then is as it was.
     """
-    shown = str(bundle.folder)
-    with as_bundle_error():
-        current = read_manifest(bundle.folder, shown).model_dump(mode="json", by_alias=True)
-        manifest = parse({**current, **changes}, Manifest, where=f"{shown}/{MANIFEST}")
-        with writing(shown):
-            _write_manifest(bundle.folder, manifest, shown)
+    shown, where = str(bundle.folder), f"{bundle.folder}/{MANIFEST}"
+    new = Evidence(
+        parity=parity, quality=dict(quality or {}), comparison=tuple(comparison), profile=dict(profile or {})
+    )
+    with as_bundle_error(), writing(shown), locked(bundle.folder):
+        current = read_manifest(bundle.folder, shown)
+        merged = merge_evidence(read_evidence(current.evidence, where), new)
+        manifest = current.model_copy(update={"evidence": json.loads(merged.to_json())})
+        beside = bundle.folder.with_name(f".{bundle.folder.name}.manifest-{secrets.token_hex(4)}")
+        try:
+            write_text_atomic(beside, _checked_text(manifest, where))
+            os.replace(beside, bundle.folder / MANIFEST)
+        finally:
+            beside.unlink(missing_ok=True)
+        _fsync_folder(bundle.folder)
     return replace(bundle, manifest=manifest)
 
 
 def _write_manifest(folder: Path, manifest: Manifest, shown: str) -> None:
-    where = f"{shown}/{MANIFEST}"
+    write_text_atomic(folder / MANIFEST, _checked_text(manifest, f"{shown}/{MANIFEST}"))
+
+
+def _checked_text(manifest: Manifest, where: str) -> str:
+    """The manifest as text that a reader accepts."""
     try:
-        dump_json(manifest.model_dump(by_alias=True))  # pydantic would write NaN as null
         text = manifest.to_json()
     except ValueError as error:
         raise broken("value", where, f"holds a value that JSON has not: {error}") from error
     parse_manifest(text, where)
-    write_text_atomic(folder / MANIFEST, text)
+    return text
 
 
 def _exit_on_signal(number: int, frame: Any) -> None:

@@ -89,9 +89,9 @@ def generate_steps(
     if bundle.manifest.makes == "audio":
         yield session.sound(latent)
         return
-    pixels = session.decode(latent)
+    pixels, flagged = session.decode_judged(latent)
     made = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-    if session.is_flagged(latent):
+    if flagged:
         made.info["flagged"] = True
     yield made
 

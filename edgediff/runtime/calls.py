@@ -74,7 +74,7 @@ class Calls:
         else:
             negative = self._call(index, name, 1, 0, latent, timestep)
             positive = self._call(index, name, 1, 1, latent, timestep)
-        output = positive - negative
+        output: Array = positive - negative
         if self.held:
             self.differences.insert(0, output.copy())
             del self.differences[self.held :]

@@ -6,7 +6,7 @@ Section 3 of `docs/format.md` is the definition.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,12 +18,14 @@ from edgediff.runtime.manifest import Classes, Condition, Constant, Manifest, Pr
 
 RunOnce = Callable[[str, dict[str, Array], tuple[str, ...]], list[Array]]
 PER_ROW = ("latent", "timestep")  # what changes from row to row
+PICTURED = ("picture", "masked_picture", "mask")  # what comes from the caller's picture and mask
 
 
 class TextTokenizer(Protocol):
     """What `tokenizer.Tokenizer` offers."""
 
-    end: int
+    @property
+    def end(self) -> int: ...
 
     def encode(self, text: str, max_length: int) -> list[int]: ...
 
@@ -91,63 +93,69 @@ class Texts:
             self._outputs[encoder, text] = dict(zip(names, self.run(spec.graph, inputs, names), strict=True))
         return self._outputs[encoder, text][output]
 
-    def joined(self, condition: Text, text: str, *, negative: bool = False) -> Array:
+    def joined(self, condition: Text, text: str) -> Array:
         """The condition's value for one text."""
         parts = [self.output(one.encoder, one.output, text) for one in condition.outputs]
-        value = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
-        return np.zeros_like(value) if negative and not text and condition.empty == "zeros" else value
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a caller gives beside seed and scale: `embedded_guidance` None is the program's own."""
+
+    prompt: str = ""
+    negative_prompt: str = ""
+    pictures: Pictures = Pictures()
+    embedded_guidance: float | None = None
 
 
 def make_conditions(
-    manifest: Manifest,
-    program: Program,
-    texts: Texts,
-    prompt: str,
-    negative_prompt: str,
-    pictures: Pictures,
-    embedded_guidance: float | None = None,
+    manifest: Manifest, program: Program, texts: Texts, asked: Asked, leave_out: Container[str] = ()
 ) -> dict[str, Array]:
-    """Input name -> value, of all that stays the same in every row. Raises ConfigError for a prompt that is no class."""
+    """Input name -> value, of all that stays the same in every row, but for the names in `leave_out`. Raises
+    ConfigError for a prompt that is no class."""
     values: dict[str, Array] = {}
     for name, spec in read_inputs(manifest, program).items():
         condition = manifest.conditions[name]
-        if condition.source in PER_ROW:
+        if condition.source in PER_ROW or name in leave_out:
             continue
-        both = _sides(condition, spec, texts, prompt, negative_prompt)
-        if both is None:
-            both = _fed(condition, program, pictures, embedded_guidance)
-        values[name] = np.concatenate(both) if program.guides else both[1]
+        value = _prompt_side(condition, spec, program, texts, asked)
+        if program.guides:
+            value = np.concatenate([_empty_side(condition, value, texts, asked), value])
+        values[name] = value
     return values
 
 
-def _sides(
-    condition: Condition, spec: TensorSpec, texts: Texts, prompt: str, negative_prompt: str
-) -> tuple[Array, Array] | None:
-    """The empty and the prompt side of what depends on them."""
+def _prompt_side(condition: Condition, spec: TensorSpec, program: Program, texts: Texts, asked: Asked) -> Array:
+    """The value at batch 1, for the prompt."""
     if isinstance(condition, Text):
-        value = texts.joined(condition, prompt)
-        return texts.joined(condition, negative_prompt, negative=True), value
+        return texts.joined(condition, asked.prompt)
     if isinstance(condition, TextMask):
-        return texts.mask(condition.encoder, negative_prompt), texts.mask(condition.encoder, prompt)
+        return texts.mask(condition.encoder, asked.prompt)
     if isinstance(condition, Classes):
-        found = condition.find(prompt)
-        return np.array([found if condition.null is None else condition.null]), np.array([found])
+        return np.array([condition.find(asked.prompt)])
     if isinstance(condition, Constant):
-        empty = condition.values if condition.empty is None else condition.empty
-        shape = (1, *spec.sized(1)[1:])
-        return np.array(empty, np.float32).reshape(shape), np.array(condition.values, np.float32).reshape(shape)
-    return None
-
-
-def _fed(
-    condition: Condition, program: Program, pictures: Pictures, embedded_guidance: float | None
-) -> tuple[Array, Array]:
-    """What is the same on both sides."""
+        return np.array(condition.values, np.float32).reshape(1, *spec.sized(1)[1:])
     if condition.source == "guidance" and program.embedded_guidance is not None:
-        asked = program.embedded_guidance.scale if embedded_guidance is None else embedded_guidance
-        value: Array | None = np.array([asked], np.float32)
-    else:
-        by_source = {"picture": pictures.latent, "masked_picture": pictures.masked, "mask": pictures.mask}
-        value = by_source[condition.source]
+        own = program.embedded_guidance.scale
+        return np.array([own if asked.embedded_guidance is None else asked.embedded_guidance], np.float32)
+    found = asked.pictures
+    by_source = {"picture": found.latent, "masked_picture": found.masked, "mask": found.mask}
+    value = by_source[condition.source]
     assert value is not None, "rules 17 to 20 and the check of the caller's arguments see to it"
-    return value, value
+    return value
+
+
+def _empty_side(condition: Condition, prompt: Array, texts: Texts, asked: Asked) -> Array:
+    """The value at batch 1 for the negative prompt, or for no class; the prompt's own for what depends on neither."""
+    if isinstance(condition, Text):
+        if condition.empty == "zeros" and not asked.negative_prompt:
+            return np.zeros_like(prompt)
+        return texts.joined(condition, asked.negative_prompt)
+    if isinstance(condition, TextMask):
+        return texts.mask(condition.encoder, asked.negative_prompt)
+    if isinstance(condition, Classes) and condition.null is not None:
+        return np.array([condition.null])
+    if isinstance(condition, Constant) and condition.empty is not None:
+        return np.array(condition.empty, np.float32).reshape(prompt.shape)
+    return prompt

@@ -6,11 +6,15 @@ that the first fault in a document is the same one for every reader. What must h
 
 from __future__ import annotations
 
+import json
 import math
 import re
+from collections.abc import Sized
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
 
 from edgediff.config import Model
 from edgediff.errors import BundleError, ConfigError, did_you_mean
@@ -31,8 +35,30 @@ Takes = Literal["prompt", "negative_prompt", "picture", "mask"]
 
 NAME_LENGTH, PATH_LENGTH = 200, 400
 MAX_ELEMENTS, MAX_LATENT = 2**28, 2**24
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")  # and no others: what Unicode calls control grows with its versions
 _PATH = re.compile(r"[A-Za-z0-9._+\-/@]+")
+
+
+@dataclass(frozen=True)
+class Length:
+    """How many items a list has. Looked at after the items, which pydantic's own limits are not: the first fault in a
+    document is to be the same one for every reader."""
+
+    low: int
+    high: int
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        low = {"minItems": self.low} if self.low else {}
+        return {**handler(schema), **low, "maxItems": self.high}
+
+    def check(self, value: Sized) -> Sized:
+        if not self.low <= len(value) <= self.high:
+            wanted = f"{self.low} to {self.high}" if self.low else f"at most {self.high}"
+            raise ValueError(f"has {len(value)} items; {wanted} are allowed")
+        return value
 
 
 class PathError(ValueError):
@@ -63,7 +89,7 @@ Short = Annotated[str, Field(max_length=NAME_LENGTH)]
 Token = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH)]
 Dimension = Annotated[int, Field(ge=1, le=2**20)]
 Size = Dimension | Literal["batch"]
-Weights = Annotated[tuple[Number, ...], Field(min_length=1, max_length=64)]
+Weights = Annotated[tuple[Number, ...], Length(1, 64)]
 
 
 def _few_elements(shape: tuple[Size, ...]) -> tuple[Size, ...]:
@@ -74,7 +100,7 @@ def _few_elements(shape: tuple[Size, ...]) -> tuple[Size, ...]:
     return shape
 
 
-Shape = Annotated[tuple[Size, ...], Field(max_length=6), AfterValidator(_few_elements)]
+Shape = Annotated[tuple[Size, ...], Length(0, 6), AfterValidator(_few_elements)]
 
 
 def _small_latent(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -83,16 +109,14 @@ def _small_latent(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
-Latent = Annotated[
-    tuple[Annotated[int, Field(ge=1, le=2**16)], ...], Field(min_length=2, max_length=3), AfterValidator(_small_latent)
-]
+Latent = Annotated[tuple[Annotated[int, Field(ge=1, le=2**16)], ...], Length(2, 3), AfterValidator(_small_latent)]
 
 
 class Added(Model):
     """A token that is taken out of the text as it stands. Several `ids`: a textual inversion of several vectors."""
 
     content: Token
-    ids: Annotated[tuple[Annotated[int, Field(ge=0, le=2**24)], ...], Field(min_length=1, max_length=64)]
+    ids: Annotated[tuple[Annotated[int, Field(ge=0, le=2**24)], ...], Length(1, 64)]
     normalized: bool = False
     single_word: bool = False
     left_strip: bool = False
@@ -110,7 +134,7 @@ class TokenizerSpec(Model):
     end: Token
     pad: Token
     unknown: Token
-    added: Annotated[tuple[Added, ...], Field(max_length=4096)] = ()
+    added: Annotated[tuple[Added, ...], Length(0, 4096)] = ()
 
 
 class CarrySpec(Model):
@@ -149,8 +173,8 @@ class Artifact(Model):
     file: Path
     function: Short | None = None
     precision: Precision
-    data: Annotated[tuple[Path, ...], Field(max_length=64)] = ()
-    chunks: Annotated[tuple[Path, ...], Field(max_length=64)] = ()
+    data: Annotated[tuple[Path, ...], Length(0, 64)] = ()
+    chunks: Annotated[tuple[Path, ...], Length(0, 64)] = ()
     delegates: Annotated[dict[Name, Count], Field(max_length=512)] = {}
     outside: Annotated[dict[Name, Count], Field(max_length=512)] = {}
     memory_bytes: Count | None = None
@@ -166,8 +190,8 @@ class Graph(Model):
     """A typed function. `carries_in` and `carries_out` map carry names to its input and output names."""
 
     component: Name
-    inputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1, max_length=512)]
-    outputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1, max_length=512)]
+    inputs: Annotated[tuple[TensorSpec, ...], Length(1, 512)]
+    outputs: Annotated[tuple[TensorSpec, ...], Length(1, 512)]
     carries_in: Annotated[dict[Name, Name], Field(max_length=512)] = {}
     carries_out: Annotated[dict[Name, Name], Field(max_length=512)] = {}
     parameters: Count = 0
@@ -211,7 +235,7 @@ class Text(Model):
     """Outputs of encoders, joined along the last axis. `empty`: what an empty negative prompt becomes."""
 
     source: Literal["text"] = Field(default="text", alias="from")
-    outputs: Annotated[tuple[TextOutput, ...], Field(min_length=1, max_length=8)]
+    outputs: Annotated[tuple[TextOutput, ...], Length(1, 8)]
     empty: Literal["encode", "zeros"] = "encode"
 
 
@@ -228,7 +252,7 @@ class Classes(Model):
     source: Literal["class"] = Field(default="class", alias="from")
     count: int = Field(ge=1, le=2**20)
     null: Annotated[int, Field(ge=0, le=2**20)] | None = None
-    names: Annotated[tuple[str, ...], Field(max_length=2**20)] = ()
+    names: Annotated[tuple[str, ...], Length(0, 2**20)] = ()
 
     def find(self, prompt: str) -> int:
         """The class that a prompt is. Raises ConfigError for what is neither a name nor a number below `count`."""
@@ -246,8 +270,8 @@ class Constant(Model):
     """A vector that never changes, such as the sizes that SDXL is told; `empty` is the empty side's."""
 
     source: Literal["constant"] = Field(default="constant", alias="from")
-    values: Annotated[tuple[Number, ...], Field(min_length=1, max_length=4096)]
-    empty: Annotated[tuple[Number, ...], Field(min_length=1, max_length=4096)] | None = None
+    values: Annotated[tuple[Number, ...], Length(1, 4096)]
+    empty: Annotated[tuple[Number, ...], Length(1, 4096)] | None = None
 
 
 Condition = Annotated[Fed | Text | TextMask | Classes | Constant, Field(discriminator="source")]
@@ -273,7 +297,7 @@ class PictureEncoder(Model):
     deviation: Name | None = None
     scale: Number = 1.0
     shift: Number = 0.0
-    size: Annotated[tuple[Annotated[int, Field(ge=1, le=2**14)], ...], Field(min_length=2, max_length=2)]
+    size: Annotated[tuple[Annotated[int, Field(ge=1, le=2**14)], ...], Length(2, 2)]
 
 
 class Safety(Model):
@@ -285,7 +309,7 @@ class Safety(Model):
     threshold: Number
 
 
-Colour = Annotated[tuple[Number, ...], Field(min_length=3, max_length=3)]
+Colour = Annotated[tuple[Number, ...], Length(3, 3)]
 
 
 class Preview(Model):
@@ -294,7 +318,7 @@ class Preview(Model):
     graph: Name | None = None
     input: Name | None = None
     output: Name | None = None
-    weights: Annotated[tuple[Colour, ...], Field(min_length=1, max_length=64)] | None = None
+    weights: Annotated[tuple[Colour, ...], Length(1, 64)] | None = None
     bias: Colour | None = None
 
 
@@ -348,7 +372,7 @@ class ProgramRow(StepRow):
 class Program(Model):
     """What one picture is: how it starts, and one row per network call. All programs share graphs and weights."""
 
-    takes: Annotated[tuple[Takes, ...], Field(max_length=4)] = ()
+    takes: Annotated[tuple[Takes, ...], Length(0, 4)] = ()
     strength: Annotated[float, Field(gt=0, le=1)] | None = None
     latent: Latent
     init: Init
@@ -357,7 +381,7 @@ class Program(Model):
     mode: Mode
     guidance: Scale | None = None
     embedded_guidance: Scale | None = None
-    rows: Annotated[tuple[ProgramRow, ...], Field(min_length=1, max_length=10_000)]
+    rows: Annotated[tuple[ProgramRow, ...], Length(1, 10_000)]
 
     def table(self) -> StepTable:
         """The rows as a step table."""
@@ -430,7 +454,7 @@ class Manifest(Model):
     programs: Annotated[dict[Name, Program], Field(min_length=1, max_length=64)]
     default: Name
     plan: Path = "plan.json"
-    files: Annotated[tuple[FileEntry, ...], Field(min_length=1, max_length=65_536)]
+    files: Annotated[tuple[FileEntry, ...], Length(1, 65_536)]
     source: Source
     tools: Annotated[dict[Name, str], Field(max_length=64)] = {}
     evidence: dict[str, Any] = {}
@@ -447,6 +471,11 @@ class Manifest(Model):
             return "class-to-image"
         return "text-to-image" if "text" in sources else "unconditional-image"
 
+    def to_json(self) -> str:
+        """Canonical JSON, but that maps keep their order: that of a graph's artifacts is the order of preference."""
+        values = self.model_dump(by_alias=True, exclude_none=True)  # not pydantic's JSON, which writes NaN as null
+        return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
     def program(self, name: str | None = None) -> Program:
         """A program by name, the default for None. Raises ConfigError naming those that there are."""
         wanted = self.default if name is None else name
@@ -457,7 +486,7 @@ class Manifest(Model):
         return self.programs[wanted]
 
     def check(self, *, where: str = "manifest.json") -> None:
-        """States what must hold between keys (section 7). Raises BundleError with the code of the broken rule."""
+        """States what must hold between keys (section 7). Raises BundleError under the code of the broken rule."""
         from edgediff.runtime.rules import check_manifest
 
         check_manifest(self, where)

@@ -37,7 +37,7 @@ class PictureReader:
         pixels = None if picture is None else _pixels(picture, "picture", (*spec.size, 3))
         painted = None if mask is None else _pixels(mask, "mask", tuple(spec.size))
         if painted is not None and not (painted >= 128).any():
-            message = "is black all over, so nothing would be painted; white (128 and above) means paint here"
+            message = "is below 128 all over, so nothing would be painted; white (128 and above) means paint here"
             raise ConfigError(message, where="--mask", code="mask")
         values = None if pixels is None else (pixels.transpose(2, 0, 1) / np.float32(127.5) - 1).astype(np.float32)
         return values, None if painted is None else (painted >= 128).astype(np.float32)

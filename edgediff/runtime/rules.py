@@ -109,9 +109,11 @@ def _check_graphs(manifest: Manifest) -> None:
     """Rules 3 and 4."""
     for name, graph in manifest.graphs.items():
         for tensors in (graph.inputs, graph.outputs):
-            names = [tensor.name for tensor in tensors]
-            if twice := next((one for index, one in enumerate(names) if one in names[:index]), None):
+            if len({tensor.name for tensor in tensors}) < len(tensors):
+                names = [tensor.name for tensor in tensors]
+                twice = next(one for index, one in enumerate(names) if one in names[:index])
                 refuse("tensor", f"graph '{name}' has two tensors '{twice}' on one side")
+    for name, graph in manifest.graphs.items():
         for carries, tensors in ((graph.carries_in, graph.inputs), (graph.carries_out, graph.outputs)):
             _check_carries(manifest.carries, name, carries, tensors)
 
@@ -120,10 +122,11 @@ def _check_carries(
     known: Mapping[str, CarrySpec], name: str, carries: Mapping[str, str], tensors: Sequence[TensorSpec]
 ) -> None:
     used: set[str] = set()
+    by_name = {tensor.name: tensor for tensor in tensors}
     for carry, tensor in carries.items():
         if carry not in known:
-            refuse("carry", f"graph '{name}' uses unknown carry '{carry}'")
-        spec = find_named(name, tensors, tensor)
+            refuse("carry", f"graph '{name}' uses unknown carry '{carry}'{did_you_mean(carry, known)}")
+        spec = by_name.get(tensor) or find_named(name, tensors, tensor)
         if (spec.dtype, spec.shape) != (known[carry].dtype, known[carry].shape):
             refuse("carry", f"carry '{carry}' and tensor '{tensor}' of graph '{name}' differ in type or shape")
         if tensor in used:
@@ -194,8 +197,10 @@ def _check_conditions(manifest: Manifest) -> None:
         elif isinstance(condition, Classes):
             if condition.null is not None and condition.null > condition.count:
                 refuse("condition", f"'{name}': null = {condition.null} is above count = {condition.count}")
-            if condition.names and len(set(condition.names)) != condition.count:
-                refuse("condition", f"'{name}' has {len(set(condition.names))} names for {condition.count} classes")
+            names = condition.names
+            if names and not len(set(names)) == len(names) == condition.count:
+                given = f"{len(names)} names, {len(set(names))} of them different"
+                refuse("condition", f"'{name}' has {given}, for {condition.count} classes")
 
 
 def _encoder(manifest: Manifest, name: str, encoder: str) -> str:
@@ -214,7 +219,10 @@ def _check_stages(manifest: Manifest) -> None:
     elif (decoder.graph, decoder.input, decoder.output) != (None, None, None):
         refuse("decoder", "the decoder has a graph, its input and its output, or none of them")
     if (manifest.makes == "audio") != (decoder.sample_rate is not None):
-        refuse("decoder", f"a bundle that makes '{manifest.makes}' {'needs' if result else 'has'} another sample_rate")
+        what = (
+            "needs the decoder's sample_rate" if manifest.makes == "audio" else "has no sample_rate: that is of sound"
+        )
+        refuse("decoder", f"a bundle that makes '{manifest.makes}' {what}")
     picture, safety, preview = manifest.picture, manifest.safety, manifest.preview
     ends: list[TensorSpec] = []
     if picture is not None:
@@ -260,6 +268,7 @@ class ProgramRules:
     def __init__(self, manifest: Manifest, program: Program) -> None:
         self.manifest, self.program = manifest, program
         self.conditions: dict[str, Condition] = {}  # those that this program's graphs read
+        self.guided = {row.graph for row in program.rows if row.guidance is not None}
 
     def check(self) -> None:
         self.check_graphs()
@@ -298,9 +307,7 @@ class ProgramRules:
 
     def check_shapes(self, name: str, graph: Graph) -> None:
         """Rule 15."""
-        both = self.program.mode == "batched" and any(
-            row.graph == name and row.guidance is not None for row in self.program.rows
-        )
+        both = self.program.mode == "batched" and name in self.guided
         for spec in graph.free_inputs():
             condition = self.manifest.conditions[spec.name]
             if not self.fits(spec, condition):
@@ -324,7 +331,7 @@ class ProgramRules:
     def fits(self, spec: TensorSpec, condition: Condition) -> bool:
         """Whether a tensor has the type and shape of what its condition gives."""
         source, shape = condition.source, spec.shape
-        if not shape or shape[0] not in (1, BATCH):
+        if shape[:1] not in ((1,), (BATCH,)) or BATCH in shape[1:]:
             return False
         if source == "class":
             return spec.dtype == "int64" and len(shape) == 1
@@ -342,7 +349,10 @@ class ProgramRules:
         sizes = self.program.latent[1:]
         if source == "mask":
             return shape[1:] == (1, *sizes)
-        return self.is_latent(shape) if source == "latent" else len(shape) > 2 and shape[2:] == sizes
+        if source == "latent":
+            return self.is_latent(shape)
+        mean = self.mean()
+        return len(shape) > 2 and shape[2:] == sizes and (mean is None or shape[1:] == mean.shape[1:])
 
     def length(self, condition: Condition) -> int:
         assert isinstance(condition, TextMask)
@@ -366,6 +376,13 @@ class ProgramRules:
             return None
         return (*shapes[0][:-1], sum(int(shape[-1]) for shape in shapes))
 
+    def mean(self) -> TensorSpec | None:
+        """What the encoder of pictures puts out; None where there is none (rule 18)."""
+        picture = self.manifest.picture
+        if picture is None:
+            return None
+        return find_named(picture.graph, self.manifest.graphs[picture.graph].outputs, picture.mean)
+
     def is_latent(self, shape: Shape) -> bool:
         return shape[:1] in ((1,), (BATCH,)) and shape[1:] == self.program.latent
 
@@ -382,6 +399,24 @@ class ProgramRules:
             refuse("shape", f"what is decoded is {_text(result)}; a picture has 1 or 3 channels, height and width")
         if self.manifest.makes == "audio" and len(result) != 2:
             refuse("shape", f"what is decoded is {_text(result)}; a sound has channels and samples")
+        self.check_preview()
+
+    def check_preview(self) -> None:
+        """The end of rule 16."""
+        preview = self.manifest.preview
+        if preview is None:
+            return
+        if preview.graph is not None and preview.input is not None and preview.output is not None:
+            graph = self.manifest.graphs[preview.graph]
+            read = find_named(preview.graph, graph.inputs, preview.input)
+            made = find_named(preview.graph, graph.outputs, preview.output).shape
+            if read.dtype not in FLOATS or not self.is_latent(read.shape):
+                refuse("shape", f"the preview reads {_text(read.shape)}; the latent is {list(self.program.latent)}")
+            if len(made) != 4 or made[1] not in (1, 3):
+                refuse("shape", f"the preview puts out {_text(made)}; a picture has 1 or 3 channels, height and width")
+        elif len(self.program.latent) != 3 or len(preview.weights or ()) != self.program.latent[0]:
+            given, latent = len(preview.weights or ()), list(self.program.latent)
+            refuse("shape", f"the preview has weights for {given} channels; the latent is {latent}")
 
     def check_takes(self) -> None:
         """Rules 17 and 18."""
@@ -402,14 +437,12 @@ class ProgramRules:
             refuse("takes", "takes a negative_prompt, which only a guided row with a text can use")
         if "picture" not in program.takes and "mask" not in program.takes:
             return
-        picture = self.manifest.picture
-        if picture is None:
+        mean = self.mean()
+        if mean is None:
             refuse("takes", "takes a picture or a mask, but the bundle has no encoder of pictures")
-        mean = find_named(picture.graph, self.manifest.graphs[picture.graph].outputs, picture.mean)
-        fed = [name for name, one in self.conditions.items() if one.source in ("picture", "masked_picture")]
-        shapes = [s.shape[1:] for g in program.graphs() for s in self.manifest.graphs[g].inputs if s.name in fed]
-        if (adds and not self.is_latent(mean.shape)) or any(shape != mean.shape[1:] for shape in shapes):
-            refuse("shape", f"the encoder of pictures puts out {_text(mean.shape)}, which does not meet the latent")
+        if adds and not self.is_latent(mean.shape):
+            latent = list(program.latent)
+            refuse("shape", f"the encoder of pictures puts out {_text(mean.shape)}; the latent is {latent}")
 
     def check_guidance(self) -> None:
         """Rules 19 and 20."""
@@ -451,7 +484,7 @@ class ProgramRules:
 
     def check_carries(self) -> None:
         """Rule 22."""
-        written: dict[str, list[bool]] = {}
+        written: dict[str, list[bool]] = {}  # carry -> of each value, oldest first, whether a guided row wrote it
         for index, row in enumerate(self.program.rows):
             if row.graph is None:
                 continue
@@ -466,10 +499,11 @@ class ProgramRules:
                     refuse(
                         "carry_before_write", f"row {index} ('{row.graph}') reads carry '{carry}' before it is written"
                     )
-                if guided and not all(written[carry][: len(row.mix.get(carry, (1.0,)))]):
+                read = len(row.mix.get(carry, (1.0,)))
+                if guided and not all(written[carry][-read:]):
                     refuse("carry", f"row {index} is guided, but carry '{carry}' was written without guidance")
             for carry in graph.carries_out:
-                written.setdefault(carry, []).insert(0, guided)
+                written.setdefault(carry, []).append(guided)
 
     def check_history(self) -> None:
         """Rule 23."""

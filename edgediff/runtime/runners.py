@@ -20,12 +20,8 @@ def used_graphs(manifest: Manifest, program: str | None = None) -> tuple[tuple[s
     if manifest.picture is not None and "picture" in chosen.takes:
         found.append((manifest.picture.graph, 1))
     found += list(chosen.calls())
-    ends = [
-        manifest.decoder.graph,
-        manifest.safety and manifest.safety.graph,
-        manifest.preview and manifest.preview.graph,
-    ]
-    found += [(graph, 1) for graph in ends if graph is not None]
+    ends = (manifest.decoder, manifest.safety, manifest.preview)
+    found += [(end.graph, 1) for end in ends if end is not None and end.graph is not None]
     return tuple(dict.fromkeys(found))
 
 

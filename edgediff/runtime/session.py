@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,7 +11,16 @@ import numpy as np
 
 from edgediff.errors import BundleError, ConfigError
 from edgediff.runtime.calls import BadCall, Calls, check_finite, find_tensor, pick_output
-from edgediff.runtime.conditions import PER_ROW, Pictures, Texts, TextTokenizer, make_conditions, read_inputs
+from edgediff.runtime.conditions import (
+    PER_ROW,
+    PICTURED,
+    Asked,
+    Pictures,
+    Texts,
+    TextTokenizer,
+    make_conditions,
+    read_inputs,
+)
 from edgediff.runtime.engine import Array, Runner
 from edgediff.runtime.manifest import Manifest, Scale
 from edgediff.runtime.pictures import PictureReader
@@ -101,10 +110,11 @@ class Session:
         return self.program.guides
 
     def embed(self, prompt: str, negative_prompt: str = "", *, guidance: float | None = None) -> dict[str, Array]:
-        """What the rows read of texts, classes and constants, by input name: two rows in the order empty side, prompt
+        """What the rows read beside the picture and the mask, by input name: two rows in the order empty side, prompt
         side; one where no row guides. Raises ConfigError for texts that the program does not take."""
         self._check_texts(prompt, negative_prompt)
-        return self._given(prompt, negative_prompt, None, Pictures(), guidance)
+        pictured = [name for name, one in self.manifest.conditions.items() if one.source in PICTURED]
+        return self._conditions(Asked(prompt, negative_prompt, embedded_guidance=self._embedded(guidance)), pictured)
 
     def steps(
         self,
@@ -123,9 +133,9 @@ class Session:
 
         `noise` [1, *latent] stands in for the standard normal draw of x_0, `latent` for x_0 itself; later noise
         is what it would have been. `picture` [H, W, 3] and `mask` [H, W] are uint8. `guidance` is the scale, within the
-        program's range. `given` (as `embed` returns it) stands in for the prompts. Arguments are checked, and the
-        texts encoded, at the call. Raises ConfigError (under the argument's name), BackendError (`non_finite`,
-        `output`).
+        program's range. `given` (as `embed` returns it) stands in for what the prompts would give. Arguments are
+        checked, and the texts encoded, at the call. Raises ConfigError (under the argument's name), BackendError
+        (`non_finite`, `output`).
         """
         rng = Rng(_checked_seed(seed), self.manifest.rng)
         shape = (1, *self.program.latent)
@@ -136,9 +146,11 @@ class Session:
             self._check_texts(prompt, negative_prompt)
         scale = self._asked(guidance)
         pixels, painted = self._pictures.check(picture, mask)
-        drawn = _Drawn(rng, shape, noise)
+        given = {name: self._checked(name, value) for name, value in (given or {}).items()}
+        drawn = _Drawn(rng, shape, noise, self._starts_from_noise())
         pictures = self._pictures.read(pixels, painted, drawn.next, drawn.first)
-        values = self._given(prompt, negative_prompt, given, pictures, scale)
+        asked = Asked(prompt, negative_prompt, pictures, self._embedded(scale))
+        values = {**self._conditions(asked, given), **given}
         init = self.program.init
         start = drawn.noise * np.float32(init.noise)
         if init.picture and pictures.latent is not None:
@@ -148,9 +160,15 @@ class Session:
 
     def decode(self, latent: Array) -> Array:
         """uint8 [height, width, channels] of a latent [1, *latent]: round((x / 2 + 1/2) * 255), clamped."""
-        if self.manifest.makes == "audio":
-            raise BundleError("makes sound, which is not decoded to a picture; ask for `sound`", code="kind")
-        return _pixels(self._decoded(latent))
+        return _pixels(self._picture(latent))
+
+    def decode_judged(self, latent: Array) -> tuple[Array, bool]:
+        """What `decode` returns, and whether the bundle's safety checker marks it; False where it has none."""
+        values, safety = self._picture(latent), self.manifest.safety
+        if safety is None:
+            return _pixels(values), False
+        (found,) = self._once(safety.graph, {safety.input: values}, (safety.output,))
+        return _pixels(values), bool((found > safety.threshold).any())
 
     def sound(self, latent: Array) -> Sound:
         """The sound of a latent [1, channels, samples], 16 bit. Raises BundleError for a bundle of pictures."""
@@ -163,14 +181,6 @@ class Session:
         """What the bundle makes, as whole numbers: the picture's uint8, or the sound's int16 [samples, channels]."""
         return self.sound(latent).samples if self.manifest.makes == "audio" else self.decode(latent)
 
-    def is_flagged(self, latent: Array) -> bool:
-        """Whether the bundle's safety checker marks the picture of a latent; False where it has none."""
-        safety = self.manifest.safety
-        if safety is None:
-            return False
-        (value,) = self._once(safety.graph, {safety.input: self._decoded(latent)}, (safety.output,))
-        return bool((value > safety.threshold).any())
-
     def preview(self, latent: Array) -> Array:
         """uint8 [height, width, channels] of a latent on its way, by the bundle's preview, else by its decoder."""
         spec = self.manifest.preview
@@ -178,8 +188,12 @@ class Session:
             return self.decode(latent)
         if spec.graph is not None and spec.input is not None and spec.output is not None:
             return _pixels(self._once(spec.graph, {spec.input: latent}, (spec.output,))[0])
-        weights, bias = np.array(spec.weights, np.float32), np.array(spec.bias, np.float32)
-        return _pixels(np.einsum("nchw,cd->ndhw", latent, weights) + bias[:, None, None])
+        return _pixels(_weighed(latent, np.array(spec.weights, np.float32), np.array(spec.bias, np.float32)))
+
+    def _picture(self, latent: Array) -> Array:
+        if self.manifest.makes == "audio":
+            raise BundleError("makes sound, which is not decoded to a picture; ask for `sound`", code="kind")
+        return self._decoded(latent)
 
     def _decoded(self, latent: Array) -> Array:
         """Values in about [-1, 1], `[1, ...]`."""
@@ -200,8 +214,12 @@ class Session:
             raise error.named(f"graph '{graph}'") from None
 
     def _check_texts(self, prompt: str, negative_prompt: str) -> None:
-        """Refuses texts that would have no effect."""
+        """Refuses what is no text, and texts that would have no effect."""
         takes = self.program.takes
+        for code, text in (("prompt", prompt), ("negative_prompt", negative_prompt)):
+            if not isinstance(text, str):
+                message = f"a prompt is one text, not {type(text).__name__} ({text!r:.60})"
+                raise ConfigError(message, where=f"--{code.replace('_', '-')}", code=code)
         if prompt and "prompt" not in takes:
             raise ConfigError("this program takes no prompt; leave it empty", code="prompt")
         if negative_prompt and "negative_prompt" not in takes:
@@ -214,24 +232,23 @@ class Session:
         if guidance is None:
             return None
         own = self.program.guidance or self.program.embedded_guidance
-        if own is None or not own.low <= guidance <= own.high:
-            raise ConfigError(
-                f"guidance {guidance:g}: this program {_range_text(own)}", where="--guidance", code="guidance"
-            )
+        number = isinstance(guidance, int | float) and not isinstance(guidance, bool)
+        if not number or own is None or not own.low <= guidance <= own.high:
+            message = f"guidance {guidance!r:.40}: this program {_range_text(own)}"
+            raise ConfigError(message, where="--guidance", code="guidance")
         return guidance
 
-    def _given(
-        self,
-        prompt: str,
-        negative_prompt: str,
-        given: Mapping[str, Array] | None,
-        pictures: Pictures,
-        guidance: float | None,
-    ) -> dict[str, Array]:
+    def _embedded(self, guidance: float | None) -> float | None:
+        """The asked scale, where it is the embedded one that a caller may ask for."""
+        return guidance if self.program.guidance is None else None
+
+    def _starts_from_noise(self) -> bool:
+        blends = (row.blend for row in self.program.rows if row.blend is not None)
+        return self.program.init.noise != 0 or any(blend.noise != 0 for blend in blends)
+
+    def _conditions(self, asked: Asked, leave_out: Container[str]) -> dict[str, Array]:
         texts = Texts(self.manifest, self.tokenizers, self._once)
-        if given is None:
-            return make_conditions(self.manifest, self.program, texts, prompt, negative_prompt, pictures, guidance)
-        return {name: self._checked(name, value) for name, value in given.items()}
+        return make_conditions(self.manifest, self.program, texts, asked, leave_out)
 
     def _checked(self, name: str, value: Array) -> Array:
         specs = read_inputs(self.manifest, self.program)
@@ -267,18 +284,21 @@ class Session:
 class _Drawn:
     """The stream of noise of one picture, x_0's draw in its place."""
 
-    def __init__(self, rng: Rng, shape: tuple[int, ...], noise: Array | None) -> None:
-        self._rng, self._shape = rng, shape
+    def __init__(self, rng: Rng, shape: tuple[int, ...], noise: Array | None, needed: bool) -> None:
+        self._rng, self._shape, self._needed = rng, shape, needed
         self._given = None if noise is None else np.asarray(noise, np.float32)
-        self.noise = np.zeros(0, np.float32)
+        self.noise = np.zeros(shape, np.float32)
 
     def next(self) -> Array:
         """The next draw of the latent's shape."""
         return np.asarray(self._rng.normal(self._shape), np.float32)
 
     def first(self) -> None:
-        """Draws x_0's, or takes what was given: then the stream goes on without it."""
-        self.noise = self.next() if self._given is None else self._given
+        """Draws x_0's where it is needed, or takes what was given: then the stream goes on without it."""
+        if self._given is not None:
+            self.noise = self._given
+        elif self._needed:
+            self.noise = self.next()
 
 
 def open_session(
@@ -299,6 +319,15 @@ def _pixels(value: Array) -> Array:
     pixels = value[0].transpose(1, 2, 0).astype(np.float32)
     image: Array = np.rint((pixels * 0.5 + 0.5).clip(0.0, 1.0) * 255.0).astype(np.uint8)
     return image
+
+
+def _weighed(latent: Array, weights: Array, bias: Array) -> Array:
+    """[1, 3, h, w]: sum_c weights[c] x[c] + bias, from left to right as every reader adds."""
+    total = np.zeros((1, 3, *latent.shape[2:]), np.float32)
+    for channel, weight in enumerate(weights):
+        total += latent[:, channel : channel + 1] * weight[:, None, None]
+    value: Array = total + bias[:, None, None]
+    return value
 
 
 def _range_text(scale: Scale | None) -> str:

@@ -19,10 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import RootModel
-
-from edgediff.config import parse_json, read_text
-from edgediff.errors import ConfigError
+from edgediff.errors import BundleError, ConfigError
+from edgediff.runtime.document import read_document
 from edgediff.runtime.manifest import Added, TokenizerSpec
 
 MAX_ID = 2**24
@@ -40,32 +38,34 @@ class Tokenizer:
     pad: int
     vocab_size: int
     _bpe: Any = field(repr=False)
-    _ids: Mapping[int, tuple[int, ...]] = field(repr=False)  # of added tokens, by the id that the pipeline gives them
+    _ids: Sequence[tuple[int, ...]] = field(repr=False)  # by the number that the pipeline gives a token
 
     @classmethod
     def load(cls, folder: Path, spec: TokenizerSpec) -> Tokenizer:
-        """Reads a bundle's tokenizer. Raises ConfigError (`tokenizer`), naming the file, for one that is damaged."""
+        """A bundle's tokenizer. Raises ConfigError (`tokenizer`), naming the file, for one that is damaged."""
+        vocab, merges = cls.read(folder, spec)
+        return cls.make(vocab, merges, spec, where=str(folder / spec.vocab))
+
+    @staticmethod
+    def read(folder: Path, spec: TokenizerSpec) -> tuple[dict[str, int], list[tuple[str, str]]]:
+        """Vocabulary and merges, checked, without making a tokenizer of them. Raises ConfigError as `load` does."""
         vocab = read_vocab(folder / spec.vocab)
         merges = read_merges(folder / spec.merges, vocab)
-        return cls.make(vocab, merges, spec, where=str(folder / spec.vocab))
+        _name_tokens(vocab, spec, str(folder / spec.vocab))
+        return vocab, merges
 
     @classmethod
     def make(cls, vocab: Mapping[str, int], merges: Merges, spec: TokenizerSpec, *, where: str = "") -> Tokenizer:
         """The tokenizer of a vocabulary, its merges, and what the manifest says. Raises ConfigError (`tokenizer`) for a
         token that is neither in the vocabulary nor added."""
-        added = {token.content: token.ids for token in spec.added}
-        named = {}
-        for key in ("begin", "end", "pad", "unknown"):
-            token = getattr(spec, key)
-            ids = added.get(token) or ((vocab[token],) if token in vocab else ())
-            if len(ids) != 1:
-                raise _damaged(f"{key} '{token}' is no one token of this vocabulary, nor added to it", where)
-            named[key] = ids[0]
-        if spec.unknown not in vocab:
-            raise _damaged(f"unknown '{spec.unknown}' is not in this vocabulary", where)
-        bpe = _build(vocab, merges, spec.unknown, spec.added)
-        ids_by_token = {bpe.token_to_id(content): ids for content, ids in added.items()}
-        return cls(named["begin"], named["end"], named["pad"], len(vocab), bpe, ids_by_token)
+        named = _name_tokens(vocab, spec, where)
+        numbers = {token: number for number, token in enumerate(vocab)}  # ids may have gaps, the pipeline's have none
+        bpe = _build(numbers, merges, spec.unknown, spec.added)
+        ids: list[tuple[int, ...]] = [(index,) for index in vocab.values()]
+        ids += [()] * (bpe.get_vocab_size() - len(ids))
+        for token in spec.added:
+            ids[bpe.token_to_id(token.content)] = token.ids
+        return cls(named["begin"], named["end"], named["pad"], len(vocab), bpe, ids)
 
     def encode(self, text: str, max_length: int) -> list[int]:
         """`max_length` ids: begin, the text (cut where it is too long), end, padding.
@@ -81,11 +81,25 @@ class Tokenizer:
             text.encode()
         except UnicodeEncodeError as error:
             raise ConfigError(
-                f"the prompt has half a surrogate pair at character {error.start}; pass valid Unicode", code="text"
+                f"the prompt has half a surrogate pair at character {error.start}; pass valid Unicode", code="prompt"
             ) from error
         found = self._bpe.encode(text, add_special_tokens=False).ids
-        ids = [index for one in found for index in self._ids.get(one, (one,))][: max_length - 2]
+        ids = [index for number in found for index in self._ids[number]][: max_length - 2]
         return [self.begin, *ids, self.end] + [self.pad] * (max_length - 2 - len(ids))
+
+
+def _name_tokens(vocab: Mapping[str, int], spec: TokenizerSpec, where: str) -> dict[str, int]:
+    """The ids of `begin`, `end` and `pad`. Raises ConfigError (`tokenizer`)."""
+    added, named = {token.content: token.ids for token in spec.added}, {}
+    for key in ("begin", "end", "pad"):
+        token = getattr(spec, key)
+        ids = added.get(token) or ((vocab[token],) if token in vocab else ())
+        if len(ids) != 1:
+            raise _damaged(f"{key} '{token}' is no one token of this vocabulary, nor added to it", where)
+        named[key] = ids[0]
+    if spec.unknown not in vocab:
+        raise _damaged(f"unknown '{spec.unknown}' is not in this vocabulary", where)
+    return named
 
 
 def _build(vocab: Mapping[str, int], merges: Merges, unknown: str, added: Sequence[Added]) -> Any:
@@ -94,7 +108,8 @@ def _build(vocab: Mapping[str, int], merges: Merges, unknown: str, added: Sequen
     from tokenizers import Tokenizer as Pipeline
     from tokenizers.models import BPE
 
-    model = BPE(vocab=dict(vocab), merges=list(merges), end_of_word_suffix="</w>", fuse_unk=False, unk_token=unknown)
+    pairs = list(dict.fromkeys(merges))  # where one stands twice, the first counts
+    model = BPE(vocab=dict(vocab), merges=pairs, end_of_word_suffix="</w>", fuse_unk=False, unk_token=unknown)
     bpe = Pipeline(model)
     bpe.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
@@ -122,21 +137,22 @@ def _build(vocab: Mapping[str, int], merges: Merges, unknown: str, added: Sequen
 
 
 def read_vocab(path: Path) -> dict[str, int]:
-    """Token -> id. Raises ConfigError (`tokenizer`)."""
+    """Token -> id, within the limits that all JSON of a bundle has. Raises ConfigError (`tokenizer`)."""
     try:
-        vocab = parse_json(read_text(path), RootModel[dict[str, Any]], where=str(path)).root
-    except ConfigError as error:
+        vocab = read_document(path.read_bytes(), str(path))
+    except OSError as error:
+        raise _damaged(f"cannot be read: {error.strerror}", str(path)) from error
+    except BundleError as error:
         raise _damaged(error.message, str(path)) from error
-    if not vocab:
-        raise _damaged("holds no tokens; it must map each token to its id", str(path))
+    if not isinstance(vocab, dict) or not vocab:
+        kind = "no tokens" if isinstance(vocab, dict) else f"a {type(vocab).__name__}"
+        raise _damaged(f"holds {kind}; it must be a JSON object that maps each token to its id", str(path))
     for token, index in vocab.items():
         if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index <= MAX_ID:
             raise _damaged(f"token '{token}' has id {index!r:.40}; ids are whole numbers from 0 to {MAX_ID}", str(path))
-        if any(0xD800 <= ord(letter) <= 0xDFFF for letter in token):
-            raise _damaged(f"token {token!r:.40} has half a surrogate pair; a token is valid Unicode", str(path))
     if len(set(vocab.values())) != len(vocab):
         raise _damaged("two tokens have the same id; every token needs its own", str(path))
-    return vocab
+    return dict(vocab)
 
 
 def read_merges(path: Path, vocab: Mapping[str, int], *, windows: bool = False) -> list[tuple[str, str]]:
@@ -144,15 +160,15 @@ def read_merges(path: Path, vocab: Mapping[str, int], *, windows: bool = False) 
     an end of line too, which a model's own file may have and a bundle's may not. Raises ConfigError (`tokenizer`)."""
     try:
         text = path.read_bytes().decode("utf-8")  # read_text would take a lone CR for the end of a line
-    except (OSError, UnicodeDecodeError) as error:
-        raise _damaged(f"cannot be read as UTF-8 text: {error}", str(path)) from error
+    except OSError as error:
+        raise _damaged(f"cannot be read: {error.strerror}", str(path)) from error
+    except UnicodeDecodeError as error:
+        raise _damaged(f"is not UTF-8 (byte {error.start})", str(path)) from error
     text = text.replace("\r\n", "\n") if windows else text
     merges = []
-    for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
-        if not line or (number == 1 and line.startswith("#version")):
-            if line or number == 1:
-                continue
-            raise _damaged(f"line {number} is empty; it must be two tokens and one space", str(path))
+    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], start=1):
+        if number == 1 and line.startswith("#version"):
+            continue
         first, _, second = line.partition(" ")
         if not first or not second or " " in second:
             raise _damaged(f"line {number} is '{line[:40]}'; it must be two tokens and one space", str(path))

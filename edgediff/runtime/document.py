@@ -1,4 +1,4 @@
-"""The text of a manifest: step 2 of reading (`docs/format.md`, section 2). Every fault is `syntax`."""
+"""JSON as strictly as the format reads it: step 2 of reading (`docs/format.md`, section 2). Every fault is `syntax`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import math
 import re
 from typing import Any, NoReturn
 
-from edgediff.bundle.refusals import broken
+from edgediff.errors import BundleError
 
 DEPTH, NUMBER_LENGTH, TEXT_LENGTH = 32, 40, 65_536
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
+_QUOTED = re.compile(r'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # a text, or what is left where its end is missing
+_ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_BRACKET = re.compile(r"[\[\]{}]")
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -33,33 +36,22 @@ def read_document(data: bytes, where: str) -> Any:
         )
     except ValueError as error:
         _refuse(where, f"is not JSON: {error}")
-    _check_texts(value, where)
+    if len(text) > TEXT_LENGTH or _ESCAPED_SURROGATE.search(text):  # else no text can break its rules
+        _check_texts(value, where)
     return value
 
 
 def _refuse(where: str, message: str) -> NoReturn:
-    raise broken("syntax", where, message)
+    raise BundleError(message, where=where, code="syntax")
 
 
 def _check_depth(text: str, where: str) -> None:
     """Counts brackets outside of texts, before a parser recurses into them."""
-    depth, inside, escaped = 0, False, False
-    for index, letter in enumerate(text):
-        if inside:
-            if escaped:
-                escaped = False
-            elif letter == "\\":
-                escaped = True
-            elif letter == '"':
-                inside = False
-        elif letter == '"':
-            inside = True
-        elif letter in "[{":
-            depth += 1
-            if depth > DEPTH:
-                _refuse(where, f"is not JSON of a manifest: nested more than {DEPTH} deep (character {index})")
-        elif letter in "]}":
-            depth -= 1
+    depth = 0
+    for bracket in _BRACKET.findall(_QUOTED.sub("", text)):
+        depth += 1 if bracket in "[{" else -1
+        if depth > DEPTH:
+            _refuse(where, f"is not JSON of a bundle: nested more than {DEPTH} deep")
 
 
 def _object(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
@@ -75,13 +67,13 @@ def _object(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
 
 def _integer(word: str, where: str) -> int:
     if len(word) > NUMBER_LENGTH:
-        _refuse(where, f"is not JSON of a manifest: a number of {len(word)} characters; at most {NUMBER_LENGTH}")
+        _refuse(where, f"is not JSON of a bundle: a number of {len(word)} characters; at most {NUMBER_LENGTH}")
     return int(word)
 
 
 def _number(word: str, where: str) -> float:
     if len(word) > NUMBER_LENGTH:
-        _refuse(where, f"is not JSON of a manifest: a number of {len(word)} characters; at most {NUMBER_LENGTH}")
+        _refuse(where, f"is not JSON of a bundle: a number of {len(word)} characters; at most {NUMBER_LENGTH}")
     value = float(word)
     if not math.isfinite(value):
         _refuse(where, f"{word} is beyond what JSON can hold as a number")
