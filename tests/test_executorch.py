@@ -15,7 +15,7 @@ pytest.importorskip("executorch")
 
 from edgediff.backends import eager, executorch
 from edgediff.backends._capture import clean_program
-from edgediff.backends.executorch import lower as _executorch_lower
+from edgediff.backends.executorch import lowering
 from edgediff.backends.executorch.delegates import find_delegate
 from edgediff.backends.executorch.quantize import LAYERS, group_linears, quantize_program, worth_bits
 from edgediff.backends.executorch.rewrite import rewrite_program
@@ -154,11 +154,10 @@ def test_a_rewritten_block_is_pytorch(name):
 def test_xnnpack_takes_every_block_whole(tmp_path):
     """All blocks are methods of one program: lowering them one by one takes much longer."""
     methods = [
-        _executorch_lower.Method(f"m{index}", rewrite_program(capture(*block)))
-        for index, block in enumerate(BLOCKS.values())
+        lowering.Method(f"m{index}", rewrite_program(capture(*block))) for index, block in enumerate(BLOCKS.values())
     ]
     delegate = find_delegate(Target(name="t", backends=("executorch",)).executorch, "fp32")
-    found = _executorch_lower.write_program(methods, delegate, tmp_path / "blocks.pte")
+    found = lowering.write_program(methods, delegate, tmp_path / "blocks.pte")
     for method, (name, (module, values)) in zip(methods, BLOCKS.items(), strict=True):
         assert dict(found[method.name].delegates) == {"XnnpackBackend": 1}, name
         assert not found[method.name].outside, name
@@ -171,8 +170,8 @@ def test_without_rewrites_operators_stay_outside(tmp_path):
     """The test above can fail: the same block untouched leaves its norm outside."""
     module, values = BLOCKS["group_norm"]
     delegate = find_delegate(Target(name="t", backends=("executorch",)).executorch, "fp32")
-    method = _executorch_lower.Method("plain", capture(module, values))
-    found = _executorch_lower.write_program([method], delegate, tmp_path / "plain.pte")["plain"]
+    method = lowering.Method("plain", capture(module, values))
+    found = lowering.write_program([method], delegate, tmp_path / "plain.pte")["plain"]
     assert any("native_group_norm" in what and "(GroupNorm)" in what for what in found.outside)
 
 
@@ -200,7 +199,7 @@ def test_peak_bytes_counts_what_is_alive_together():
         return (b.reshape(-1) * 4.0).sum()
 
     program = capture(Block(chain), [torch.randn(10, 10)])
-    assert _executorch_lower.peak_bytes(program.graph) == 2 * 400
+    assert lowering.peak_bytes(program.graph) == 2 * 400
 
 
 # Programs with a small network in the place of the denoiser: lowering takes seconds even so
@@ -327,8 +326,8 @@ def test_linear_layers_in_four_bits(tmp_path):
     assert kinds == {"wide": "IntxUnpackedToInt8Tensor", "back": "IntxUnpackedToInt8Tensor", "time": "Parameter"}
     assert grouped.time.weight is module.time.weight and type(module.wide.weight) is nn.Parameter
     delegate = find_delegate(target().executorch, "fp32")
-    method = _executorch_lower.Method("four", rewrite_program(capture(grouped, values)))
-    found = _executorch_lower.write_program([method], delegate, tmp_path / "four.pte")["four"]
+    method = lowering.Method("four", rewrite_program(capture(grouped, values)))
+    found = lowering.write_program([method], delegate, tmp_path / "four.pte")["four"]
     assert (dict(found.delegates), dict(found.outside)) == ({"XnnpackBackend": 1}, {})
     with torch.no_grad():
         expected, simulated = module(*values).numpy(), grouped(*values).numpy()

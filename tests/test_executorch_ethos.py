@@ -39,7 +39,7 @@ from edgediff.backends.executorch.ethos import (
     vendor_table,
     watch_vela,
 )
-from edgediff.backends.executorch.lower import Method, write_program
+from edgediff.backends.executorch.lowering import Method, write_program
 from edgediff.backends.executorch.rewrite import rewrite_program
 
 TARGETS = ("ethos_u55_256", "ethos_u65_512", "ethos_u85_2048")

@@ -32,7 +32,7 @@ from edgediff.backends._capture import capture_program
 from edgediff.backends.eager import eager_runners
 from edgediff.backends.executorch import calibration_calls, ethos
 from edgediff.backends.executorch.delegates import Delegate, find_delegate
-from edgediff.backends.executorch.lower import Method, write_program
+from edgediff.backends.executorch.lowering import Method, write_program
 from edgediff.backends.executorch.rewrite import rewrite_program
 from edgediff.bundle.assemble import make_manifest
 from edgediff.documents.recipe import CalibrationTable, load_recipe

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from edgediff.backends import executorch
 from edgediff.backends._capture import capture_program
 from edgediff.backends.executorch.delegates import find_delegate
-from edgediff.backends.executorch.lower import Method, write_program
+from edgediff.backends.executorch.lowering import Method, write_program
 from edgediff.backends.executorch.rewrite import REWRITES, rewrite_program
 from edgediff.documents.recipe import Recipe
 from edgediff.documents.target import Target

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 __all__ = ["GLYPH", "Pipeline", "architecture_names", "load_pipeline", "quiet_libraries"]
 
-PACKAGE = Path(__file__).parent
-GLYPH = PACKAGE / "embedded" / "glyph"
+GLYPH = Path(__file__).parents[1] / "embedded" / "glyph"
+ARCHITECTURES = Path(__file__).parent / "architectures"  # configurations that `random:` stands for
 HUB_FILES = ["model_index.json", "*/*.json", "*/*.safetensors", "tokenizer/*"]
 HUB_LEFT_OUT = ["safety_checker/*", "feature_extractor/*", "*.fp16.safetensors", "*.non_ema.safetensors"]
 PART_ORDER = ("unet", "transformer", "vae", "text_encoder")  # random weights are drawn in this order
@@ -201,7 +201,7 @@ def _load_distilled(folder: Path) -> Pipeline:
 
 def architecture_names() -> list[str]:
     """Names after `random:`."""
-    return sorted(path.stem for path in (PACKAGE / "architectures").glob("*.json"))
+    return sorted(path.stem for path in ARCHITECTURES.glob("*.json"))
 
 
 def _load_hub(name: str, revision: str | None) -> Pipeline:
@@ -326,7 +326,7 @@ def _classes(network: Any, labels: object) -> Classes:
 def _random_pipeline(architecture: str) -> Pipeline:
     import torch
 
-    path = PACKAGE / "architectures" / f"{architecture}.json"
+    path = ARCHITECTURES / f"{architecture}.json"
     if not path.is_file():
         message = f"unknown architecture '{architecture}'{did_you_mean(architecture, architecture_names())}"
         raise ModelError(message, code="unknown_model")

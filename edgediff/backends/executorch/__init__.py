@@ -37,7 +37,7 @@ from edgediff.runtime.manifest import Artifact, Graph
 if TYPE_CHECKING:
     from edgediff.backends.executorch.delegates import Delegate
     from edgediff.backends.executorch.ethos import Watch
-    from edgediff.backends.executorch.lower import Lowered, Method
+    from edgediff.backends.executorch.lowering import Lowered, Method
     from edgediff.documents.plan import Plan
     from edgediff.documents.target import Target
     from edgediff.variants import Variant, Variants
@@ -93,7 +93,7 @@ def _lower_component(
     seen: Watch | None,
 ) -> dict[str, Artifact]:
     from edgediff.backends._capture import function_name, graph_batches
-    from edgediff.backends.executorch.lower import Method, peak_bytes, write_program
+    from edgediff.backends.executorch.lowering import Method, peak_bytes, write_program
 
     plan = variants.plan
     batches, wanted = graph_batches(plan), plan.backends[NAME]
@@ -153,7 +153,7 @@ def _program(
     import torch
 
     from edgediff.backends._capture import capture_program
-    from edgediff.backends.executorch.lower import quiet_executorch
+    from edgediff.backends.executorch.lowering import quiet_executorch
     from edgediff.backends.executorch.rewrite import rewrite_program
 
     if variants.plan.weights and variant.name in variants.plan.graphs:
