@@ -26,7 +26,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import numpy as np
-from benchmarks.pruning_table import Pictures, write_json
+from benchmarks.claims.pruning_table import Pictures, write_json
 
 from edgediff.distill import distill_network, load_samples, prepare_folder
 from edgediff.documents.plan import Cut
