@@ -1,6 +1,6 @@
 """What every reuse method costs on an architecture, from its unit graph alone: no weights, no arithmetic.
 
-    python -m benchmarks.presets [--architecture sd15|dit-xl-2|ddpm-cifar10|ldm-uncond|sdxl] [--steps 50]
+    python -m benchmarks.claims.presets [--architecture sd15|dit-xl-2|ddpm-cifar10|ldm-uncond|sdxl] [--steps 50]
                                   [--guidance 7.5] [--units] [--json FILE]
 
 Per preset: graphs to ship, distinct rows (a held output counts as one more), carries and what they take in fp16 for one

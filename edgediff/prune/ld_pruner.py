@@ -2,7 +2,10 @@
 
 Each operator is removed by itself (the identity, or the cheapest replacement that keeps the shape), the same
 seeds are sampled again, and its score is the shift of the mean and of the standard deviation of the final latents
-over the seeds. Operators are convolutions, linear maps, norms and activations; whole attentions and feed-forwards,
+over the seeds. Of the paper the abstract and summaries were read; the score's norm, L2 and not squared, is that of
+another project which uses the same score (Hybrid-SD).
+
+Operators, by our choice, are convolutions, linear maps, norms and activations; whole attentions and feed-forwards,
 whose branch becomes zero; and whole resnets, which keep their shortcut. They go in ascending order of score, of
 score per MAC or of score per millisecond that their removal saves, until the budget is met.
 
