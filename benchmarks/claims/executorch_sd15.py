@@ -28,7 +28,6 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.claims.sd15_build import peak_gb, save_reference
-
 from edgediff.metrics import psnr
 from edgediff.runtime.manifest import Artifact, Graph
 

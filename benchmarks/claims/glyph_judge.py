@@ -61,7 +61,7 @@ def measure_cuts(args: argparse.Namespace) -> list[dict[str, Any]]:
     pipeline = load_pipeline("glyph")
     whole = pipeline.graph
     pictures = Pictures(pipeline, args.work, args.sampler_steps, args.count)
-    handcrafted = [cut.unit for cut in load_plugin("prune", "bk_sdm").preset_cuts(whole, "small")]
+    handcrafted = load_plugin("prune", "bk_sdm").preset_cuts(whole, "small")
     share = whole.with_cuts(handcrafted).macs() / whole.macs()
     rows = []
     for method, units in (("bk_sdm", handcrafted), ("laptop", _laptop_cut(pipeline, share))):
@@ -76,7 +76,7 @@ def measure_cuts(args: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def _laptop_cut(pipeline: Pipeline, macs: float) -> list[str]:
+def _laptop_cut(pipeline: Pipeline, macs: float) -> tuple[str, ...]:
     """LAPTOP-Diff's layers under a budget of MACs, calibrated as pruning_table.py calibrates."""
     recipe = {
         "name": "equal-macs",
@@ -87,7 +87,7 @@ def _laptop_cut(pipeline: Pipeline, macs: float) -> list[str]:
     laptop = load_plugin("prune", "laptop")
     spec = laptop.Spec.model_validate({"budget": {"macs": macs}})
     scores = laptop.score(spec, pipeline, record_trace(pipeline, Recipe.model_validate(recipe)))
-    return [cut.unit for cut in laptop.propose(spec, scores, pipeline.graph)]
+    return tuple(cut.unit for cut in laptop.propose(spec, scores, pipeline.graph))
 
 
 def _figures(pictures: Pictures, drawn: np.ndarray[Any, Any]) -> dict[str, Any]:

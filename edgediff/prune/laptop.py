@@ -7,9 +7,9 @@ checked on random subsets; where it explains too little (R2 < 0.9), the selectio
 budget and all layers are scored again after each, on top of what is gone, and of the two selections the one
 whose measured loss is less is kept.
 
-Read were the paper's opening and summaries of it, no code: the score and its additivity are the paper's; the layers that
-are candidates, the solver, timesteps sampled evenly along the trajectory and scored without guidance, and the ten parts
-are our choice.
+Read were the paper's opening and summaries of it, no code: score and additivity are the paper's; which layers are
+candidates, the solver, timesteps sampled evenly along the trajectory and scored without guidance, and the ten parts are
+our choice.
 """
 
 from __future__ import annotations
