@@ -195,9 +195,13 @@ def test_it_works_in_an_empty_folder_and_any_locale(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("file", ["README.md", "Makefile"])
-def test_every_command_that_is_written_down_parses(file):
-    written = Path(__file__).parents[1].joinpath(file).read_text(encoding="utf-8").replace("$(EDGEDIFF)", "edgediff")
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md"))
+
+
+@pytest.mark.parametrize("files", [["README.md"], ["Makefile"], PAGES], ids=["README.md", "Makefile", "docs"])
+def test_every_command_that_is_written_down_parses(files):
+    written = "\n".join((ROOT / file).read_text(encoding="utf-8") for file in files).replace("$(EDGEDIFF)", "edgediff")
     lines = re.findall(r"^\s*(?:edgediff|- edgediff) (.+?)(?:\s+#.*)?$", written, re.MULTILINE)
     lines += re.findall(r"`edgediff ([a-z]+ [^`]*\.edgediff[^`]*|build [^`]*)`", written)
     assert len(lines) >= 5
@@ -206,6 +210,25 @@ def test_every_command_that_is_written_down_parses(file):
         if args.command == "build":
             load_recipe(args.recipe)
             load_target(args.target)
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *PAGES])
+def test_every_link_and_script_of_a_page_is_there(page):
+    text, folder = (ROOT / page).read_text(encoding="utf-8"), (ROOT / page).parent
+    for link, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", text):
+        target = folder / link if link else ROOT / page
+        assert target.exists(), f"{page} links to {link}"
+        if anchor:
+            heads = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", head).lower().replace(" ", "-") for head in heads], (
+                f"{page}: #{anchor}"
+            )
+    scripts = re.findall(r"python (benchmarks/\S+\.py)", text)
+    scripts += [
+        f"{name.replace('.', '/')}.py" for name in re.findall(r"python -m ((?:benchmarks|edgediff)\.[\w.]+)", text)
+    ]
+    missing = [script for script in scripts if not (ROOT / script).is_file()]
+    assert not missing, f"{page} names {missing}"
 
 
 @pytest.mark.parametrize(
