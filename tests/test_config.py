@@ -60,7 +60,7 @@ def recipe_file(folder: Path, text: str | bytes) -> Path:
         (
             'name = "x"\nprecision = "int8"',
             "value",
-            "'precision' = 'int8': there is no such precision any more: write 'w8' (weights in 8 bits, floating arith",
+            "'precision' = 'int8': there is no such precision any more: 'w8' (weights in 8 bits, floating arith",
         ),
         (
             'name = "x"\nprecision = "w9"',

@@ -187,6 +187,22 @@ def test_coded_weights_are_what_compression_says_for_us_and_for_coremltools(buil
     assert seen == len(made)
 
 
+def test_w8_and_w4_are_halves_from_fewer_bits(built, pipeline, tmp_path):
+    """The conversion is that of fp16; weights have a scale per output channel."""
+    out, _, artifacts = built
+    target = Target.model_validate({"name": "t", "backends": ["coreml"], "coreml": {"islands": ["time"]}})
+    sizes = {"fp16": size(out / artifacts.graphs["shallow"].file)}
+    for word, floor in (("w8", FLOORS["w8"]), ("w4", 8.0)):
+        plans = {"coreml": BackendPlan(precision=word, format="mlpackage")}
+        variants = build_variants(pipeline, tiny_plan(pipeline, plans))
+        with cached_conversions():
+            artifact = coreml.lower(variants, target, tmp_path / word).graphs["shallow"]
+        runner = coreml.open_runner(tmp_path / word, typed(variants.graphs["shallow"]), artifact, batch=2, threads=1)
+        assert artifact.precision == word and worst(variants, "shallow", 2, runner.run) >= floor
+        sizes[word] = size(tmp_path / word / artifact.file)
+    assert sizes["w8"] < 0.75 * sizes["fp16"] and sizes["w4"] < 0.85 * sizes["w8"], sizes
+
+
 @pytest.fixture(scope="module")
 def old(tmp_path_factory):
     """One linear layer for iOS 16, in fp32, and its weight."""

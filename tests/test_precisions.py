@@ -146,16 +146,16 @@ def test_what_ships_asks_for_what_is_served():
     [
         (
             {"onnxruntime": {"weights": "int8"}},
-            "key 'onnxruntime.weights' = 'int8' is no longer known: write precision, one of fp32, fp16, bf16, w8, w8a8,",
+            "key 'onnxruntime.weights' = 'int8' is no longer known: write precision, one of fp32, fp16, bf16, w8, ",
         ),
         (
             {"onnxruntime": {"precision": "int8"}},
             "'onnxruntime.precision' = 'int8': there is no such precision any more",
         ),
-        ({"executorch": {"precision": "int4"}}, "write 'w4' (weights in 4 bits, floating arithmetic) or 'w4a8'"),
+        ({"executorch": {"precision": "int4"}}, "'w4' (weights in 4 bits, floating arithmetic) or 'w4a8'"),
         (
             {"executorch": {"precision": "w8a8", "activation_bits": 16}},
-            'key \'executorch.activation_bits\' = 16 is no longer known: write precision = "w8a8" for 8, "w8a16" for 16',
+            'key \'executorch.activation_bits\' = 16 is no longer known: write precision = "w8a8" for 8, "w8a16"',
         ),
         (
             {"coreml": {"precisions": ["fp16", "int8"]}},

@@ -28,7 +28,7 @@ def refuse_renamed(value: Any) -> Any:
     """The value, which may still be no precision. Raises ValueError for a word that one backend's users could not tell
     from another's, naming those that took its place."""
     if isinstance(value, str) and value in RENAMED:
-        raise ValueError(f"there is no such precision any more: write {RENAMED[value]}")
+        raise ValueError(f"there is no such precision any more: {RENAMED[value]} took its place")
     return value
 
 

@@ -106,7 +106,8 @@ def _lower_component(
 
     table, precision = target.coreml, variants.plan.backends[NAME].precision
     batches = graph_batches(variants.plan)
-    converted, islands = _convert_members(members, batches, precision, table, work)
+    arithmetic = "fp32" if precision == "fp32" else "fp16"
+    converted, islands = _convert_members(members, batches, arithmetic, table, work)
     denoiser = members[0].name in batches
     largest = max(size for variant in members for size in batches.get(variant.name, (1,)))
     linker = _Linking(
