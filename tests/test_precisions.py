@@ -63,7 +63,7 @@ def served(backend, delegate):
 
 
 def test_every_backend_is_in_the_table():
-    from edgediff.backends.executorch.precisions import SERVED
+    from edgediff.backends.executorch.served import SERVED
 
     assert {name for name, _ in COMPUTED} == set(plugin_names("backends"))
     assert {delegate or "xnnpack" for name, delegate in COMPUTED if name == "executorch"} == set(SERVED)

@@ -8,7 +8,7 @@
 
 Sizes are fixed. A graph that the program runs with and without guidance has a second method `<graph>_batch1`.
 Inputs and outputs are those of the manifest, in its order. The graphs are rewritten (`rewrite`) so that XNNPACK
-takes all of each; what stays outside is counted in the manifest. What each precision computes is said in `precisions`.
+takes all of each; what stays outside is counted in the manifest. What each precision computes is said in `served`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import numpy as np
 
 from edgediff.backends import Artifacts
 from edgediff.backends._output import ERR, Said, hear_output
-from edgediff.backends.executorch.precisions import precisions as precisions
+from edgediff.backends.executorch.served import precisions as precisions
 from edgediff.errors import BackendError, first_line, unknown
 from edgediff.plugins import import_or_explain
 from edgediff.runtime.engine import Array, Runner

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgediff.backends import check_precision
-from edgediff.backends.executorch.precisions import delegate_name, precisions
 from edgediff.backends.executorch.rewrite import REWRITES
+from edgediff.backends.executorch.served import delegate_name, precisions
 from edgediff.errors import BackendError, unknown
 from edgediff.plugins import import_or_explain
 
