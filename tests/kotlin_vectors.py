@@ -33,7 +33,7 @@ PROGRAMS = ("mixed", "held_guidance", "clipped", "classes_by_name", "pixels")
 ABSENT = {"absent": True}
 OTHERS: tuple[Any, ...] = (ABSENT, None, True, -1, 3, 1.5, "", "shallow", "../x", [], [1.0, -1.0], ["batch", 2], {})
 WORDS: dict[Any, tuple[str, ...]] = {"precision": (*PRECISIONS, *RENAMED)}
-FORMAT = ("manifest.py", "program.py", "steps.py", "backends/onnxruntime.py")  # what decides how a bundle looks
+FORMAT = ("runtime/manifest.py", "sampling/rows.py", "runtime/steps.py", "backends/onnxruntime/__init__.py")
 
 
 def main(folder: Path) -> None:
