@@ -12,7 +12,7 @@ import os
 import tempfile
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
@@ -21,7 +21,10 @@ from edgediff.errors import ConfigError, EdgeDiffError, OutputError, did_you_mea
 
 
 class Model(BaseModel):
-    """A frozen record in which an unknown key is an error and no value is NaN or infinite."""
+    """A frozen record in which an unknown key is an error and no value is NaN or infinite. `renamed`: keys that it had
+    once, and what to write instead."""
+
+    renamed: ClassVar[dict[str, str]] = {}
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)
 
@@ -135,8 +138,10 @@ def _no_constants(word: str) -> float:
 
 def _sentence(first: Any, key: str, model: type[BaseModel]) -> str:
     if first["type"] == "extra_forbidden":
-        allowed = _keys_at(model, first["loc"][:-1])
-        return f"unknown key '{key}'{did_you_mean(str(first['loc'][-1]), allowed)}"
+        holder, last = _model_at(model, first["loc"][:-1]), str(first["loc"][-1])
+        if instead := getattr(holder, "renamed", {}).get(last):
+            return f"key '{key}' = {first['input']!r} is no longer known: {instead}"
+        return f"unknown key '{key}'{did_you_mean(last, sorted(holder.model_fields) if holder else [])}"
     if first["type"] == "missing":
         return f"key '{key}' is missing"
     message = first["msg"].removeprefix("Value error, ")
@@ -146,14 +151,14 @@ def _sentence(first: Any, key: str, model: type[BaseModel]) -> str:
     return f"'{key}' = {shown}: {message}" if key else message
 
 
-def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """The keys that the model at `location` below `model` knows."""
+def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel] | None:
+    """The model at `location` below `model`."""
     current: Any = model
     for part in location:
         if isinstance(part, str) and (field := _field(current, part)) is not None:
             current = field.annotation
         current = _model_in(current) or current
-    return sorted(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
+    return current if isinstance(current, type) and issubclass(current, BaseModel) else None
 
 
 def _field(model: Any, name: str) -> FieldInfo | None:

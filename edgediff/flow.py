@@ -51,6 +51,7 @@ def build(
 
     chosen, phone = with_budget(load_recipe(recipe), budget), load_target(target)
     check_methods(chosen)
+    check_precisions(chosen, phone, backends)
     with BundleWriter(Path(out), overwrite=overwrite) as writer:
         told = _Stages(progress)
         told("loading the model")
@@ -75,6 +76,7 @@ def plan_build(
 
     chosen, phone = with_budget(load_recipe(recipe), budget), load_target(target)
     check_methods(chosen)
+    check_precisions(chosen, phone, backends)
     pipeline = load_pipeline(model)
     plan = plan_pipeline(pipeline, chosen, phone, backends=backends, device=device, progress=progress)
     return _plan_weights(pipeline, chosen, plan, progress)
@@ -86,12 +88,12 @@ def _plan_weights(pipeline: Pipeline, recipe: Recipe, plan: Plan, progress: Prog
     from edgediff.planning.weight_bits import plan_weights
     from edgediff.plugins import load_plugin
 
-    if recipe.precision.format or recipe.precision.bits is not None:
+    if recipe.weights.format or recipe.weights.bits is not None:
         for name in plan.backends:
             if not getattr(load_plugin("backends", name), "CODES_WEIGHTS", False):
                 raise ConfigError(
-                    f"backend '{name}' holds no coded weights ([precision] format or bits); leave it out with "
-                    '--backend, or choose weights = "int8"',
+                    f"backend '{name}' holds no coded weights ([weights] format or bits); leave it out with "
+                    "--backend, or leave [weights] out and choose a precision that it serves",
                     where=f"recipe '{recipe.name}'",
                     code="format",
                 )
@@ -186,6 +188,7 @@ def estimate_model(
     for device in devices:
         wanted = backend or device.backends[0]
         known = (wanted,) if wanted in plugin_names("backends") else ("onnxruntime",)
+        check_precisions(chosen, device, known)
         plan = plan_pipeline(pipeline, chosen, device, backends=known, progress=progress)
         found.append(estimate_plan(plan, pipeline.graph, device, wanted, components=parts))
     return found
@@ -253,6 +256,20 @@ def check_methods(recipe: Recipe) -> None:
     for folder, stages in (("prune", recipe.prune), ("reuse", recipe.reuse)):
         for stage in stages:
             read_spec(folder, stage)
+
+
+def check_precisions(recipe: Recipe, target: Target, backends: Sequence[str] | None = None) -> None:
+    """Raises BackendError for a precision that a backend of the plan does not serve, naming who asks for it."""
+    from edgediff.backends import check_precision
+    from edgediff.planning.planner import backend_plans
+    from edgediff.plugins import load_plugin
+
+    for name, plan in backend_plans(recipe, target, tuple(backends) if backends else None).items():
+        served = load_plugin("backends", name).precisions(target.backend(name))
+        asks = f"target '{target.name}', [{name}] precision"
+        if recipe.precision != "auto":
+            asks = f"recipe '{recipe.name}', precision"
+        check_precision(name, plan.precision, served, where=asks)
 
 
 @dataclass

@@ -273,7 +273,7 @@ def _verify_backend(bundle: Bundle, plan: Plan, name: str, recordings: Recording
     graphs: dict[str, Any] = {}
     for graph, runner in session.runners.items():
         precision = bundle.manifest.graphs[graph].artifacts[name].precision
-        floor = float(getattr(plan.parity, f"{'coded' if plan.weights else precision}_db"))
+        floor = plan.parity.graph_floor(precision, coded=plan.weights is not None)
         measured = _compare_graph(runner, [one for one in recordings.calls if one.graph == graph])
         passed = measured["finite"] and measured["psnr_db"] >= floor
         graphs[graph] = {**measured, "precision": precision, "floor_db": floor, "ok": bool(passed)}

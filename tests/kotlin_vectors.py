@@ -24,6 +24,7 @@ from edgediff.bundle.reader import parse_manifest
 from edgediff.config import write_text_atomic
 from edgediff.errors import EdgeDiffError
 from edgediff.runtime import open_session
+from edgediff.runtime.precision import PRECISIONS, RENAMED
 
 ROOT = Path(__file__).parent.parent
 CASES = (("red heart", "", 0), ("grinning cat", "red", 2**32 + 5))
@@ -31,7 +32,8 @@ PROMPTS = ("", "red heart", "x" * 10_000, "a photo of " * 910, "\u202e\u05dc\u05
 PROGRAMS = ("mixed", "held_guidance", "clipped", "classes_by_name", "pixels")
 ABSENT = {"absent": True}
 OTHERS: tuple[Any, ...] = (ABSENT, None, True, -1, 3, 1.5, "", "shallow", "../x", [], [1.0, -1.0], ["batch", 2], {})
-FORMAT = ("manifest.py", "program.py", "steps.py", "backends/onnxruntime.py")  # what decides how a bundle looks
+WORDS: dict[Any, tuple[str, ...]] = {"precision": (*PRECISIONS, *RENAMED)}
+FORMAT = ("runtime/manifest.py", "sampling/rows.py", "runtime/steps.py", "backends/onnxruntime/__init__.py")
 
 
 def main(folder: Path) -> None:
@@ -87,7 +89,7 @@ def _change(valid: str, below: tuple[str | int, ...]) -> dict[str, Any]:
     for path in _places(json.loads(valid), ()):
         if path[: len(below)] != below:
             continue
-        for value in OTHERS:
+        for value in (*OTHERS, *WORDS.get(path[-1], ())):
             tree = json.loads(valid)
             at = tree
             for part in path[:-1]:

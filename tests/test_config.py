@@ -58,9 +58,29 @@ def recipe_file(folder: Path, text: str | bytes) -> Path:
         ('name = "x"\n[guidance]\nscale = inf', "value", "'guidance.scale' = inf: "),
         ('name = "x"\n[guidance]\ninterval = [0.9, 0.1]', "value", "the interval needs 0 <= start < end <= 1"),
         (
-            'name = "x"\n[precision]\nweights = "int4"',
+            'name = "x"\nprecision = "int8"',
             "value",
-            "'precision.weights' = 'int4': input should be 'auto', ",
+            "'precision' = 'int8': there is no such precision any more: 'w8' (weights in 8 bits, floating arith",
+        ),
+        (
+            'name = "x"\nprecision = "w9"',
+            "value",
+            "'precision' = 'w9': input should be 'auto', 'fp32', 'fp16', 'bf16', 'w8', 'w8a8', 'w8a16', 'w4' or 'w4a8'",
+        ),
+        (
+            'name = "x"\n[precision]\nweights = "int8"',
+            "value",
+            "'precision' = {'weights': 'int8'}: a precision is one word now: write precision = \"w8a8\"",
+        ),
+        (
+            'name = "x"\n[weights]\nformat = "int4/32"',
+            "value",
+            "'weights.format' = 'int4/32': weight format 'int4/32' is now",
+        ),
+        (
+            'name = "x"\n[parity]\nint8_db = 20',
+            "unknown_key",
+            "key 'parity.int8_db' = 20 is no longer known: write w8_db, w8a8_db or w8a16_db",
         ),
         ('name = "x"\n[[reuse]]\nkind = "a"\n[[reuse]]\nkind = "b"', "value", "at most one [[reuse]] table"),
         ('name = "x"\n[[prune]]\nbudget = 1', "value", "key 'prune.0.kind' is missing"),

@@ -28,7 +28,7 @@ from edgediff.variants import Variant, build_variants
 from tests.tiny import tiny_pipeline, tiny_plan
 
 EXACT = 120.0  # dB of rewritten against untouched graphs in fp32; measured: 131 at the least
-FLOORS = {"fp32": 100.0, "fp16": 60.0, "int8": 30.0}  # dB; measured on these nets: 135, 74, 43 at the least
+FLOORS = {"fp32": 100.0, "fp16": 60.0, "w8a8": 30.0}  # dB; measured on these nets: 135, 74, 43 at the least
 ATEN = torch.ops.aten
 
 
@@ -300,7 +300,7 @@ def test_fp32_is_pytorch(lab):
     assert lab.worst() >= FLOORS["fp32"]
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp16", "w8a8"])
 def test_fewer_bits_are_near(lab, precision):
     assert lab.worst(precision) >= FLOORS[precision]
     assert lab.lower(precision)[2].graphs["shallow"].precision == precision
@@ -325,7 +325,7 @@ def test_linear_layers_in_four_bits(tmp_path):
     kinds = {name: type(layer.weight).__name__ for name, layer in layers.items()}
     assert kinds == {"wide": "IntxUnpackedToInt8Tensor", "back": "IntxUnpackedToInt8Tensor", "time": "Parameter"}
     assert grouped.time.weight is module.time.weight and type(module.wide.weight) is nn.Parameter
-    delegate = find_delegate(target().executorch, "fp32")
+    delegate = find_delegate(target().executorch, "w4a8")
     method = lowering.Method("four", rewrite_program(capture(grouped, values)))
     found = lowering.write_program([method], delegate, tmp_path / "four.pte")["four"]
     assert (dict(found.delegates), dict(found.outside)) == ({"XnnpackBackend": 1}, {})
@@ -335,11 +335,20 @@ def test_linear_layers_in_four_bits(tmp_path):
     assert ratio(simulated, made) >= 45 and ratio(expected, made) >= 25
 
 
-@pytest.mark.parametrize(("format", "precision"), [("palette4", "fp32"), ("int4/32", "int8"), ("int8", "fp32")])
-def test_weights_in_a_format_that_it_has_not(lab, tmp_path, format, precision):
+@pytest.mark.parametrize(
+    ("format", "precision", "text"),
+    [
+        ("palette4", "w4a8", "weights in 'palette4' cannot be had"),
+        ("w4", "w4a8", "weights in 'w4' cannot be had"),
+        ("w4/32", "fp32", "weights in 'w4/32' at precision 'fp32': ExecuTorch's coded weights are"),
+        ("w8", "w8a8", "weights in 'w8' at precision 'w8a8'"),
+        (None, "w4a8", "no coded weights: ExecuTorch's coded weights are"),
+    ],
+)
+def test_weights_in_a_format_that_it_has_not(lab, tmp_path, format, precision, text):
     variants = lab.variants(precision)
-    plan = variants.plan.model_copy(update={"weights": WeightPlan(format=format)})
-    with pytest.raises(BackendError, match=f"weights in '{format}' at {precision} .* takes int4/32, int4/64 and so on"):
+    plan = variants.plan.model_copy(update={"weights": WeightPlan(format=format) if format else None})
+    with pytest.raises(BackendError, match=f'{text}.* precision = "w4a8" with .weights. format = "w4/32"'):
         executorch.lower(replace(variants, plan=plan), target(), tmp_path)
 
 
@@ -375,9 +384,9 @@ def test_the_tiny_model_has_one_delegate_call_per_graph(lab, tmp_path):
         assert min(ratio(reference[key], found[key]) for key in found) >= FLOORS["fp32"], name
 
 
-def test_int8_without_calibration_is_refused(lab, tmp_path):
-    variants = replace(lab.variants("int8"), calibration=None)
-    with pytest.raises(BackendError, match="graph 'shallow' in int8 needs calibration data and has none") as caught:
+def test_w8a8_without_calibration_is_refused(lab, tmp_path):
+    variants = replace(lab.variants("w8a8"), calibration=None)
+    with pytest.raises(BackendError, match="graph 'shallow' in w8a8 needs calibration data and has none") as caught:
         executorch.lower(variants, target(), tmp_path)
     assert caught.value.code == "calibration"
 
@@ -386,7 +395,11 @@ def test_int8_without_calibration_is_refused(lab, tmp_path):
     ("table", "precision", "text"),
     [
         ({"delegate": "xnpack"}, "fp32", r"unknown delegate 'xnpack'; did you mean 'xnnpack'"),
-        ({"delegate": "coreml"}, "int8", r"delegate 'coreml' has no precision 'int8'; it has fp32, fp16"),
+        (
+            {"delegate": "coreml"},
+            "w8a8",
+            r"'w8a8' is no precision of executorch with delegate 'coreml'; it serves",
+        ),
         ({"delegate": "qnn"}, "fp16", r"needs the Qualcomm AI Engine Direct SDK: download it .* set QNN_SDK_ROOT"),
     ],
 )
@@ -524,4 +537,4 @@ def test_quantized_layers_keep_their_neighbours_in_fp32():
     names = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
     assert sum("quantize_per_tensor" in name and "dequantize" not in name for name in names) == 2  # in and out of one
     with torch.no_grad():
-        assert ratio(wide(*values).numpy(), program.module()(*values).numpy()) >= FLOORS["int8"]
+        assert ratio(wide(*values).numpy(), program.module()(*values).numpy()) >= FLOORS["w8a8"]

@@ -70,7 +70,8 @@ def make_variants(args: argparse.Namespace):
         {
             "name": "bench",
             "reuse": [{"kind": "deepcache", "interval": 2, "branch": 0}],
-            "precision": {"weights": "fp16", **({"format": args.format} if args.format else {})},
+            "precision": "fp16",
+            "weights": {"format": args.format},
         }
     )
     guidance = "batched" if args.batch == 2 else "sequential"

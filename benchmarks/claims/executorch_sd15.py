@@ -70,7 +70,7 @@ def make_variants(args: argparse.Namespace, backend: str):
         {
             "name": "bench",
             "reuse": [{"kind": "deepcache", "interval": 2, "branch": 0}],
-            "precision": {"weights": args.precision if backend == "executorch" else "fp32"},
+            "precision": args.precision if backend == "executorch" else "fp32",
         }
     )
     table = {"guidance": "sequential"}

@@ -237,7 +237,7 @@ def target_text(target: Target) -> str:
         lines.append(f"{where:<20}{part.name}: {', '.join(rates) or 'no peak known'}{mark}  {part.source}".rstrip())
     for backend in target.backends:
         table = target.backend(backend)
-        how = f"{table.weights} on the {table.unit}, {table.guidance} guidance"
+        how = f"{table.precision} on the {table.unit}, {table.guidance} guidance"
         lines.append(f"{backend:<20}{how}" + "".join(f"; {one}" for one in table.constraints))
     if target.thermal:
         lines.append(f"{'thermal':<20}{target.thermal}")

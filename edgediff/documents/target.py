@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from edgediff.config import Model, read_toml
-from edgediff.documents.recipe import Weights, config_names, find_config
+from edgediff.documents.recipe import config_names, find_config
 from edgediff.errors import did_you_mean
+from edgediff.runtime.precision import PRECISIONS, Precision
 
 UnitName = Literal["cpu", "gpu", "npu"]
 FormFactor = Literal["any", "phone", "tablet", "laptop", "desktop", "board", "microcontroller", "server"]
@@ -41,17 +42,20 @@ class ComputeUnit(Model):
 class BackendTable(Model):
     """How one backend is used on this device. `guidance`: both prompts in one batch, or one after the other.
 
-    `unit` is the compute unit that does the work, `precisions` what runs there at speed, `constraints` what a
-    model must keep to or it leaves that unit, in words.
+    `precision` is what graphs store and compute where the recipe does not say it (a word of `runtime.precision` that
+    the backend serves). `unit` is the compute unit that does the work, `precisions` what runs there at speed,
+    `constraints` what a model must keep to or it leaves that unit, in words.
     """
 
-    weights: Weights = "fp32"
+    renamed: ClassVar[dict[str, str]] = {"weights": f"write precision, one of {', '.join(PRECISIONS)}"}
+
+    precision: Precision = "fp32"
     guidance: Literal["batched", "sequential"] = "batched"
     format: Literal["onnx", "ort", "mlpackage", "pte", "ptd"] = "onnx"
     delegate: str | None = None
     threads: int | None = Field(default=None, ge=1)
     unit: UnitName = "cpu"
-    precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = ("fp32", "fp16", "int8")
+    precisions: tuple[Precision, ...] = ("fp32", "fp16", "w8a8")
     constraints: tuple[str, ...] = ()
 
 
@@ -65,7 +69,7 @@ class CoreMLTable(BackendTable):
     phones load where they cannot load the whole.
     """
 
-    weights: Weights = "fp16"
+    precision: Precision = "fp16"
     unit: UnitName = "npu"
     format: Literal["onnx", "ort", "mlpackage", "pte", "ptd"] = "mlpackage"
     deployment: Literal["iOS16", "iOS17", "iOS18"] = "iOS18"
@@ -81,10 +85,15 @@ class ExecuTorchTable(BackendTable):
     it cannot take may run elsewhere (XNNPACK, then the CPU's own kernels), else they are an error. `format`: `ptd`
     keeps XNNPACK's weights in a file of their own. `query_chunk` queries of attention at a time (0: all) bound its
     memory. `chip` is the delegate's word for the hardware (`ethos-u85-256`, `SM8650`), where it wants one; `system`
-    and `memory` are Vela's words for what is around an Ethos-U (empty: what ExecuTorch takes for the chip);
-    `activation_bits` 16 instead of 8 halve its rate, and are 12 dB nearer to fp32 (Ethos-U85; smaller ones
-    leave parts of a graph with them to the CPU).
+    and `memory` are Vela's words for what is around an Ethos-U (empty: what ExecuTorch takes for the chip). There
+    precision `w8a16` halves the rate of `w8a8`, and is 12 dB nearer to fp32 (Ethos-U85; smaller ones leave parts of a
+    graph with it to the CPU).
     """
+
+    renamed: ClassVar[dict[str, str]] = {
+        **BackendTable.renamed,
+        "activation_bits": 'write precision = "w8a8" for 8, "w8a16" for 16',
+    }
 
     format: Literal["onnx", "ort", "mlpackage", "pte", "ptd"] = "pte"
     fallback: bool = False
@@ -92,7 +101,6 @@ class ExecuTorchTable(BackendTable):
     chip: str = ""
     system: str = ""
     memory: str = ""
-    activation_bits: Literal[8, 16] = 8
 
 
 class LinkTable(Model):

@@ -91,7 +91,7 @@ def make_plan(
         cuts=cuts,
         schedule=schedule,
         graphs=graphs,
-        backends=_backend_plans(recipe, target, backends),
+        backends=backend_plans(recipe, target, backends),
         parity=recipe.parity,
         cost=_predict_cost(recipe, schedule, graphs, guidance, scores.graph.macs()),
     )
@@ -161,14 +161,13 @@ def _propose_schedule(
     return merge_rows(schedule, setting.graph, setting.max_graphs)
 
 
-def _backend_plans(recipe: Recipe, target: Target, backends: tuple[str, ...] | None) -> dict[str, BackendPlan]:
+def backend_plans(recipe: Recipe, target: Target, backends: tuple[str, ...] | None) -> dict[str, BackendPlan]:
+    """How each backend of the plan (`backends`, or the target's) is used. Raises ConfigError for an unknown one."""
     plans: dict[str, BackendPlan] = {}
     for name in _chosen(target, backends):
         table = target.backend(name)
-        wanted = table.weights if recipe.precision.weights == "auto" else recipe.precision.weights
-        plans[name] = BackendPlan(
-            precision="fp32" if wanted == "auto" else wanted, format=table.format, threads=table.threads
-        )
+        wanted = table.precision if recipe.precision == "auto" else recipe.precision
+        plans[name] = BackendPlan(precision=wanted, format=table.format, threads=table.threads)
     return plans
 
 

@@ -15,13 +15,13 @@ from pydantic import Field, field_validator
 
 from edgediff.config import Model
 from edgediff.errors import BundleError, ConfigError, SamplerError, did_you_mean
+from edgediff.runtime.precision import Precision
 from edgediff.runtime.steps import StepRow, StepTable
 
 SCHEMA_MAJOR = 1
 BATCH: Literal["batch"] = "batch"
 Kind = Literal["text-to-image", "class-to-image", "unconditional-image", "unconditional-audio"]
 Mode = Literal["batched", "sequential"]
-Precision = Literal["fp32", "fp16", "int8"]
 Size = int | Literal["batch"]
 DType = Literal["float32", "float16", "int64", "int32"]
 

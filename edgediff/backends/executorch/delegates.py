@@ -7,7 +7,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edgediff.backends import check_precision
 from edgediff.backends.executorch.rewrite import REWRITES
+from edgediff.backends.executorch.served import delegate_name, precisions
 from edgediff.errors import BackendError, unknown
 from edgediff.plugins import import_or_explain
 
@@ -21,14 +23,13 @@ class Delegate:
     """`partitioners` makes them anew for every method. `forms` are the rewrites of `_executorch_rewrite` that it
     wants. `backend_ids` are its names in a program. `may_leave`: operators may stay outside it. `halves`: for fp16 it
     wants a graph in halves, and text encoder and decoder stay fp32; others turn all fp32 graphs themselves. `quantize`
-    makes int8 of every component in the delegate's own way (program, calls, graph's name), `watch` is entered around
-    lowering and keeps what the vendor's compiler says. `tools`: packages whose versions the manifest names."""
+    makes integers of every component in the delegate's own way (program, calls, graph's name), `watch` is entered
+    around lowering and keeps what the vendor's compiler says. `tools`: packages whose versions the manifest names."""
 
     name: str
     partitioners: Callable[[], list[Any]]
     forms: tuple[str, ...]
     backend_ids: tuple[str, ...]
-    precisions: tuple[str, ...]
     may_leave: bool
     halves: bool = False
     quantize: Callable[[Any, Sequence[Any], str], Any] | None = None
@@ -42,14 +43,9 @@ def find_delegate(table: ExecuTorchTable, precision: str) -> Delegate:
     Raises BackendError for an unknown one, for a precision that it has not, for what the installed ExecuTorch cannot
     lower to; MissingLibrary.
     """
-    name = table.delegate or "xnnpack"
-    if name not in _MAKERS:
-        raise BackendError(unknown("delegate", name, sorted(_MAKERS)), where="[executorch]", code="delegate")
-    found = _MAKERS[name](table, precision)
-    if precision not in found.precisions:
-        message = f"delegate '{name}' has no precision '{precision}'; it has {', '.join(found.precisions)}"
-        raise BackendError(message, where="[executorch]", code="precision")
-    return found
+    name = delegate_name(table)
+    check_precision(f"executorch with delegate '{name}'", precision, precisions(table), where="[executorch]")
+    return _MAKERS[name](table, precision)
 
 
 def _xnnpack(table: ExecuTorchTable, precision: str) -> Delegate:
@@ -58,7 +54,6 @@ def _xnnpack(table: ExecuTorchTable, precision: str) -> Delegate:
         _xnnpack_partitioners,
         REWRITES,
         ("XnnpackBackend",),
-        ("fp32", "fp16", "int8"),
         may_leave=True,
         halves=True,
     )
@@ -89,9 +84,7 @@ def _coreml(table: ExecuTorchTable, precision: str) -> Delegate:
         )
         return [CoreMLPartitioner(compile_specs=specs), *_fallback(table)]
 
-    return Delegate(
-        "coreml", make, ("identity",), ("CoreMLBackend",), ("fp32", "fp16"), table.fallback, watch=watch_core_ml
-    )
+    return Delegate("coreml", make, ("identity",), ("CoreMLBackend",), table.fallback, watch=watch_core_ml)
 
 
 def _vulkan(table: ExecuTorchTable, precision: str) -> Delegate:
@@ -104,7 +97,7 @@ def _vulkan(table: ExecuTorchTable, precision: str) -> Delegate:
         return [VulkanPartitioner(options), *_fallback(table)]
 
     forms = ("attention", "split", "shapes", "identity")
-    return Delegate("vulkan", make, forms, ("VulkanBackend",), ("fp32", "fp16"), table.fallback)
+    return Delegate("vulkan", make, forms, ("VulkanBackend",), table.fallback)
 
 
 def _ethos_u(table: ExecuTorchTable, precision: str) -> Delegate:
@@ -121,14 +114,13 @@ def _ethos_u(table: ExecuTorchTable, precision: str) -> Delegate:
         return [EthosUPartitioner(compile_spec(table))]
 
     def quantize(program: Any, calls: Sequence[Any], name: str) -> Any:
-        return quantize_for_npu(program, calls, table, name)
+        return quantize_for_npu(program, calls, table, name, activation_bits=16 if precision == "w8a16" else 8)
 
     return Delegate(
         "ethos-u",
         make,
         REWRITES,
         ("EthosUBackend",),
-        ("int8",),
         table.fallback,
         quantize=quantize,
         watch=watch_vela,
@@ -163,7 +155,7 @@ def _qnn(table: ExecuTorchTable, precision: str) -> Delegate:
         specs = generate_qnn_executorch_compiler_spec(soc_model=chip, backend_options=options)
         return [QnnPartitioner(specs), *_fallback(table)]
 
-    return Delegate("qnn", make, ("split", "identity"), ("QnnBackend",), ("fp16",), table.fallback)
+    return Delegate("qnn", make, ("split", "identity"), ("QnnBackend",), table.fallback)
 
 
 def _fallback(table: ExecuTorchTable) -> list[Any]:

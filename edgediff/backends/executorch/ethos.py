@@ -1,7 +1,7 @@
 """Arm Ethos-U through TOSA and Vela: a compile spec, the quantizer that its compiler wants, and what Vela says.
 
 Everything between a graph's inputs and outputs is in integers, norms and softmax included: weights of 8 bits with a
-scale per output channel, activations of 8, or of 16 where the target says so. What that would ruin stays fp32 on the
+scale per output channel, activations of 8 (`w8a8`) or 16 (`w8a16`). What that would ruin stays fp32 on the
 CPU that feeds the NPU: whatever is made of the timestep or of integer inputs alone, up to the first layer (the sinusoid
 of the time embedding, the look-up of tokens).
 
@@ -59,8 +59,11 @@ def compile_spec(table: ExecuTorchTable) -> Any:
 # Quantizing
 
 
-def quantize_for_npu(program: Any, calls: Sequence[Call], table: ExecuTorchTable, name: str) -> Any:
-    """The exported program in 8 bits for the NPU; `calls` are inputs along calibration trajectories.
+def quantize_for_npu(
+    program: Any, calls: Sequence[Call], table: ExecuTorchTable, name: str, *, activation_bits: int = 8
+) -> Any:
+    """The exported program in integers for the NPU, weights in 8 bits; `calls` are inputs along calibration
+    trajectories.
 
     Raises BackendError (code `calibration`) without calls: there are no scales without them.
     """
@@ -85,7 +88,7 @@ def quantize_for_npu(program: Any, calls: Sequence[Call], table: ExecuTorchTable
         )
     module = _decomposable(program.module(check_guards=False), calls)
     quantizer = OutsideTheHost(compile_spec(table))
-    quantizer.set_global(npu_config(table.activation_bits))
+    quantizer.set_global(npu_config(activation_bits))
     for node in host_nodes(module.graph):
         quantizer.set_node_name(node.name, None)
     return _run_pt2e(module, quantizer, calls, program.example_inputs[0])
