@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgediff.config import cache_folder, read_text
+from edgediff.config import cache_folder, read_lines
 from edgediff.errors import EvaluationError, SamplerError
 from edgediff.evaluation.layers import map_layers
 from edgediff.evaluation.pictures import (
@@ -158,8 +158,7 @@ def choose_prompts(bundle: Bundle, prompts: int | str | Path) -> tuple[list[str]
 
 def read_prompts(path: Path) -> list[str]:
     """One prompt a line, blank lines left out. Raises ConfigError (missing, not UTF-8), EvaluationError (empty)."""
-    lines = read_text(path).removeprefix("\ufeff").splitlines()
-    texts = [line.strip() for line in lines if line.strip()]
+    texts = [line.strip() for line in read_lines(path) if line.strip()]
     if not texts:
         raise EvaluationError("has no prompts; write one a line", where=str(path), code="prompts")
     return texts

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgediff.cli.commands import Answer, Command, option
-from edgediff.errors import ConfigError
 
 if TYPE_CHECKING:
     from edgediff.estimate import PlanEstimate
@@ -28,15 +26,12 @@ def execute(args: Namespace) -> Answer:
 
 def _read_estimates(file: Path) -> list[PlanEstimate]:
     """What `edgediff estimate --json` printed, for one target or several."""
-    from edgediff.config import parse, read_text
+    from edgediff.config import load_plain, parse, read_text
     from edgediff.estimate import PlanEstimate
 
-    try:
-        data = json.loads(read_text(file))
-    except ValueError as error:
-        raise ConfigError(f"is not JSON: {error}", where=str(file), code="syntax") from error
+    data = load_plain(read_text(file), where=str(file))
     found = data.get("estimates", [data]) if isinstance(data, dict) else [data]
-    return [parse(one, PlanEstimate, where=str(file)) for one in found]
+    return [parse(one, PlanEstimate, where=str(file), strict=True) for one in found]
 
 
 COMMAND = Command(
