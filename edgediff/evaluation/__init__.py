@@ -65,11 +65,7 @@ def evaluate_bundle(
     Raises ConfigError for a prompts file that is missing or not UTF-8, EvaluationError for one that is empty,
     for bad seeds, and for another model than the plan's; and whatever loading and running raise.
     """
-    if bundle.manifest.kind != "text-to-image":
-        raise EvaluationError(
-            f"bundle '{bundle.manifest.name}' is {bundle.manifest.kind}; evaluation compares text-to-image bundles",
-            code="kind",
-        )
+    _need_text_to_image(bundle)
     texts, source = choose_prompts(bundle, prompts)
     streams = _picture_seeds(texts, seeds)
     name = choose_backend(bundle.manifest, backend)
@@ -101,6 +97,14 @@ def evaluate_bundle(
         "pictures": _list_pictures(bundle, name, model, (reference, equal), streams, ours.ssim),
         "layers": map_layers(plan, model.graph),
     }
+
+
+def _need_text_to_image(bundle: Bundle) -> None:
+    if bundle.manifest.kind != "text-to-image":
+        raise EvaluationError(
+            f"bundle '{bundle.manifest.name}' is {bundle.manifest.kind}; evaluation compares text-to-image bundles",
+            code="kind",
+        )
 
 
 def _describe_subject(bundle: Bundle, backend: str, model: Pipeline, store: PictureCache) -> dict[str, Any]:
