@@ -22,6 +22,7 @@ Read = Callable[[str], str]
 GENERATED = re.compile(r"(build|demo|dist|\.git|android_demo/([^/]+/)?(target|build))(/|$)")
 # Written down for people and shells, where a path is a word among others.
 PROSE = ("*.md", "*.sh", "Makefile", ".ci/run", "*.kts", "*pom.xml")
+HISTORY = "CHANGELOG.md"  # names what is gone
 PATH_WORD = re.compile(r"(?<![\w/.:$}-])[\w.*<>-]+(?:/[\w.*<>-]+)+")
 MODULE_WORD = re.compile(r"-m\W{1,5}((?:edgediff|benchmarks)(?:\.\w+)+)")
 SCRIPT_WORD = re.compile(r"python[\d.]* ([\w/]+/\w+\.py)")
@@ -51,7 +52,7 @@ def _is_there(name: str, tracked: set[str], folders: set[str]) -> bool:
 
 def _names(path: str, read: Read, tracked: set[str], folders: set[str]) -> Iterator[str]:
     """Every path that a file names, from the root."""
-    if any(fnmatch.fnmatchcase(path, pattern) for pattern in PROSE):
+    if path != HISTORY and any(fnmatch.fnmatchcase(path, pattern) for pattern in PROSE):
         yield from _written(path, read(path), tracked, folders)
     if path.endswith("pom.xml"):
         yield from _modules_of_pom(path, read(path))
@@ -77,7 +78,7 @@ def _join(path: str, name: str) -> str:
 def _written(path: str, text: str, tracked: set[str], folders: set[str]) -> Iterator[str]:
     """Paths in prose and scripts, from the root or from the file's own folder; bare names of sources; modules."""
     for word in PATH_WORD.findall(text):
-        name = re.sub(r"<[^>]*>", "*", word).rstrip(".")
+        name = re.sub(r"<[^>]*>|NAME", "*", word).rstrip(".")
         first = name.partition("/")[0]
         meant = [one for one, start in ((name, first), (_join(path, name), _join(path, first))) if start in folders]
         if meant and not any(GENERATED.match(one) for one in meant) and not {"<", ">"} & set(name):
