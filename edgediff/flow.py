@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgediff.documents.plan import Plan
-from edgediff.documents.recipe import Recipe, load_recipe, with_budget
+from edgediff.documents.recipe import DistillTable, Recipe, load_recipe, with_budget
 from edgediff.documents.target import Target, load_target
 from edgediff.errors import ConfigError
 from edgediff.plugins import Progress
@@ -132,12 +132,7 @@ def distill_model(
 
     chosen, folder = load_recipe(recipe), Path(out)
     check_methods(chosen)
-    if chosen.distill is None or not chosen.prune:
-        raise ConfigError(
-            f"recipe '{chosen.name}' has no {'[distill]' if chosen.distill is None else '[[prune]]'} table; a "
-            "distillation needs both",
-            code="not_distilled",
-        )
+    table = _distill_table(chosen)
     pipeline = load_pipeline(model)
     pipeline.need_text("distillation")
     samples = load_samples(pipeline, data)
@@ -153,7 +148,7 @@ def distill_model(
     return distill_network(
         pipeline,
         cuts,
-        chosen.distill,
+        table,
         samples,
         folder,
         recipe_name=chosen.name,
@@ -164,6 +159,16 @@ def distill_model(
         every=checkpoint_every,
         progress=progress,
     )
+
+
+def _distill_table(recipe: Recipe) -> DistillTable:
+    if recipe.distill is None or not recipe.prune:
+        raise ConfigError(
+            f"recipe '{recipe.name}' has no {'[distill]' if recipe.distill is None else '[[prune]]'} table; a "
+            "distillation needs both",
+            code="not_distilled",
+        )
+    return recipe.distill
 
 
 def estimate_model(

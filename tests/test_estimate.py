@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgediff.cli.describe import estimates_text
+from edgediff.cli.commands.estimate import estimates_text
 from edgediff.documents.plan import BackendPlan
 from edgediff.documents.target import Target, load_target
 from edgediff.errors import ConfigError

@@ -33,7 +33,7 @@ TORCH_FREE = (
     "runtime",
     "profiling",
     "report",
-    "cli",
+    "cli.main",
     "cli.doctor",
     "estimate",
     "links.adb",
@@ -79,6 +79,11 @@ def test_torch_is_not_imported_by(module):
 def test_import_edgediff_imports_next_to_nothing():
     heavy = run_python("import sys, edgediff; print(*({'pydantic', 'numpy', 'torch', 'rich'} & set(sys.modules)))")
     assert heavy == "\n"
+
+
+def test_the_command_line_with_all_its_commands_imports_next_to_nothing():
+    heavy = "{'pydantic', 'numpy', 'torch', 'rich', 'PIL', 'subprocess'}"
+    assert run_python(f"import sys, edgediff.cli.main; print(*({heavy} & set(sys.modules)))") == "\n"
 
 
 @pytest.mark.parametrize("arguments", QUICK_COMMANDS, ids=" ".join)

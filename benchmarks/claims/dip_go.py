@@ -80,7 +80,7 @@ def run_all(args: argparse.Namespace) -> None:
     while waiting or running:
         while waiting and len(running) < args.processes:
             part = waiting.pop(0)
-            command = [sys.executable, "-m", "benchmarks.dip_go", *sys.argv[1:], "--part", part]
+            command = [sys.executable, "-m", "benchmarks.claims.dip_go", *sys.argv[1:], "--part", part]
             running[part] = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": str(args.threads)})
         for part, process in list(running.items()):
             if process.poll() is not None:

@@ -17,7 +17,7 @@ from edgediff.bundle.files import MANIFEST, copy_hashed, refuse_pickle
 from edgediff.bundle.reader import MANIFEST_LIMIT, check_folder
 from edgediff.bundle.refusals import as_bundle_error, broken, format_size
 from edgediff.bundle.writer import BundleWriter, check_output, update_manifest
-from edgediff.config import read_json
+from edgediff.config import read_outside
 from edgediff.documents.plan import Plan
 from edgediff.errors import did_you_mean
 from edgediff.runtime.manifest import Manifest
@@ -54,7 +54,7 @@ class Bundle:
     def plan(self) -> Plan:
         """The decisions behind the bundle, read at first use. Raises BundleError when it is not a plan."""
         with as_bundle_error():
-            return read_json(self.path(self.manifest.plan), Plan)
+            return read_outside(self.path(self.manifest.plan), Plan)
 
     def path(self, relative: str) -> Path:
         """Where a listed file, or a folder of listed files, lies. Raises BundleError for any other."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
+import sys
 import unicodedata
 import zipfile
 from pathlib import Path
@@ -13,11 +15,13 @@ from pydantic import RootModel, ValidationError
 
 from edgediff.bundle.files import MANIFEST, check_files, check_hashes, not_a_file, scan_folder
 from edgediff.bundle.refusals import as_bundle_error, broken, format_size, reading
-from edgediff.config import dump_json, parse, parse_json, read_text
+from edgediff.config import Limits, check_plain, load_plain, parse, read_text
 from edgediff.errors import ConfigError
 from edgediff.runtime.manifest import SCHEMA_MAJOR, Manifest, check_version
 
 MANIFEST_LIMIT = 16 << 20  # bytes; a thousand rows with four graphs are below 1 MB
+# What the Kotlin reader takes too: whole numbers of any size where the model does not bound them.
+LIMITS = Limits(bytes=MANIFEST_LIMIT, depth=400, whole=math.inf, real=sys.float_info.max)
 
 
 def check_folder(folder: Path, shown: str, verify: bool) -> Manifest:
@@ -46,20 +50,21 @@ def read_manifest(folder: Path, shown: str) -> Manifest:
     if status.st_size > MANIFEST_LIMIT:
         message = f"is {format_size(status.st_size)}; a manifest is at most {format_size(MANIFEST_LIMIT)}"
         raise broken("size", where, message)
-    return parse_manifest(read_text(file), where)
+    return parse_manifest(read_text(file, limits=LIMITS), where)
 
 
 def parse_manifest(text: str, where: str) -> Manifest:
-    data = parse_json(text, RootModel[dict[str, Any]], where=where).root
+    plain = load_plain(text, where=where, limits=LIMITS, values=False)
+    data = parse(plain, RootModel[dict[str, Any]], where=where).root
     version = data.get("schema_version")
     if not isinstance(version, str) or len(version) > 16:
         message = f"schema_version must be a text like '{SCHEMA_MAJOR}.0', which every manifest states"
         raise broken("version", where, message)
     check_version(version, where)
     try:
-        dump_json(data).encode()
-    except ValueError as error:
-        message = f"holds a number or a text that JSON cannot hold ({error})"
+        check_plain(data, where=where, limits=LIMITS)
+    except ConfigError as error:
+        message = f"holds a number or a text that JSON cannot hold ({error.message})"
         raise broken("syntax", where, message) from error
     try:
         manifest = parse(data, Manifest, where=where)

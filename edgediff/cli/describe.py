@@ -1,21 +1,14 @@
-"""What came of a command, in words and as plain data: a bundle, its parity, its quality."""
+"""A bundle in words and as plain data, as `inspect`, `build` and `unpack` show it."""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any
 
 from edgediff.cli.text import format_table
-from edgediff.documents.plan import shorten
 
 if TYPE_CHECKING:
     from edgediff.bundle import Bundle
-    from edgediff.documents.target import Target
-    from edgediff.estimate import PlanEstimate
     from edgediff.runtime.manifest import Manifest
-
-QUALITY_KEYS = ("retrieval_at_1", "frechet", "psnr_db", "ssim")
 
 
 def describe_bundle(manifest: Manifest) -> dict[str, Any]:
@@ -125,120 +118,7 @@ def _placement_lines(manifest: Manifest) -> list[str]:
 
 def _operator_text(what: str) -> str:
     """An operator and the end of where it is: `sin in ...proj' (Timesteps), embeddings.py:1084`."""
+    from edgediff.documents.plan import shorten
+
     operator, _, place = what.partition(" in module ")
     return f"{operator} in {shorten(place, 40 - len(operator))}" if place else operator
-
-
-def parity_text(found: dict[str, Any]) -> str:
-    """Conversion error of every graph, of the trajectory at its worst step and of the picture, per backend."""
-    rows: list[tuple[str, ...]] = []
-    for backend, result in found["backends"].items():
-        parts = {f"graph {name}": graph for name, graph in result["graphs"].items()}
-        parts[f"latent, worst at step {result['trajectory']['worst_step'] + 1}"] = result["trajectory"]
-        parts["picture"] = result["image"]
-        for name, part in parts.items():
-            floor = f"{part['floor_db']:g}" if "floor_db" in part else ""
-            state = "" if part.get("ok", True) else "MISSED"
-            rows.append((backend, name, f"{part['psnr_db']:.1f}", floor, state))
-    verdict = "every floor holds" if found["ok"] else "a floor was missed"
-    notes = [
-        f"{backend}: computed by {said}, not by the device's own runtime"
-        for backend, result in found["backends"].items()
-        if (said := result.get("stand_in"))
-    ]
-    table = format_table(("backend", "against PyTorch", "PSNR dB", "floor", ""), rows)
-    return "\n".join([table, "", *notes, verdict])
-
-
-def quality_text(found: dict[str, Any]) -> str:
-    """The bundle beside the untouched model and beside the untouched model with fewer steps at equal compute."""
-    equal = found["equal_compute"]
-    columns = (found, found["reference"], equal)
-    rows = []
-    for key in QUALITY_KEYS:
-        values = [column.get(key) for column in columns]
-        rows.append((key, *("-" if value is None else f"{value:.4g}" for value in values)))
-    headers = ("", "this bundle", "untouched", f"untouched, {equal['sampler']} {equal['steps']}")
-    words = {True: "better", False: "worse", None: "no clear difference"}
-    gaps = [
-        (key, f"{gap['difference']:+.3g}", f"{gap['low']:+.3g} to {gap['high']:+.3g}", words[gap["better"]])
-        for key, gap in found["against_equal_compute"].items()
-    ]
-    against = format_table(("at equal compute", "difference", "95 % interval", "this bundle is"), gaps)
-    title = f"{found['n']} pictures of {found['prompts']} prompts"
-    return "\n".join([title, "", format_table(headers, rows), "", against, *found["reasons"].values()])
-
-
-def setting_text(field: Any) -> str:
-    """Type and default of one key of a method's table."""
-    kind = _type_text(field.annotation)
-    if field.is_required():
-        return f"{kind}, needed"
-    return f"{kind}, default {field.get_default(call_default_factory=True)!r}"
-
-
-def _type_text(annotation: Any) -> str:
-    if get_origin(annotation) is Literal:
-        return " or ".join(map(repr, get_args(annotation)))
-    if get_origin(annotation) is tuple and get_args(annotation)[-1] is ...:
-        return f"list of {_type_text(get_args(annotation)[0])}"
-    if keys := getattr(annotation, "model_fields", None):
-        return f"{{ {', '.join(f'{key} = ...' for key in keys)} }}"
-    if isinstance(annotation, type) and not get_args(annotation):
-        return annotation.__name__
-    return str(annotation).replace("typing.", "")
-
-
-SHOWN_NAME = 20  # characters of a device, so that the table has 80 columns
-
-
-def estimates_text(found: Sequence[PlanEstimate]) -> str:
-    """A line per target; below it, what the figures stand on."""
-    rows = []
-    for one in found:
-        time, fits = one.latency_ms, {True: "fits", False: "NO", None: "?"}[one.fits]
-        room = f"{one.memory_mb / 1e3:.1f}" + (f"/{one.ceiling_mb / 1e3:.2g}" if one.ceiling_mb else "")
-        spread = f"{_span(time.low)} to {_span(time.high)}"
-        rows.append(
-            (one.target[:SHOWN_NAME], f"{one.backend} {one.precision}", _span(time.p50), spread, f"{room} {fits}")
-        )
-    head = ("device", "runs on", "image", "4 times of 5", "memory, GB")
-    notes = ["estimated, not measured"]
-    for one in found:
-        unsure = f"; unverified: {', '.join(one.unverified)}" if one.unverified else ""
-        notes.append(f"{one.target}: {one.basis}{unsure}")
-        if one.unknown_operators:
-            named = ", ".join(f"{name} ({count})" for name, count in sorted(one.unknown_operators.items()))
-            notes.append(f"{one.target}: operators without a class, priced by their traffic: {named}")
-    body = "\n".join(textwrap.fill(note, 78, subsequent_indent="  ") for note in notes)
-    return f"{format_table(head, rows)}\n\n{body}"
-
-
-def _span(ms: float) -> str:
-    return f"{ms / 1e3:.3g} s" if ms >= 1000 else f"{ms:.3g} ms"
-
-
-def target_text(target: Target) -> str:
-    """One device in full: every figure with its source, or the word unverified."""
-    unsure = set(target.unverified_figures())
-    lines = [f"{target.name}: {target.soc}, {target.os}".rstrip(", ")]
-    for name, unit in (("memory_gb", "GB"), ("memory_ceiling_gb", "GB for one app"), ("bandwidth_gbps", "GB/s")):
-        value = getattr(target, name)
-        if value is not None:
-            mark = " (unverified)" if name in unsure else ""
-            lines.append(f"{name:<20}{value:g} {unit}{mark}  {target.sources.get(name, '')}".rstrip())
-    for where, part in target.compute_units():
-        rates = [
-            f"{rate} {getattr(part, rate):g}"
-            for rate in ("fp32_gflops", "fp16_gflops", "int8_gops")
-            if getattr(part, rate) is not None
-        ]
-        mark = " (unverified)" if part.unverified or not part.source else ""
-        lines.append(f"{where:<20}{part.name}: {', '.join(rates) or 'no peak known'}{mark}  {part.source}".rstrip())
-    for backend in target.backends:
-        table = target.backend(backend)
-        how = f"{table.precision} on the {table.unit}, {table.guidance} guidance"
-        lines.append(f"{backend:<20}{how}" + "".join(f"; {one}" for one in table.constraints))
-    if target.thermal:
-        lines.append(f"{'thermal':<20}{target.thermal}")
-    return "\n".join(textwrap.fill(line, 80, subsequent_indent=" " * 20, break_on_hyphens=False) for line in lines)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from edgediff.config import Model, read_toml
+from edgediff.config import Model, read_outside
 from edgediff.documents.weight_format import parse_format
 from edgediff.errors import ConfigError, unknown
 from edgediff.plugins import data_folder
@@ -203,7 +203,7 @@ def load_recipe(recipe: str | Path | Recipe) -> Recipe:
     """A recipe by name (`balanced`), by file, or as it is. Raises ConfigError."""
     if isinstance(recipe, Recipe):
         return recipe
-    return read_toml(find_config("recipe", recipe), Recipe)
+    return read_outside(find_config("recipe", recipe), Recipe)
 
 
 def with_budget(recipe: Recipe, budget: str | float | None) -> Recipe:
@@ -229,8 +229,6 @@ def find_config(kind: str, name: str | Path) -> Path:
     """The TOML file of a recipe or target given by name or by path. Raises ConfigError for neither."""
     path = Path(name)
     if path.suffix == ".toml" or path.is_file():
-        if not path.is_file():
-            raise ConfigError("there is no such file", where=str(path), code="missing")
         return path
     packaged = data_folder(f"{kind}s") / f"{name}.toml"
     if not packaged.is_file():

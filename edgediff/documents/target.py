@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from edgediff.config import Model, read_toml
+from edgediff.config import Model, read_outside
 from edgediff.documents.recipe import config_names, find_config
 from edgediff.errors import did_you_mean
 from edgediff.runtime.precision import PRECISIONS, Precision
@@ -183,7 +183,7 @@ def load_target(target: str | Path | Target) -> Target:
     """A target by name (`host`), by file, or as it is. Raises ConfigError."""
     if isinstance(target, Target):
         return target
-    return read_toml(find_config("target", target), Target)
+    return read_outside(find_config("target", target), Target)
 
 
 def list_targets() -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import RootModel
 
-from edgediff.config import parse, read_json
+from edgediff.config import parse, read_outside
 from edgediff.documents.plan import Plan
 from edgediff.errors import EvaluationError
 from edgediff.evaluation.pictures import PictureCache, program_digest
@@ -117,7 +117,7 @@ def _quoted(word: str) -> str:
 
 def _read_evaluation(bundle: Bundle, source: Source) -> Mapping[str, Any]:
     where = str(source) if isinstance(source, str | Path) else "evaluation"
-    data = source if isinstance(source, Mapping) else read_json(Path(source), RootModel[dict[str, Any]]).root
+    data = source if isinstance(source, Mapping) else read_outside(Path(source), RootModel[dict[str, Any]]).root
     for key in ("reference", "equal_compute"):
         if not isinstance(data.get(key), Mapping):
             raise EvaluationError(
@@ -140,5 +140,5 @@ def _read_profile(bundle: Bundle, source: LatencyTable | Source | None) -> Laten
     if source is None or isinstance(source, LatencyTable):
         return source
     if isinstance(source, str | Path):
-        return read_json(Path(source), LatencyTable)
+        return read_outside(Path(source), LatencyTable)
     return parse(dict(source), LatencyTable, where=f"profile of {bundle.manifest.name}")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgediff.config import read_text
+from edgediff.config import read_lines
 from edgediff.documents.recipe import CalibrationTable, GuidanceTable, Recipe
 from edgediff.errors import ConfigError, SamplerError
 from edgediff.plugins import Progress
@@ -215,7 +215,7 @@ def _denoiser(pipeline: Pipeline) -> Denoiser:
 
 
 def _read_prompts(path: Path, count: int) -> tuple[str, ...]:
-    prompts = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    prompts = [line.strip() for line in read_lines(path) if line.strip()]
     if not prompts:
         raise ConfigError("has no prompts; write one a line", where=str(path), code="prompts")
     if len(prompts) < count:
