@@ -44,11 +44,15 @@ def dump_json(value: Any) -> str:
 
 def read_toml(path: Path, model: type[M]) -> M:
     """Reads `path` into `model`. Raises ConfigError for missing files, bad TOML and bad values."""
+    return parse(load_toml(path), model, where=str(path))
+
+
+def load_toml(path: Path) -> dict[str, Any]:
+    """The plain data of a TOML file. Raises ConfigError for a missing file and bad TOML."""
     try:
-        data = tomllib.loads(read_text(path))
+        return tomllib.loads(read_text(path))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"is not TOML: {error}", where=str(path), code="syntax") from error
-    return parse(data, model, where=str(path))
 
 
 def read_json(path: Path, model: type[M]) -> M:

@@ -83,12 +83,14 @@ def plan_build(
 def _plan_weights(pipeline: Pipeline, recipe: Recipe, plan: Plan, progress: Progress | None) -> Plan:
     """The plan with its weights in fewer bits, where the recipe asks for that. Raises ConfigError for a backend
     that cannot hold them."""
+    from edgediff.backends import Backend
     from edgediff.planning.weight_bits import plan_weights
     from edgediff.plugins import load_plugin
 
     if recipe.precision.format or recipe.precision.bits is not None:
         for name in plan.backends:
-            if not getattr(load_plugin("backends", name), "CODES_WEIGHTS", False):
+            backend: Backend = load_plugin("backends", name)
+            if not backend.CODES_WEIGHTS:
                 raise ConfigError(
                     f"backend '{name}' holds no coded weights ([precision] format or bits); leave it out with "
                     '--backend, or choose weights = "int8"',

@@ -38,10 +38,11 @@ EXTRAS = {
 
 def plugin_names(folder: str) -> list[str]:
     """Kinds in `edgediff/<folder>/` and in the entry-point group `edgediff.<folder>`."""
-    return sorted({*_own_names(folder), *(point.name for point in _points(folder))})
+    return sorted({*own_names(folder), *(point.name for point in _points(folder))})
 
 
-def _own_names(folder: str) -> list[str]:
+def own_names(folder: str) -> list[str]:
+    """Kinds in `edgediff/<folder>/` alone."""
     package = importlib.import_module(f"edgediff.{folder}")
     return [info.name for info in pkgutil.iter_modules(package.__path__) if not info.name.startswith("_")]
 
@@ -76,7 +77,7 @@ def _open(folder: str, kind: str) -> Plugin:
     """Loaded and checked once."""
     door = importlib.import_module(f"edgediff.{folder}").DOOR
     points = [point for point in _points(folder) if point.name == kind]
-    inside = kind in _own_names(folder)
+    inside = kind in own_names(folder)
     if len(points) + inside > 1:
         packages = ", ".join(sorted(str(point.dist and point.dist.name) for point in points))
         has = "edgediff has one of its own" if inside else "only one of them can be installed"

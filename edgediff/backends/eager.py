@@ -11,12 +11,13 @@ import importlib.metadata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakValueDictionary
 
 import numpy as np
 
 from edgediff.backends import Artifacts
+from edgediff.documents.target import BackendTable
 from edgediff.errors import BackendError
 from edgediff.runtime.engine import Array, Runner
 from edgediff.runtime.manifest import Artifact, Graph
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
 
 NAME = "eager"
 TOOLS = ("torch", "diffusers", "transformers", "safetensors")
+
+
+class Settings(BackendTable):
+    """The table `[eager]` of a target."""
+
+    format: Literal["safetensors"] = "safetensors"
 
 
 def lower(variants: Variants, target: Target, out: Path) -> Artifacts:

@@ -75,6 +75,15 @@ class Family(Protocol):
     def example_inputs(self, model: nn.Module, sizes: Sizes, batch: int = 1) -> dict[str, Tensor]:
         """Seeded inputs of the right shapes by name, on the model's device and in its dtype."""
 
+    def forward(
+        self, model: nn.Module, sample: Tensor, timestep: Tensor, conditions: Mapping[str, Tensor]
+    ) -> Tensor:
+        """The network's own forward, which a run of all units equals: as diffusers' networks are called. `timestep` is
+        `[1]`. Of learned variances the noise alone."""
+        times = timestep.expand(len(sample))
+        result: Tensor = model(sample, timestep=times, **conditions, return_dict=False)[0]
+        return result[:, : sample.shape[1]]
+
     def pass_unit(self, model: nn.Module, unit: Unit, streams: Sequence[Tensor]) -> Tensor:
         """What is left of a cut unit: its input."""
         return streams[0]

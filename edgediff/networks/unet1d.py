@@ -207,4 +207,3 @@ _RUN: dict[str, Any] = {
     "spatial_attention": _run_attention,
     "sampler": _run_sampler,
 }
-

@@ -322,4 +322,3 @@ _RUN: dict[str, Any] = {
     "feed_forward": _run_attention,
     "spatial_attention": _run_module,
 }
-

@@ -1,8 +1,8 @@
 """A diffusion pipeline, loaded: the only importer of diffusers' pipelines.
 
 MODEL is `glyph` (the trained model in this package), `random:sd15` (a real architecture with random
-weights, for costs), a local folder in diffusers layout, a folder of `edgediff distill`, or a hub id. Which parts a model
-has, and what its denoiser is given, the network family of its denoiser says (`networks.NetworkClass`).
+weights, for costs), a local folder in diffusers layout, a folder of `edgediff distill`, or a hub id. Which parts a
+model has, and what its denoiser is given, the network family of its denoiser says (`networks.NetworkClass`).
 """
 
 from __future__ import annotations

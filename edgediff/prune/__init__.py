@@ -31,4 +31,3 @@ class Pruner(Protocol):
 
 
 DOOR = Pruner
-

@@ -7,7 +7,7 @@ n <= longest, and never among the first `retention` of the calls. The paper deci
 calibration, so the same decisions are made here, at export.
 
 r is what all blocks of a DiT add to their input. It is wired as the change of every unit of role `stream` (two carries
-per block; their sum is the paper's one). A U-Net has no such sum: there r is the network's output and a skipped call holds
+per block; their sum is the paper's one). A U-Net has no such sum: there r is the output and a skipped call holds
 it (ours), which needs no carry.
 """
 

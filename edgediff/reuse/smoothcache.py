@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from edgediff.plugins import Progress
     from edgediff.sampling.rollout import Rollout
 
+
 class Spec(Model):
     """`threshold` 0.08, 0.18 and 0.35 are those published for DiT-XL with 50 calls; `lags` the longest reuse."""
 

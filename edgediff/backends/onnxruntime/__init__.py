@@ -19,9 +19,10 @@ import io
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgediff.backends import Artifacts
+from edgediff.documents.target import BackendTable
 from edgediff.errors import BackendError, did_you_mean, first_line
 from edgediff.plugins import import_or_explain
 from edgediff.runtime.engine import Array, Runner
@@ -43,6 +44,12 @@ SPINNING = "session.intra_op.allow_spinning"
 QUIET = 3  # log errors only
 TRACED_CALLS = 4  # the first pays what is done late, and is left out when the trace is read
 DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64", "tensor(int32)": "int32"}
+
+
+class Settings(BackendTable):
+    """The table `[onnxruntime]` of a target."""
+
+    format: Literal["onnx", "ort"] = "onnx"
 
 
 def lower(variants: Variants, target: Target, out: Path) -> Artifacts:
