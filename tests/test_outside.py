@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import importlib
+import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -53,7 +56,9 @@ def make_wheel(source: Path, folder: Path) -> Path:
         for group, points in project["entry-points"].items()
     ]
     info = f"{stem}.dist-info"
-    files[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n".encode()
+    files[f"{info}/METADATA"] = (
+        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n".encode()
+    )
     files[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     files[f"{info}/entry_points.txt"] = "\n".join(groups).encode()
     record = [
@@ -114,7 +119,17 @@ class Outside:
 def outside(tmp_path_factory) -> Outside:
     folder = tmp_path_factory.mktemp("outside")
     wheel = make_wheel(SOURCE, folder)
-    pip = [sys.executable, "-m", "pip", "install", "--no-index", "--no-deps", "--quiet", "--target", str(folder / "site")]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-index",
+        "--no-deps",
+        "--quiet",
+        "--target",
+        str(folder / "site"),
+    ]
     subprocess.run([*pip, str(wheel)], check=True, timeout=120)
     write_model(folder / "model")
     (folder / "recipe.toml").write_text(RECIPE.format(n=2))
@@ -169,6 +184,26 @@ def test_without_the_package_each_of_its_words_is_an_error(outside):
     assert error["message"].startswith("[exported] is no table of a target and no backend that is installed")
     assert "executorch" in error["message"] and "entry point in the group edgediff.backends" in error["message"]
     error = bare.run(*words, "--recipe", "recipe.toml", code=2)
-    assert (error["code"], error["message"].split(";")[0]) == ("unknown_prune", "unknown prune kind 'every_nth'")
+    assert error["code"] == "unknown_prune" and error["message"].startswith("unknown prune kind 'every_nth'")
     error = bare.run(*words, "--recipe", "none", code=2)
-    assert error["code"] == "missing_part" and "has no 'unet'" in error["message"]
+    assert error["code"] == "missing_part" and "has no 'unet' or 'transformer'" in error["message"]
+    assert "it names mixer (MixerDenoiser)" in error["message"]
+
+
+def test_the_documents_code_is_the_packages():
+    text = (SOURCE.parent.parent / "docs" / "extending.md").read_text()
+    blocks = re.findall(r"```(?:python|toml)\n(.*?)```", text, re.DOTALL)
+    files = [path.read_text() for path in (*SOURCE.rglob("*.py"), SOURCE / "pyproject.toml")]
+    assert len(blocks) == 6
+    for block in blocks:
+        assert any(block in file for file in files), f"docs/extending.md has code that tests/outside has not:\n{block}"
+
+
+@pytest.mark.parametrize("folder", ["networks", "prune", "reuse", "backends", "links", "layouts"])
+def test_the_documents_table_names_every_member(folder):
+    door = importlib.import_module(f"edgediff.{folder}").DOOR
+    table = (SOURCE.parent.parent / "docs" / "extending.md").read_text().partition("## Entry points")[0]
+    (row,) = [line for line in table.splitlines() if f"`{folder}.{door.__name__}`" in line]
+    members = {*door.__annotations__, *(name for name, one in vars(door).items() if inspect.isfunction(one))}
+    for name in members - {"NAME"}:
+        assert name.startswith("_") or f"`{name}`" in row, f"docs/extending.md says nothing of {folder}'s {name}"

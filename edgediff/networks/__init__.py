@@ -75,9 +75,7 @@ class Family(Protocol):
     def example_inputs(self, model: nn.Module, sizes: Sizes, batch: int = 1) -> dict[str, Tensor]:
         """Seeded inputs of the right shapes by name, on the model's device and in its dtype."""
 
-    def forward(
-        self, model: nn.Module, sample: Tensor, timestep: Tensor, conditions: Mapping[str, Tensor]
-    ) -> Tensor:
+    def forward(self, model: nn.Module, sample: Tensor, timestep: Tensor, conditions: Mapping[str, Tensor]) -> Tensor:
         """The network's own forward, which a run of all units equals: as diffusers' networks are called. `timestep` is
         `[1]`. Of learned variances the noise alone."""
         times = timestep.expand(len(sample))

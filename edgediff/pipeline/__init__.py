@@ -251,7 +251,19 @@ def _load_folder(folder: Path, *, name: str, revision: str | None) -> Pipeline:
 
 def _wanted_parts(folder: Path, index: dict[str, Any]) -> list[str]:
     """Names of the parts, the denoiser first. Raises ModelError for one that is missing in the index."""
-    denoiser = next((part for part in part_classes() if part != "unet" and is_listed(index, part)), "unet")
+    places = part_classes()
+    denoiser = next((part for part in places if is_listed(index, part)), None)
+    if denoiser is None:
+        others = [
+            f"{part} ({listed[1]})" for part, listed in index.items() if isinstance(listed, list) and all(listed[1:2])
+        ]
+        raise ModelError(
+            f"model_index.json has no {' or '.join(repr(part) for part in sorted(places, reverse=True))}, where "
+            f"denoisers lie; it names {', '.join(others) or 'no parts'}. A network of another family comes with the "
+            "package of that family",
+            where=str(folder),
+            code="missing_part",
+        )
     check_part(folder, index, denoiser)
     about = find_class(str(index[denoiser][1]))[2]
     return [denoiser, *about.needs, *(part for part in about.may if is_listed(index, part))]

@@ -91,7 +91,8 @@ def check_part(folder: Path, index: dict[str, Any], part: str) -> list[Path]:
 
 
 def make_part(part: str, config: dict[str, Any]) -> nn.Module:
-    """The part with random weights, from its configuration; without `_class_name` it is the first known class."""
+    """The part with random weights, from its configuration, which names a denoiser's class; another part's without
+    `_class_name` is the first known one."""
     import diffusers
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -100,7 +101,7 @@ def make_part(part: str, config: dict[str, Any]) -> nn.Module:
     elif part in PARTS:
         module = getattr(diffusers, config.get("_class_name", PARTS[part][0])).from_config(config)
     else:
-        family, class_name, _ = find_class(config.get("_class_name") or part_classes()[part][0])
+        family, class_name, _ = find_class(config["_class_name"])
         module = family.make(class_name, config)
     return module.eval().requires_grad_(False)
 

@@ -40,19 +40,24 @@ class Setting:
 
     def need(self, *roles: Role, method: str) -> None:
         """Raises MethodError unless the network has units of one of the roles that the method works on."""
-        if self.graph.of_role(*roles):
-            return
-        have = [name for name in plugin_names("networks") if {*roles} & {*load_plugin("networks", name).ROLES.values()}]
-        raise MethodError(
-            f"{method} works on units of role {' or '.join(roles)}, and this {self.graph.family} network has none; "
-            f"families that have: {', '.join(have) or 'none'}",
-            code="role",
-        )
+        need_role(self.graph, *roles, method=method)
 
     def branches(self, *roles: Role) -> tuple[str, ...]:
         """The carries by which attentions and feed-forwards of these roles are reused before they are added to the
         stream: the value of a unit that is a branch alone, else the change that it made (`<unit>+`)."""
         return tuple(f"{unit.name}+" if unit.stream else unit.name for unit in self.graph.of_role(*roles))
+
+
+def need_role(graph: UnitGraph, *roles: Role, method: str) -> None:
+    """Raises MethodError for a network without units of one of these roles, saying which families have some."""
+    if graph.of_role(*roles):
+        return
+    have = [name for name in plugin_names("networks") if {*roles} & {*load_plugin("networks", name).ROLES.values()}]
+    raise MethodError(
+        f"{method} works on units of role {' or '.join(roles)}, and this {graph.family} network has none; network "
+        f"families that can have some: {', '.join(have) or 'none'}",
+        code="role",
+    )
 
 
 def reuse_row(carries: Iterable[str]) -> Row:

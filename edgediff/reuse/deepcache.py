@@ -37,7 +37,7 @@ def propose(spec: Spec, setting: Setting) -> Schedule:
     """Full at the keys, shallow between them. Raises MethodError for a network without skips, a branch deeper than
     they go, and a centre outside the calls."""
     calls = setting.calls
-    held = deep_feature(setting, spec.branch, "deepcache")
+    held = deep_feature(setting.graph, spec.branch)
     if spec.interval == 1:
         return full_schedule(calls)
     if spec.mode == "uniform":

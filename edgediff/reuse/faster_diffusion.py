@@ -39,7 +39,7 @@ class Spec(Model):
 def propose(spec: Spec, setting: Setting) -> Schedule:
     """Full at the keys, the decoder alone elsewhere. Raises MethodError for networks without an encoder, for keys that
     do not exist, and for a step count without published keys."""
-    encoder = encoder_blocks(setting, "faster_diffusion")
+    encoder = encoder_blocks(setting.graph, "faster_diffusion")
     keys = _keys(spec, setting.calls)
     rows = {"full": Row(), "decoder": Row(hold=encoder)}
     calls = tuple("full" if call in keys else "decoder" for call in range(setting.calls))

@@ -78,4 +78,4 @@ def _carries(spec: Spec, setting: Setting) -> tuple[str, ...]:
         return ()
     if setting.graph.of_role("stream"):
         return setting.branches(*BRANCHES)
-    return (deep_feature(setting, spec.branch, "taylorseer"),)
+    return (deep_feature(setting.graph, spec.branch, "taylorseer"),)

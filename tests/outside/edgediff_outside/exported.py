@@ -1,5 +1,5 @@
-"""The backend `exported`: `torch.export` programs, a file per graph and batch. `edgediff.backends.Backend` says what each
-member is."""
+"""The backend `exported`: `torch.export` programs, a file per graph and batch. `edgediff.backends.Backend` says what
+each member is."""
 
 from __future__ import annotations
 
