@@ -36,7 +36,7 @@ from edgediff.backends.executorch.lowering import Method, write_program
 from edgediff.backends.executorch.rewrite import rewrite_program
 from edgediff.bundle.assemble import make_manifest
 from edgediff.documents.recipe import CalibrationTable, load_recipe
-from edgediff.documents.target import ExecuTorchTable, Target, load_target
+from edgediff.documents.target import BackendTable, Target, load_target
 from edgediff.embedded.judge import load_judge
 from edgediff.flow import plan_pipeline
 from edgediff.metrics import psnr
@@ -86,8 +86,8 @@ def near(exact: Any, coarse: Any) -> float:
     return psnr(exact, coarse, float(np.abs(exact).max()))
 
 
-def find_chip(name: str, bits: int) -> ExecuTorchTable:
-    return load_target(name).executorch.model_copy(update={"activation_bits": bits})
+def find_chip(name: str, bits: int) -> BackendTable:
+    return load_target(name).backend("executorch").model_copy(update={"activation_bits": bits})
 
 
 def table(targets: Sequence[str], recipe: str, graphs: Sequence[str], bits: int) -> None:
