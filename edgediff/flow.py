@@ -277,6 +277,7 @@ class _Stages:
 
 
 def _write(pipeline: Pipeline, plan: Plan, target: Target, writer: Any, told: _Stages) -> Bundle:
+    from edgediff.backends import Backend
     from edgediff.bundle.assemble import make_manifest, write_parts
     from edgediff.plugins import load_plugin
     from edgediff.variants import build_variants
@@ -289,7 +290,8 @@ def _write(pipeline: Pipeline, plan: Plan, target: Target, writer: Any, told: _S
     lowered = []
     for name in plan.backends:
         told(f"lowering to {name}")
-        lowered.append(load_plugin("backends", name).lower(variants, target, writer.folder))
+        backend: Backend = load_plugin("backends", name)
+        lowered.append(backend.lower(variants, target, writer.folder))
     told("recording golden inputs and outputs")
     write_parts(pipeline, plan, writer.folder)
     manifest = make_manifest(pipeline, plan, variants, lowered, name=writer.out.stem)

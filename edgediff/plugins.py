@@ -96,7 +96,7 @@ def _load_point(point: EntryPoint, what: str, where: str) -> Any:
     try:
         return point.load()
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != point.module.partition(".")[0]:
+        if (error.name or "").partition(".")[0] not in ("edgediff", point.module.partition(".")[0]):
             raise missing_library(error, what) from error
         raise ConfigError(f"{what} cannot be loaded: {first_line(error)}", where=where, code="plugin") from error
     except Exception as error:
@@ -106,22 +106,32 @@ def _load_point(point: EntryPoint, what: str, where: str) -> Any:
 
 def check_plugin(own: Any, door: type, what: str, where: str) -> None:
     """Raises ConfigError `half_written` for a member of the Protocol `door` that has no default there and is not in
-    `own`, and for a function of `own` that does not take what the Protocol hands it."""
-    named = [name for name in door.__annotations__ if name != "NAME"]
+    `own`, for a function of `own` that does not take what the Protocol hands it, and for a class that is another."""
     functions = {name: member for name, member in vars(door).items() if inspect.isfunction(member) and name[0] != "_"}
-    needed = [name for name in named if not hasattr(door, name)]
-    needed += [name for name, member in functions.items() if getattr(member, "__isabstractmethod__", False)]
-    says = f"edgediff.{door.__module__.partition('.')[2]}.{door.__name__} says what it is"
-    for name in needed:
-        if not hasattr(own, name):
-            message = f"{what} is half-written: it has no '{name}'; {says}"
+    for name in (*(name for name in door.__annotations__ if name != "NAME"), *functions):
+        default = getattr(door, name, None)
+        if hasattr(own, name):
+            wrong = _misfit(getattr(own, name), functions.get(name), door.__annotations__.get(name, ""))
+        elif not hasattr(door, name) or getattr(default, "__isabstractmethod__", False):
+            wrong = f"it has no '{name}'"
+        else:
+            continue
+        if wrong:
+            message = (
+                f"{what} is half-written: {wrong.format(name=name)}; {door.__module__}.{door.__name__} says what it is"
+            )
             raise ConfigError(message, where=where, code="half_written")
-    for name, member in functions.items():
-        if hasattr(own, name) and not _takes(getattr(own, name), member):
-            wanted = inspect.signature(member)
-            given = ", ".join(list(wanted.parameters)[1:])
-            message = f"{what} is half-written: its '{name}' must be a function that takes ({given}); {says}"
-            raise ConfigError(message, where=where, code="half_written")
+
+
+def _misfit(value: Any, member: Callable[..., Any] | None, annotation: str) -> str:
+    """What is wrong with a member, given the Protocol's function or annotation; empty when it fits."""
+    if member is not None and not _takes(value, member):
+        given = ", ".join(list(inspect.signature(member).parameters)[1:])
+        return f"its '{{name}}' must be a function that takes ({given})"
+    base = annotation.removeprefix("type[").removesuffix("]")
+    if annotation.startswith("type[") and base not in [one.__name__ for one in getattr(value, "__mro__", ())]:
+        return f"its '{{name}}' must be a class derived from {base}"
+    return ""
 
 
 def _takes(function: Any, member: Callable[..., Any]) -> bool:

@@ -13,6 +13,7 @@ import torch
 
 import edgediff
 from edgediff import plugins
+from edgediff.config import Model
 from edgediff.errors import ConfigError, MissingLibrary, ModelError
 from edgediff.estimate.decompose import unit_operators
 from edgediff.graph.units import Unit
@@ -55,10 +56,12 @@ def test_a_half_written_plug_in_is_an_error_that_names_the_member():
     says = r"edgediff\.reuse\.ReuseMethod says what it is"
     with pytest.raises(ConfigError, match=rf"^here: reuse plug-in 'x' is half-written: it has no 'Spec'; {says}"):
         check_plugin(SimpleNamespace(propose=propose), ReuseMethod, "reuse plug-in 'x'", "here")
+    with pytest.raises(ConfigError, match="its 'Spec' must be a class derived from Model"):
+        check_plugin(SimpleNamespace(Spec=dict, propose=propose), ReuseMethod, "reuse plug-in 'x'", "here")
     with pytest.raises(ConfigError, match="it has no 'propose'") as caught:
-        check_plugin(SimpleNamespace(Spec=object), ReuseMethod, "reuse plug-in 'x'", "here")
+        check_plugin(SimpleNamespace(Spec=Model), ReuseMethod, "reuse plug-in 'x'", "here")
     assert caught.value.code == "half_written"
-    wrong = SimpleNamespace(Spec=object, propose=lambda spec: None)
+    wrong = SimpleNamespace(Spec=Model, propose=lambda spec: None)
     with pytest.raises(ConfigError, match=r"its 'propose' must be a function that takes \(spec, setting\)"):
         check_plugin(wrong, ReuseMethod, "reuse plug-in 'x'", "here")
     with pytest.raises(ConfigError, match="it has no 'CLASSES'"):
