@@ -85,12 +85,14 @@ def plan_build(
 def _plan_weights(pipeline: Pipeline, recipe: Recipe, plan: Plan, progress: Progress | None) -> Plan:
     """The plan with its weights in fewer bits, where the recipe asks for that. Raises ConfigError for a backend
     that cannot hold them."""
+    from edgediff.backends import Backend
     from edgediff.planning.weight_bits import plan_weights
     from edgediff.plugins import load_plugin
 
     if recipe.weights.format or recipe.weights.bits is not None:
         for name in plan.backends:
-            if not getattr(load_plugin("backends", name), "CODES_WEIGHTS", False):
+            backend: Backend = load_plugin("backends", name)
+            if not backend.CODES_WEIGHTS:
                 raise ConfigError(
                     f"backend '{name}' holds no coded weights ([weights] format or bits); leave it out with "
                     "--backend, or leave [weights] out and choose a precision that it serves",
@@ -297,6 +299,7 @@ class _Stages:
 
 
 def _write(pipeline: Pipeline, plan: Plan, target: Target, writer: Any, told: _Stages) -> Bundle:
+    from edgediff.backends import Backend
     from edgediff.bundle.assemble import make_manifest, write_parts
     from edgediff.plugins import load_plugin
     from edgediff.variants import build_variants
@@ -309,7 +312,8 @@ def _write(pipeline: Pipeline, plan: Plan, target: Target, writer: Any, told: _S
     lowered = []
     for name in plan.backends:
         told(f"lowering to {name}")
-        lowered.append(load_plugin("backends", name).lower(variants, target, writer.folder))
+        backend: Backend = load_plugin("backends", name)
+        lowered.append(backend.lower(variants, target, writer.folder))
     told("recording golden inputs and outputs")
     write_parts(pipeline, plan, writer.folder)
     manifest = make_manifest(pipeline, plan, variants, lowered, name=writer.out.stem)

@@ -14,7 +14,7 @@ from edgediff.backends import _capture, coreml, eager
 from edgediff.backends.coreml import convert as _coreml_convert
 from edgediff.backends.coreml.link import Description, Part, link_functions
 from edgediff.documents.plan import BackendPlan
-from edgediff.documents.target import Target
+from edgediff.documents.target import Target, parse_target
 from edgediff.documents.weight_format import parse_format
 from edgediff.errors import BackendError
 from edgediff.metrics import psnr
@@ -37,7 +37,7 @@ def built(pipeline, tmp_path_factory):
     plans = {"coreml": BackendPlan(precision="fp16", format="mlpackage")}
     variants = build_variants(pipeline, tiny_plan(pipeline, plans))
     out = tmp_path_factory.mktemp("built")
-    target = Target.model_validate({"name": "t", "backends": ["coreml"], "coreml": {"islands": ["time"]}})
+    target = parse_target({"name": "t", "backends": ["coreml"], "coreml": {"islands": ["time"]}}, where="t")
     with cached_conversions():
         return out, variants, coreml.lower(variants, target, out)
 
@@ -256,9 +256,9 @@ def test_formats_of_ios_18_are_refused_before_it(old, tmp_path, word, what):
 
 
 def test_a_release_too_old_for_a_feature_is_named():
-    table = Target.model_validate(
-        {"name": "t", "backends": ["coreml"], "coreml": {"deployment": "iOS17", "attention": "sdpa"}}
-    ).coreml
+    table = parse_target(
+        {"name": "t", "backends": ["coreml"], "coreml": {"deployment": "iOS17", "attention": "sdpa"}}, where="t"
+    ).backend("coreml")
     message = r"attention 'sdpa' is an operation of iOS 18, and the target deploys to iOS17; choose attention"
     with pytest.raises(BackendError, match=message):
         coreml.check_deployment(table)

@@ -20,7 +20,7 @@ from edgediff.backends.executorch.delegates import find_delegate
 from edgediff.backends.executorch.quantize import LAYERS, group_linears, quantize_program, worth_bits
 from edgediff.backends.executorch.rewrite import rewrite_program
 from edgediff.documents.plan import BackendPlan, WeightPlan
-from edgediff.documents.target import Target
+from edgediff.documents.target import Target, parse_target
 from edgediff.errors import BackendError
 from edgediff.metrics import psnr
 from edgediff.runtime.manifest import Artifact, Graph, TensorSpec
@@ -156,7 +156,7 @@ def test_xnnpack_takes_every_block_whole(tmp_path):
     methods = [
         lowering.Method(f"m{index}", rewrite_program(capture(*block))) for index, block in enumerate(BLOCKS.values())
     ]
-    delegate = find_delegate(Target(name="t", backends=("executorch",)).executorch, "fp32")
+    delegate = find_delegate(Target(name="t", backends=("executorch",)).backend("executorch"), "fp32")
     found = lowering.write_program(methods, delegate, tmp_path / "blocks.pte")
     for method, (name, (module, values)) in zip(methods, BLOCKS.items(), strict=True):
         assert dict(found[method.name].delegates) == {"XnnpackBackend": 1}, name
@@ -169,7 +169,7 @@ def test_xnnpack_takes_every_block_whole(tmp_path):
 def test_without_rewrites_operators_stay_outside(tmp_path):
     """The test above can fail: the same block untouched leaves its norm outside."""
     module, values = BLOCKS["group_norm"]
-    delegate = find_delegate(Target(name="t", backends=("executorch",)).executorch, "fp32")
+    delegate = find_delegate(Target(name="t", backends=("executorch",)).backend("executorch"), "fp32")
     method = lowering.Method("plain", capture(module, values))
     found = lowering.write_program([method], delegate, tmp_path / "plain.pte")["plain"]
     assert any("native_group_norm" in what and "(GroupNorm)" in what for what in found.outside)
@@ -276,7 +276,7 @@ class Lab:
 
 
 def target(**table):
-    return Target.model_validate({"name": "t", "backends": ["executorch"], "executorch": table})
+    return parse_target({"name": "t", "backends": ["executorch"], "executorch": table}, where="t")
 
 
 def typed(variant):
@@ -325,7 +325,7 @@ def test_linear_layers_in_four_bits(tmp_path):
     kinds = {name: type(layer.weight).__name__ for name, layer in layers.items()}
     assert kinds == {"wide": "IntxUnpackedToInt8Tensor", "back": "IntxUnpackedToInt8Tensor", "time": "Parameter"}
     assert grouped.time.weight is module.time.weight and type(module.wide.weight) is nn.Parameter
-    delegate = find_delegate(target().executorch, "w4a8")
+    delegate = find_delegate(target().backend("executorch"), "w4a8")
     method = lowering.Method("four", rewrite_program(capture(grouped, values)))
     found = lowering.write_program([method], delegate, tmp_path / "four.pte")["four"]
     assert (dict(found.delegates), dict(found.outside)) == ({"XnnpackBackend": 1}, {})
@@ -443,7 +443,7 @@ def test_vulkan_takes_the_graph_whole_and_runs_on_the_device_alone(lab, precisio
 
 def test_more_memory_than_the_target_has(lab):
     out, _, artifacts = lab.lower()
-    small = Target.model_validate({"name": "Small", "backends": ["executorch"], "memory_ceiling_gb": 0.00002})
+    small = parse_target({"name": "Small", "backends": ["executorch"], "memory_ceiling_gb": 0.00002}, where="t")
     with pytest.raises(BackendError, match=r"an app on Small may hold 2e-05 GB") as caught:
         executorch._check_memory(artifacts.graphs, small, out)
     assert caught.value.code == "too_large"

@@ -78,7 +78,7 @@ def program():
 
 
 def table_of(name="ethos_u85_2048", **changes):
-    return load_target(name).executorch.model_copy(update=changes)
+    return load_target(name).backend("executorch").model_copy(update=changes)
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ from edgediff.backends.executorch.lowering import Method, write_program
 from edgediff.backends.executorch.rewrite import rewrite_program
 from edgediff.bundle.assemble import make_manifest
 from edgediff.documents.recipe import CalibrationTable, load_recipe
-from edgediff.documents.target import ExecuTorchTable, Target, load_target
+from edgediff.documents.target import BackendTable, Target, load_target
 from edgediff.embedded.judge import load_judge
 from edgediff.flow import plan_pipeline
 from edgediff.metrics import psnr
@@ -86,9 +86,9 @@ def near(exact: Any, coarse: Any) -> float:
     return psnr(exact, coarse, float(np.abs(exact).max()))
 
 
-def delegate_for(name: str, bits: int) -> tuple[ExecuTorchTable, Delegate]:
+def delegate_for(name: str, bits: int) -> tuple[BackendTable, Delegate]:
     """A target's table, and its delegate with activations of so many bits."""
-    table = load_target(name).executorch
+    table = load_target(name).backend("executorch")
     return table, find_delegate(table, f"w8a{bits}")
 
 

@@ -47,7 +47,7 @@ def main() -> None:
     typed = Graph(component=variant.component, inputs=variant.inputs, outputs=variant.outputs)
     inputs = {spec.name: value.numpy() for spec, value in zip(variant.inputs, variant.example, strict=True)}
     expected = variant.module(*variant.example)[0].detach().numpy()
-    delegate, rows, runners = find_delegate(target.executorch, "fp32"), [], []
+    delegate, rows, runners = find_delegate(target.backend("executorch"), "fp32"), [], []
     with tempfile.TemporaryDirectory() as folder:
         for count in range(len(REWRITES) + 1):
             program = capture_program(variant, 1)

@@ -61,7 +61,7 @@ def main() -> None:
 
 def make_variants(args: argparse.Namespace, backend: str):
     from edgediff.documents.recipe import Recipe
-    from edgediff.documents.target import Target
+    from edgediff.documents.target import parse_target
     from edgediff.flow import plan_pipeline
     from edgediff.pipeline import load_pipeline
     from edgediff.variants import build_variants
@@ -75,7 +75,7 @@ def make_variants(args: argparse.Namespace, backend: str):
     )
     table = {"guidance": "sequential"}
     tables = {"onnxruntime": table, "executorch": {**table, "query_chunk": args.query_chunk}}
-    target = Target.model_validate({"name": "bench", "backends": [backend], **tables})
+    target = parse_target({"name": "bench", "backends": [backend], **tables}, where="t")
     pipeline = load_pipeline("random:sd15")
     variants = build_variants(pipeline, plan_pipeline(pipeline, recipe, target))
     return replace(variants, graphs=variants.denoisers()), target

@@ -11,12 +11,13 @@ import importlib.metadata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakValueDictionary
 
 import numpy as np
 
 from edgediff.backends import Artifacts, check_precision
+from edgediff.documents.target import BackendTable
 from edgediff.errors import BackendError
 from edgediff.runtime.engine import Array, Runner
 from edgediff.runtime.manifest import Artifact, Graph
@@ -32,6 +33,12 @@ NAME = "eager"
 TOOLS = ("torch", "diffusers", "transformers", "safetensors")
 
 
+class Settings(BackendTable):
+    """The table `[eager]` of a target."""
+
+    format: Literal["safetensors"] = "safetensors"
+
+
 def precisions(table: BackendTable) -> Mapping[str, str]:
     """What each precision that this backend serves computes."""
     return {"fp32": "all in fp32, as the reference must be"}
@@ -44,7 +51,7 @@ def lower(variants: Variants, target: Target, out: Path) -> Artifacts:
     from edgediff.pipeline import quiet_libraries
     from edgediff.variants import save_network
 
-    check_precision(NAME, variants.plan.backends[NAME].precision, precisions(target.eager))
+    check_precision(NAME, variants.plan.backends[NAME].precision, precisions(target.backend(NAME)))
     graphs: dict[str, Artifact] = {}
     for name, variant in variants.graphs.items():
         folder, module = out / NAME / variant.component, variant.module

@@ -56,6 +56,11 @@ def read_outside(path: Path, model: type[M], *, limits: Limits | None = None) ->
     return parse_outside(read_text(path, limits=limits), model, where=str(path), form=form, limits=limits)
 
 
+def load_toml(path: Path) -> Any:
+    """The plain data of a TOML file, for a reader that chooses its model by what it finds. Raises ConfigError."""
+    return load_plain(read_text(path, limits=BY_HAND), where=str(path), form="toml", limits=BY_HAND)
+
+
 def parse_outside(text: str, model: type[M], *, where: str, form: Form = "json", limits: Limits = DEFAULT) -> M:
     """The text of a document as `model`. Raises ConfigError."""
     return parse(load_plain(text, where=where, form=form, limits=limits), model, where=where, strict=True)

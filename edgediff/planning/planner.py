@@ -22,7 +22,7 @@ from edgediff.errors import ConfigError, MethodError, PlanError, did_you_mean
 from edgediff.graph.schedule import HOLD, Schedule, full_schedule, graph_for, merge_rows, split_phases, wire_schedule
 from edgediff.pipeline.distilled import Phases
 from edgediff.plugins import load_plugin, plugin_names
-from edgediff.reuse import Setting
+from edgediff.reuse import ReuseMethod, Setting
 from edgediff.runtime.manifest import Mode
 from edgediff.sampling.rows import plan_guidance
 from edgediff.sampling.trace import asked_guidance, step_table
@@ -141,8 +141,8 @@ def _propose_schedule(
     """By the recipe's first `[[reuse]]`; rows of a network with phases are split by them."""
     schedule = full_schedule(setting.calls)
     for stage in recipe.reuse[:1]:
-        plugin = load_plugin("reuse", stage.kind)
-        if hasattr(plugin, "measure"):
+        method: ReuseMethod = load_plugin("reuse", stage.kind)
+        if method.measure is not None:
             if phases is not None:
                 raise MethodError(
                     f"reuse by '{stage.kind}' is calibrated on one network, and this one has {phases.count} phases; "
@@ -153,8 +153,8 @@ def _propose_schedule(
                 message = f"reuse by '{stage.kind}' is calibrated; give make_plan a calibrator"
                 raise MethodError(message, code="no_calibration")
             setting = replace(setting, measured=calibrator.measure(stage, setting))
-        schedule = plugin.propose(read_spec("reuse", stage), setting)
-        if calibrator is not None and hasattr(plugin, "refine"):
+        schedule = method.propose(read_spec("reuse", stage), setting)
+        if calibrator is not None and method.refine is not None:
             schedule = calibrator.refine(stage, setting, schedule)
     if phases is not None:
         schedule = split_phases(schedule, [phases.at(row.timestep) for row in setting.table.rows])

@@ -28,7 +28,7 @@ from edgediff.documents.weight_format import parse_format
 from edgediff.errors import ConfigError
 from edgediff.plugins import Progress
 from edgediff.runtime.precision import weight_bits
-from edgediff.sampling.trace import Trace, asked_guidance, record_trace
+from edgediff.sampling.trace import Trace, asked_guidance, own_denoiser, record_trace
 from edgediff.weight_codes import MIN_WEIGHTS, decode, encode
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def _coded(half: Any, word: str) -> Any:
 
 def _runner(pipeline: Pipeline, recipe: Recipe, trace: Trace) -> Callable[[], Tensor]:
     """Computes the guided outputs of the calls that stand for the trajectory."""
-    network: Any = pipeline.denoiser
+    network = own_denoiser(pipeline)
     total = len(trace.timesteps)
     scales = asked_guidance(pipeline, recipe.guidance, total)
     picked = sorted({round(float(place)) for place in np.linspace(0, total - 1, min(CALLS, total))})
@@ -202,7 +202,7 @@ def _runner(pipeline: Pipeline, recipe: Recipe, trace: Trace) -> Callable[[], Te
                 sample, time, scale = trace.inputs[:, index], trace.timesteps[index], scales[index]
                 side = given if scale is None else both
                 value = sample if scale is None else torch.cat([sample, sample])
-                found = network(value, timestep=time.expand(len(value)), **side, return_dict=False)[0]
+                found = network(value, time[None], side)
                 if scale is not None:
                     empty, text = found.chunk(2)
                     found = empty + scale * (text - empty)

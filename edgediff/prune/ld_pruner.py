@@ -43,10 +43,10 @@ if TYPE_CHECKING:
 
 Kind = Literal["conv", "linear", "norm", "activation", "attention", "feed_forward", "resnet"]
 KINDS: tuple[Kind, ...] = ("conv", "linear", "norm", "activation", "attention", "feed_forward", "resnet")
-UNIT_KINDS = {
-    "self_attention": "attention",
-    "cross_attention": "attention",
-    "feed_forward": "feed_forward",
+UNIT_KINDS: dict[str, Kind] = {  # by role
+    "self-attention": "attention",
+    "cross-attention": "attention",
+    "feed-forward": "feed_forward",
     "resnet": "resnet",
 }
 RUNGS = (4, 2, 1)  # a rung samples this part of the seeds; after each but the last, half of the operators goes on
@@ -115,7 +115,7 @@ def operators(graph: UnitGraph, spec: Spec) -> tuple[str, ...]:
     for unit in graph.units:
         if unit.name in kept or unit.name in graph.cuts:
             continue
-        if UNIT_KINDS.get(unit.kind) in spec.kinds and unit.cutting != "protected":
+        if UNIT_KINDS.get(unit.role) in spec.kinds and unit.cutting != "protected":
             found.append(unit.name)
         found += [o.name for o in unit.operators if o.kind in spec.kinds and o.name in graph.operators]
     found = [name for name in found if name not in kept]

@@ -34,6 +34,7 @@ import numpy as np
 from edgediff.backends import Artifacts, check_precision
 from edgediff.backends._capture import function_name, graph_batches
 from edgediff.backends.coreml.runners import MAIN
+from edgediff.backends.coreml.settings import Settings
 from edgediff.errors import BackendError
 from edgediff.runtime.engine import Array, Runner
 from edgediff.runtime.manifest import Artifact, Graph
@@ -41,7 +42,7 @@ from edgediff.runtime.precision import weight_bits
 
 if TYPE_CHECKING:
     from edgediff.backends.coreml.link import Compress, Description
-    from edgediff.documents.target import BackendTable, CoreMLTable, Target
+    from edgediff.documents.target import BackendTable, Target
     from edgediff.mil import Program
     from edgediff.variants import Variant, Variants
     from edgediff.weight_codes import Encoded
@@ -70,9 +71,10 @@ def lower(variants: Variants, target: Target, out: Path) -> Artifacts:
     from edgediff.mil.package import import_coremltools
 
     import_coremltools(NAME)
-    check_precision(NAME, variants.plan.backends[NAME].precision, precisions(target.coreml))
-    check_deployment(target.coreml)
-    check_states(target.coreml, variants.plan, variants.plan.backends[NAME].precision)
+    table = target.settings(NAME, Settings)
+    check_precision(NAME, variants.plan.backends[NAME].precision, precisions(table))
+    check_deployment(table)
+    check_states(table, variants.plan, variants.plan.backends[NAME].precision)
     graphs: dict[str, Artifact] = {}
     components: dict[str, list[Variant]] = {}
     for variant in variants.graphs.values():
@@ -84,7 +86,7 @@ def lower(variants: Variants, target: Target, out: Path) -> Artifacts:
     return Artifacts(NAME, graphs, {"coremltools": importlib.metadata.version("coremltools")})
 
 
-def check_deployment(table: CoreMLTable) -> None:
+def check_deployment(table: Settings) -> None:
     """Raises BackendError when the release that the target names is too old for what it asks."""
     from edgediff.backends.coreml.convert import RELEASES
 
@@ -104,7 +106,7 @@ def _lower_component(
     from edgediff.backends.coreml.metadata import describe_package
     from edgediff.backends.coreml.states import name_states, size_states
 
-    table, precision = target.coreml, variants.plan.backends[NAME].precision
+    table, precision = target.settings(NAME, Settings), variants.plan.backends[NAME].precision
     batches = graph_batches(variants.plan)
     arithmetic = "fp32" if precision == "fp32" else "fp16"
     converted, islands = _convert_members(members, batches, arithmetic, table, work)
@@ -144,7 +146,7 @@ def _lower_component(
 
 
 def _convert_members(
-    members: list[Variant], batches: Mapping[str, tuple[int, ...]], precision: str, table: CoreMLTable, work: Path
+    members: list[Variant], batches: Mapping[str, tuple[int, ...]], precision: str, table: Settings, work: Path
 ) -> tuple[dict[str, tuple[Variant, Path]], tuple[str, ...]]:
     """Function -> its graph and the package of it alone; and the islands, which the first function's parity chose."""
     islands: tuple[str, ...] | None = None if table.islands == "auto" else tuple(table.islands)
@@ -208,7 +210,7 @@ class _Linking:
 
 
 def _convert(
-    variant: Variant, batch: int, path: Path, precision: str, table: CoreMLTable, islands: tuple[str, ...] | None
+    variant: Variant, batch: int, path: Path, precision: str, table: Settings, islands: tuple[str, ...] | None
 ) -> tuple[str, ...] | None:
     """Writes one function; returns the islands that it has. None of them given: they are measured."""
     from edgediff.backends._attention import rewrite_attention
@@ -276,7 +278,7 @@ def _check_sizes(out: Path, target: Target) -> None:
     for package in sorted((out / NAME).iterdir()):
         size = sum(path.stat().st_size for path in package.rglob("*") if path.is_file())
         if size > target.memory_ceiling_gb * 1e9:
-            chunks = "" if target.coreml.chunks > 1 else ", chunks = 2"
+            chunks = "" if target.settings(NAME, Settings).chunks > 1 else ", chunks = 2"
             message = (
                 f"'{package.name}' has {size / 1e9:.2f} GB, and an app on {target.name} may hold "
                 f"{target.memory_ceiling_gb:g} GB; choose fewer bits{chunks}, or cut more"

@@ -29,6 +29,7 @@ import numpy as np
 from edgediff.backends import Artifacts
 from edgediff.backends._output import ERR, Said, hear_output
 from edgediff.backends.executorch.served import precisions as precisions
+from edgediff.backends.executorch.settings import Settings
 from edgediff.errors import BackendError, first_line, unknown
 from edgediff.plugins import import_or_explain
 from edgediff.runtime.engine import Array, Runner
@@ -65,7 +66,7 @@ def lower(variants: Variants, target: Target, out: Path) -> Artifacts:
     from edgediff.backends.executorch.delegates import find_delegate
 
     precision = variants.plan.backends[NAME].precision
-    delegate = find_delegate(target.executorch, precision)
+    delegate = find_delegate(target.settings(NAME, Settings), precision)
     _check_weights(variants.plan)
     components: dict[str, list[Variant]] = {}
     for variant in variants.graphs.values():
@@ -165,7 +166,7 @@ def _program(
     program = rewrite_program(
         capture_program(variant, batch),
         delegate.forms,
-        query_chunk=target.executorch.query_chunk,
+        query_chunk=target.settings(NAME, Settings).query_chunk,
         dtype=torch.float16 if precision == "fp16" and delegate.halves else torch.float32,
     )
     if delegate.quantize is not None:

@@ -15,7 +15,7 @@ from edgediff.plugins import import_or_explain
 
 if TYPE_CHECKING:
     from edgediff.backends.executorch.ethos import Watch
-    from edgediff.documents.target import ExecuTorchTable
+    from edgediff.backends.executorch.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Delegate:
     tools: tuple[str, ...] = ()
 
 
-def find_delegate(table: ExecuTorchTable, precision: str) -> Delegate:
+def find_delegate(table: Settings, precision: str) -> Delegate:
     """The delegate of a target's `[executorch]` table.
 
     Raises BackendError for an unknown one, for a precision that it has not, for what the installed ExecuTorch cannot
@@ -48,7 +48,7 @@ def find_delegate(table: ExecuTorchTable, precision: str) -> Delegate:
     return _MAKERS[name](table, precision)
 
 
-def _xnnpack(table: ExecuTorchTable, precision: str) -> Delegate:
+def _xnnpack(table: Settings, precision: str) -> Delegate:
     return Delegate(
         "xnnpack",
         _xnnpack_partitioners,
@@ -65,7 +65,7 @@ def _xnnpack_partitioners() -> list[Any]:
     return [XnnpackPartitioner()]
 
 
-def _coreml(table: ExecuTorchTable, precision: str) -> Delegate:
+def _coreml(table: Settings, precision: str) -> Delegate:
     """Core ML takes networks as they are; precision is its own affair (fp16 computes in halves, but for the
     sinusoid of a timestep)."""
     from edgediff.mil.package import import_coremltools
@@ -87,7 +87,7 @@ def _coreml(table: ExecuTorchTable, precision: str) -> Delegate:
     return Delegate("coreml", make, ("identity",), ("CoreMLBackend",), table.fallback, watch=watch_core_ml)
 
 
-def _vulkan(table: ExecuTorchTable, precision: str) -> Delegate:
+def _vulkan(table: Settings, precision: str) -> Delegate:
     """Attention as PyTorch decomposes it holds infinities, which Vulkan's writer cannot spell."""
 
     def make() -> list[Any]:
@@ -100,7 +100,7 @@ def _vulkan(table: ExecuTorchTable, precision: str) -> Delegate:
     return Delegate("vulkan", make, forms, ("VulkanBackend",), table.fallback)
 
 
-def _ethos_u(table: ExecuTorchTable, precision: str) -> Delegate:
+def _ethos_u(table: Settings, precision: str) -> Delegate:
     """With `fallback` the rest runs on the CPU's own kernels: beside an Ethos-U there need be no XNNPACK."""
     import_or_explain("tosa_serializer", needed_by="ethos-u")
     import_or_explain("ethosu.vela", needed_by="ethos-u")
@@ -128,7 +128,7 @@ def _ethos_u(table: ExecuTorchTable, precision: str) -> Delegate:
     )
 
 
-def _qnn(table: ExecuTorchTable, precision: str) -> Delegate:
+def _qnn(table: Settings, precision: str) -> Delegate:
     """The wheel has the partitioner, and needs Qualcomm's SDK for all that it does."""
     import os
 
@@ -158,11 +158,11 @@ def _qnn(table: ExecuTorchTable, precision: str) -> Delegate:
     return Delegate("qnn", make, ("split", "identity"), ("QnnBackend",), table.fallback)
 
 
-def _fallback(table: ExecuTorchTable) -> list[Any]:
+def _fallback(table: Settings) -> list[Any]:
     return _xnnpack_partitioners() if table.fallback else []
 
 
-_MAKERS: dict[str, Callable[[ExecuTorchTable, str], Delegate]] = {
+_MAKERS: dict[str, Callable[[Settings, str], Delegate]] = {
     "xnnpack": _xnnpack,
     "coreml": _coreml,
     "vulkan": _vulkan,

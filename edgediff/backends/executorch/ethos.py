@@ -25,6 +25,7 @@ from edgediff.backends._capture import operator_name, place_of
 from edgediff.backends._output import ERR, OUT, Said, hear_output
 from edgediff.backends.executorch.retrace import sizes_in_place, weights_by_name
 from edgediff.backends.executorch.rewrite import MASKED
+from edgediff.backends.executorch.settings import Settings
 from edgediff.backends.executorch.standin import tosa_file
 from edgediff.errors import BackendError, unknown
 from edgediff.runtime.latency import DeviceFacts, LatencyTable, NpuEstimate, graph_times, image_times
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     import torch
 
     from edgediff.documents.plan import Plan
-    from edgediff.documents.target import ExecuTorchTable, Target
+    from edgediff.documents.target import Target
 
 HEADROOM = 4.0
 HIDDEN = 12.0  # e^-12 beside a place's own logit is less than 16 bits of a softmax can tell from 0
@@ -41,7 +42,7 @@ MEMORIES = ("sram", "dram", "on_chip_flash", "off_chip_flash")
 Call = tuple["torch.Tensor", ...]
 
 
-def compile_spec(table: ExecuTorchTable) -> Any:
+def compile_spec(table: Settings) -> Any:
     """ExecuTorch's `EthosUCompileSpec` of a target's `chip`, `system` and `memory`.
 
     Raises BackendError (code `delegate`) for a chip that Vela does not know; MissingLibrary.
@@ -60,7 +61,7 @@ def compile_spec(table: ExecuTorchTable) -> Any:
 
 
 def quantize_for_npu(
-    program: Any, calls: Sequence[Call], table: ExecuTorchTable, name: str, *, activation_bits: int = 8
+    program: Any, calls: Sequence[Call], table: Settings, name: str, *, activation_bits: int = 8
 ) -> Any:
     """The exported program in integers for the NPU, weights in 8 bits; `calls` are inputs along calibration
     trajectories.
@@ -311,13 +312,14 @@ def vendor_table(reports: Mapping[str, Sequence[VelaReport]], plan: Plan, target
     times = {graph: one.cycles / one.clock_mhz / 1e3 for graph, one in npu.items()}
     image = sum(count * times.get(graph, 0.0) for graph, count in calls_per_image(plan, tuple(reports)).items())
     tool = f"Vela {importlib.metadata.version('ethos-u-vela')}"
+    chip = target.settings("executorch", Settings).chip
     return LatencyTable(
         source="vendor-estimate",
         npu=npu,
         device=DeviceFacts(
             name=target.name,
             backend="executorch",
-            runtime=f"{tool}, {target.executorch.chip} at {first.clock_mhz:g} MHz, {first.system}, {first.memory_mode}",
+            runtime=f"{tool}, {chip} at {first.clock_mhz:g} MHz, {first.system}, {first.memory_mode}",
         ),
         graphs={graph: graph_times([ms]) for graph, ms in times.items()},
         end_to_end_ms=image_times([image]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from edgediff.documents.target import ExecuTorchTable
+from edgediff.backends.executorch.settings import Settings
 from edgediff.errors import BackendError, unknown
 
 DEFAULT = "xnnpack"
@@ -28,7 +28,7 @@ SERVED: dict[str, dict[str, str]] = {
 }
 
 
-def delegate_name(table: ExecuTorchTable) -> str:
+def delegate_name(table: Settings) -> str:
     """The delegate of a target's `[executorch]` table. Raises BackendError for an unknown one."""
     name = table.delegate or DEFAULT
     if name not in SERVED:
@@ -36,6 +36,6 @@ def delegate_name(table: ExecuTorchTable) -> str:
     return name
 
 
-def precisions(table: ExecuTorchTable) -> Mapping[str, str]:
+def precisions(table: Settings) -> Mapping[str, str]:
     """What each precision that the target's delegate serves computes."""
     return SERVED[delegate_name(table)]

@@ -19,9 +19,10 @@ import io
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgediff.backends import Artifacts, check_precision
+from edgediff.documents.target import BackendTable
 from edgediff.errors import BackendError, did_you_mean, first_line
 from edgediff.plugins import import_or_explain
 from edgediff.runtime.engine import Array, Runner
@@ -45,6 +46,12 @@ TRACED_CALLS = 4  # the first pays what is done late, and is left out when the t
 DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64", "tensor(int32)": "int32"}
 
 
+class Settings(BackendTable):
+    """The table `[onnxruntime]` of a target."""
+
+    format: Literal["onnx", "ort"] = "onnx"
+
+
 def precisions(table: BackendTable) -> Mapping[str, str]:
     """What each precision that this backend serves computes."""
     return {
@@ -64,7 +71,7 @@ def lower(variants: Variants, target: Target, out: Path) -> Artifacts:
     for library in ("onnxscript", "onnxruntime"):
         import_or_explain(library, needed_by=NAME)
     plan = variants.plan.backends[NAME]
-    check_precision(NAME, plan.precision, precisions(target.onnxruntime))
+    check_precision(NAME, plan.precision, precisions(target.backend(NAME)))
     _check_format(plan)
     components: dict[str, list[Variant]] = {}
     for variant in variants.graphs.values():
