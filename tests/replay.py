@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from edgediff import flow
-from edgediff.documents.recipe import list_recipes
+from edgediff.documents.recipe import list_recipes, load_recipe
 from edgediff.errors import EdgeDiffError
 from edgediff.pipeline import Pipeline, load_pipeline
 from edgediff.sampling.rows import program_rows
@@ -32,9 +32,11 @@ HASHES = ("recipe", "target")  # of a file's text, which may say the same in oth
 
 
 def plan_recipe(pipeline: Pipeline, recipe: str) -> dict[str, Any]:
-    """The plan and the rows of a recipe for `host`, or the error's code and text."""
+    """The plan and the rows of a recipe for `host`, or the error's code and text. Weights in 8 bits with floating
+    arithmetic are Core ML's."""
+    backend = "coreml" if load_recipe(recipe).precision == "w8" else "onnxruntime"
     try:
-        plan = flow.plan_build(pipeline, recipe=recipe, target="host", backends=("onnxruntime",))
+        plan = flow.plan_build(pipeline, recipe=recipe, target="host", backends=(backend,))
     except EdgeDiffError as error:
         return {"error": error.code, "message": str(error)}
     table = step_table(pipeline, plan.sampler.kind, plan.sampler.steps)

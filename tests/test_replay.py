@@ -13,7 +13,6 @@ from edgediff.pipeline import load_pipeline
 from tests.replay import fill_cache, plan_recipe, read_golden
 
 PLANS, MEASURED = read_golden("plans"), read_golden("measured")
-WORDS: dict[str, str] = {}  # words of the format that were renamed since: old -> new
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +41,7 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
         return [found for i in range(len(old)) for found in differences(old[i], new[i], f"{where}[{i}]")]
     if isinstance(old, float) and isinstance(new, int | float):
         return [] if new == pytest.approx(old, rel=1e-7, abs=1e-10) else [f"{where}: {old} is {new} now"]
-    renamed = WORDS.get(old, old) if isinstance(old, str) else old
-    return [] if renamed == new else [f"{where}: {old!r} is {new!r} now"]
+    return [] if old == new else [f"{where}: {old!r} is {new!r} now"]
 
 
 def test_every_shipped_recipe_was_recorded():
