@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edgediff.documents.target import BackendTable
 from edgediff.errors import BackendError
@@ -31,10 +31,9 @@ class Backend(Protocol):
     Settings: type[BackendTable] = BackendTable
     CODES_WEIGHTS: bool = False
 
-    def precisions(self, table: BackendTable) -> Mapping[str, str]:
-        """What each precision that the backend serves computes, by its word (`runtime.precision`); `table` is its
-        table in the target."""
-        return {"fp32": "all in fp32"}
+    @abstractmethod
+    def precisions(self, table: Any) -> Mapping[str, str]:
+        """What each precision that is served computes (words of `runtime.precision`), for its table in the target."""
 
     @abstractmethod
     def lower(self, variants: Variants, target: Target, out: Path) -> Artifacts:
