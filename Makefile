@@ -13,7 +13,7 @@ AARCH64_PACKAGES := g++ g++-aarch64-linux-gnu nlohmann-json3-dev qemu-user-stati
 DEMO := demo
 BUNDLE := $(DEMO)/glyph-balanced.edgediff
 
-.PHONY: help demo test readers kotlin-runner runner test-slow test-full-size test-aarch64 test-optimum train clean
+.PHONY: help demo test readers kotlin-runner runner test-slow test-aarch64 test-optimum train clean
 .DEFAULT_GOAL := help
 
 help:
@@ -21,7 +21,6 @@ help:
 	@echo "make test            ruff, mypy and the quick tests; the Kotlin tests where a JDK and Maven are"
 	@echo "make readers         the readers of bundles (Python, C++, Kotlin) against each other, 100,000 mutations"
 	@echo "make test-slow       the tests that take minutes"
-	@echo "make test-full-size  the tests at Stable Diffusion 1.5 sizes (over 8 GB of memory)"
 	@echo "make test-optimum    that optimum draws our pictures (in .venv-optimum, a few GB more)"
 	@echo "make test-aarch64    the C++ runner here and for aarch64 under qemu, adb from end to end; on Debian first"
 	@echo "                     apt install $(AARCH64_PACKAGES)"
@@ -67,9 +66,6 @@ test-aarch64: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
-
-test-full-size: $(READY)
-	$(BIN)/python -m pytest -m full_size
 
 # optimum-onnx asks for older versions of diffusers and transformers than edgediff does.
 .venv-optimum/.installed: Makefile | $(READY)

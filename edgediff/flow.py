@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgediff.documents.plan import Plan
-from edgediff.documents.recipe import Recipe, load_recipe, with_budget
+from edgediff.documents.recipe import DistillTable, Recipe, load_recipe, with_budget
 from edgediff.documents.target import Target, load_target
 from edgediff.errors import ConfigError
 from edgediff.plugins import Progress
@@ -51,6 +51,7 @@ def build(
 
     chosen, phone = with_budget(load_recipe(recipe), budget), load_target(target)
     check_methods(chosen)
+    check_precisions(chosen, phone, backends)
     with BundleWriter(Path(out), overwrite=overwrite) as writer:
         told = _Stages(progress)
         told("loading the model")
@@ -75,6 +76,7 @@ def plan_build(
 
     chosen, phone = with_budget(load_recipe(recipe), budget), load_target(target)
     check_methods(chosen)
+    check_precisions(chosen, phone, backends)
     pipeline = load_pipeline(model)
     plan = plan_pipeline(pipeline, chosen, phone, backends=backends, device=device, progress=progress)
     return _plan_weights(pipeline, chosen, plan, progress)
@@ -83,15 +85,17 @@ def plan_build(
 def _plan_weights(pipeline: Pipeline, recipe: Recipe, plan: Plan, progress: Progress | None) -> Plan:
     """The plan with its weights in fewer bits, where the recipe asks for that. Raises ConfigError for a backend
     that cannot hold them."""
+    from edgediff.backends import Backend
     from edgediff.planning.weight_bits import plan_weights
     from edgediff.plugins import load_plugin
 
-    if recipe.precision.format or recipe.precision.bits is not None:
+    if recipe.weights.format or recipe.weights.bits is not None:
         for name in plan.backends:
-            if not getattr(load_plugin("backends", name), "CODES_WEIGHTS", False):
+            backend: Backend = load_plugin("backends", name)
+            if not backend.CODES_WEIGHTS:
                 raise ConfigError(
-                    f"backend '{name}' holds no coded weights ([precision] format or bits); leave it out with "
-                    '--backend, or choose weights = "int8"',
+                    f"backend '{name}' holds no coded weights ([weights] format or bits); leave it out with "
+                    "--backend, or leave [weights] out and choose a precision that it serves",
                     where=f"recipe '{recipe.name}'",
                     code="format",
                 )
@@ -130,12 +134,7 @@ def distill_model(
 
     chosen, folder = load_recipe(recipe), Path(out)
     check_methods(chosen)
-    if chosen.distill is None or not chosen.prune:
-        raise ConfigError(
-            f"recipe '{chosen.name}' has no {'[distill]' if chosen.distill is None else '[[prune]]'} table; a "
-            "distillation needs both",
-            code="not_distilled",
-        )
+    table = _distill_table(chosen)
     pipeline = load_pipeline(model)
     pipeline.need_text("distillation")
     samples = load_samples(pipeline, data)
@@ -151,7 +150,7 @@ def distill_model(
     return distill_network(
         pipeline,
         cuts,
-        chosen.distill,
+        table,
         samples,
         folder,
         recipe_name=chosen.name,
@@ -162,6 +161,16 @@ def distill_model(
         every=checkpoint_every,
         progress=progress,
     )
+
+
+def _distill_table(recipe: Recipe) -> DistillTable:
+    if recipe.distill is None or not recipe.prune:
+        raise ConfigError(
+            f"recipe '{recipe.name}' has no {'[distill]' if recipe.distill is None else '[[prune]]'} table; a "
+            "distillation needs both",
+            code="not_distilled",
+        )
+    return recipe.distill
 
 
 def estimate_model(
@@ -186,6 +195,7 @@ def estimate_model(
     for device in devices:
         wanted = backend or device.backends[0]
         known = (wanted,) if wanted in plugin_names("backends") else ("onnxruntime",)
+        check_precisions(chosen, device, known)
         plan = plan_pipeline(pipeline, chosen, device, backends=known, progress=progress)
         found.append(estimate_plan(plan, pipeline.graph, device, wanted, components=parts))
     return found
@@ -255,6 +265,20 @@ def check_methods(recipe: Recipe) -> None:
             read_spec(folder, stage)
 
 
+def check_precisions(recipe: Recipe, target: Target, backends: Sequence[str] | None = None) -> None:
+    """Raises BackendError for a precision that a backend of the plan does not serve, naming who asks for it."""
+    from edgediff.backends import check_precision
+    from edgediff.planning.planner import backend_plans
+    from edgediff.plugins import load_plugin
+
+    for name, plan in backend_plans(recipe, target, tuple(backends) if backends else None).items():
+        served = load_plugin("backends", name).precisions(target.backend(name))
+        asks = f"target '{target.name}', [{name}] precision"
+        if recipe.precision != "auto":
+            asks = f"recipe '{recipe.name}', precision"
+        check_precision(name, plan.precision, served, where=asks)
+
+
 @dataclass
 class _Stages:
     """Counts the stages of a build for whoever watches."""
@@ -275,6 +299,7 @@ class _Stages:
 
 
 def _write(pipeline: Pipeline, plan: Plan, target: Target, writer: Any, told: _Stages) -> Bundle:
+    from edgediff.backends import Backend
     from edgediff.bundle.assemble import make_manifest, write_parts
     from edgediff.plugins import load_plugin
     from edgediff.variants import build_variants
@@ -287,7 +312,8 @@ def _write(pipeline: Pipeline, plan: Plan, target: Target, writer: Any, told: _S
     lowered = []
     for name in plan.backends:
         told(f"lowering to {name}")
-        lowered.append(load_plugin("backends", name).lower(variants, target, writer.folder))
+        backend: Backend = load_plugin("backends", name)
+        lowered.append(backend.lower(variants, target, writer.folder))
     told("recording golden inputs and outputs")
     write_parts(pipeline, plan, writer.folder)
     manifest = make_manifest(pipeline, plan, variants, lowered, name=writer.out.stem)

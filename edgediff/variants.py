@@ -23,10 +23,9 @@ from edgediff.documents.plan import Plan
 from edgediff.errors import ModelError, PlanError, unknown
 from edgediff.graph.schedule import OWN, UNTOUCHED, Wiring, carry_name, wire_schedule
 from edgediff.graph.units import UnitGraph
-from edgediff.networks import evaluate, family_of
+from edgediff.networks import Family, Sizes, evaluate, families, family_of, find_class, unit_graph
 from edgediff.networks._operators import copy_without_operators
 from edgediff.pipeline.distilled import NETWORK, PHASES, WEIGHTS, DistilledFolder
-from edgediff.plugins import load_plugin, plugin_names
 from edgediff.runtime.manifest import BATCH, TensorSpec
 
 if TYPE_CHECKING:
@@ -273,11 +272,8 @@ def save_network(network: nn.Module, graph: UnitGraph, folder: Path) -> None:
 def load_network(folder: Path, graph: UnitGraph | None = None) -> tuple[nn.Module, UnitGraph]:
     """Reads what `save_network` wrote, in fp32. Raises ModelError for a missing part, a class that no family
     describes, and tensors that do not fit."""
-    import diffusers
     from safetensors import SafetensorError
     from safetensors.torch import load_file
-
-    from edgediff.networks import Sizes, unit_graph
 
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -286,15 +282,13 @@ def load_network(folder: Path, graph: UnitGraph | None = None) -> tuple[nn.Modul
         class_name = str(config["_class_name"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(f"is not a saved network: {error}", where=str(folder)) from error
-    known = [name for family in plugin_names("networks") for name in load_plugin("networks", family).HANDLES]
+    known = [name for family in families() for name in family.CLASSES]
     if class_name not in known:
         raise ModelError(f"config.json has an {unknown('network class', class_name, known)}", where=str(folder))
+    family = find_class(class_name)[0]
     with torch.device("meta"):
-        whole = getattr(diffusers, class_name).from_config(config)
-    size = config["sample_size"]
-    sound = class_name == "UNet1DModel"
-    height, width = (1, size) if sound else (size, size) if isinstance(size, int) else size
-    graph = graph or unit_graph(whole, Sizes(height, width))
+        whole = family.make(class_name, config)
+    graph = graph or unit_graph(whole, Sizes.of(family.latent_shape(config)))
     network, cut = cut_network(whole, graph, cuts)
     for name in _hidden_buffers(network):
         parent, _, last = name.rpartition(".")
@@ -314,7 +308,7 @@ def _hidden_buffers(network: nn.Module) -> dict[str, Tensor]:
     return {name: buffer for name, buffer in network.named_buffers() if name not in known}
 
 
-def _kept_parameters(family: Any, network: nn.Module, cut: UnitGraph, name: str) -> list[nn.Parameter]:
+def _kept_parameters(family: Family, network: nn.Module, cut: UnitGraph, name: str) -> list[nn.Parameter]:
     unit = cut.by_name[name]
     parameters = family.stream_parameters if name in cut.cuts else family.unit_parameters
     return list(parameters(network, unit))

@@ -24,6 +24,15 @@ from edgediff.plugins import Progress
 from edgediff.runtime import Session, choose_backend, find_stand_in, list_backends, open_session
 from edgediff.runtime.conditions import used_encoders
 from edgediff.runtime.engine import Array, Runner
+from edgediff.runtime.evidence import (
+    BackendParity,
+    GraphParity,
+    Parity,
+    PictureParity,
+    ProgramParity,
+    Reading,
+    TrajectoryParity,
+)
 from edgediff.runtime.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -68,12 +77,12 @@ def verify_bundle(
     backends: Sequence[str] | None = None,
     pipeline: Pipeline | None = None,
     progress: Progress | None = None,
-) -> dict[str, Any]:
-    """The parity report, plain values that JSON can hold; the caller puts it into the manifest.
+) -> Parity:
+    """What was found, for the caller to put into the manifest (`Parity.report` is the command's JSON).
 
     `ok` is whether every graph keeps the plan's floor for its precision, every picture the floor for pictures,
-    and no value anywhere is NaN or infinite (such a graph reports 0 dB and `finite` false). `stand_in` says what
-    computed a backend's artifacts where its own runtime is not on this machine. A trajectory has no
+    and no value anywhere is NaN or infinite (such a graph reports 0 dB and `finite` false). Where a backend's own
+    runtime is not on this machine, `executed_by` says what stood in. A trajectory has no
     floor of its own: its end is the picture. `pipeline` spares loading the model that the bundle was made from.
     Raises ModelError when that model cannot be had or has other weights, BackendError for an unknown backend.
     """
@@ -84,17 +93,15 @@ def verify_bundle(
     told = _Told(progress, 2 + len(names) * len(manifest.programs))
     told("loading the model")
     recordings = _reference(bundle, pipeline, told)
-    results: dict[str, Any] = {}
-    for name in names:
-        results[name] = _verify_backend(bundle, plan, name, recordings, told)
-    return {
-        "ok": all(result["ok"] for result in results.values()),
-        "backends": results,
-        "floors_db": plan.parity.model_dump(mode="json"),
-        "prompt": recordings[manifest.default].prompt,
-        "seed": SEED,
-        "seconds": round(time.perf_counter() - start, 3),
-    }
+    results = {name: _verify_backend(bundle, plan, name, recordings, told) for name in names}
+    return Parity(
+        ok=all(result.ok for result in results.values()),
+        reading=Reading(why="the model's own pipeline is not run by this version: our reading of it is not compared"),
+        backends=results,
+        prompt=recordings[manifest.default].prompt,
+        seed=SEED,
+        seconds=round(time.perf_counter() - start, 3),
+    )
 
 
 def eager_recordings(
@@ -275,11 +282,10 @@ def _reference(bundle: Bundle, pipeline: Pipeline | None, told: _Told) -> dict[s
 
 def _verify_backend(
     bundle: Bundle, plan: Plan, name: str, recordings: dict[str, Recordings], told: _Told
-) -> dict[str, Any]:
-    """Every graph once, and every program from noise to picture; `trajectory` and `image` are the default one's."""
-    start = time.perf_counter()
-    graphs: dict[str, Any] = {}
-    programs: dict[str, Any] = {}
+) -> BackendParity:
+    """Every graph once, and every program from noise to picture."""
+    graphs: dict[str, GraphParity] = {}
+    programs: dict[str, ProgramParity] = {}
     for program, recorded in recordings.items():
         told(f"{name}: {program}")
         session = open_session(bundle, name, program=program)
@@ -287,27 +293,20 @@ def _verify_backend(
             calls = [one for one in recorded.calls if one.graph == graph]
             if graph not in graphs and calls:
                 graphs[graph] = _judge_graph(bundle, plan, name, graph, _compare_graph(runner, calls))
-        trajectory, image = _compare_program(session, recorded, told)
-        image["floor_db"] = plan.parity.image_db
-        image["ok"] = bool(trajectory["finite"] and image["psnr_db"] >= plan.parity.image_db)
-        programs[program] = {"trajectory": trajectory, "image": image}
-    passed = [one["ok"] for one in (*graphs.values(), *(found["image"] for found in programs.values()))]
-    return {
-        "ok": all(passed),
-        "stand_in": find_stand_in(bundle.manifest, name),
-        "graphs": graphs,
-        **programs[bundle.manifest.default],
-        "programs": programs,
-        "seconds": round(time.perf_counter() - start, 3),
-    }
+        programs[program] = _compare_program(session, recorded, plan.parity.image_db, told)
+    said = find_stand_in(bundle.manifest, name)
+    version = bundle.manifest.tools.get(name, "")
+    return BackendParity(
+        executed_by=said or f"{name} {version}".strip(), stand_in=bool(said), graphs=graphs, programs=programs
+    )
 
 
-def _judge_graph(bundle: Bundle, plan: Plan, backend: str, graph: str, measured: dict[str, Any]) -> dict[str, Any]:
+def _judge_graph(bundle: Bundle, plan: Plan, backend: str, graph: str, measured: dict[str, Any]) -> GraphParity:
     """What was measured of a graph, with the floor of its precision."""
     precision = bundle.manifest.graphs[graph].artifacts[backend].precision
-    floor = float(getattr(plan.parity, f"{'coded' if plan.weights else precision}_db"))
-    passed = measured["finite"] and measured["psnr_db"] >= floor
-    return {**measured, "precision": precision, "floor_db": floor, "ok": bool(passed)}
+    floor = plan.parity.graph_floor(precision, coded=plan.weights is not None)
+    kept = {key: measured[key] for key in ("psnr_db", "max_abs", "finite")}
+    return GraphParity(**kept, precision=precision, floor_db=floor)
 
 
 def _compare_graph(runner: Runner, recordings: list[Recording]) -> dict[str, Any]:
@@ -337,7 +336,7 @@ def compare_arrays(reference: Array, found: Array) -> dict[str, Any]:
     return {"psnr_db": psnr(reference, found, peak, cap=CAP_DB), "max_abs": error, "finite": True}
 
 
-def _compare_program(session: Session, recordings: Recordings, told: _Told) -> tuple[dict[str, Any], dict[str, Any]]:
+def _compare_program(session: Session, recordings: Recordings, floor: float, told: _Told) -> ProgramParity:
     """The worst step, and the picture. A run that breaks off over NaN ends at the step that made it."""
     steps: list[float] = []
     try:
@@ -348,12 +347,15 @@ def _compare_program(session: Session, recordings: Recordings, told: _Told) -> t
     except BackendError as error:
         if error.code != "non_finite":
             raise
-        broken = {"worst_step": len(steps), "psnr_db": 0.0, "finite": False, "problem": error.message}
-        return broken, {"psnr_db": 0.0}
+        broken = TrajectoryParity(worst_step=len(steps), psnr_db=0.0, finite=False, problem=error.message)
+        return ProgramParity(trajectory=broken, image=PictureParity(psnr_db=0.0, floor_db=floor))
     worst = int(np.argmin(steps))
-    trajectory = {"worst_step": worst, "psnr_db": steps[worst], "finite": True}
     peak = 255.0 if image.dtype == np.uint8 else 65535.0  # what a picture's or a sound's whole numbers span
-    return trajectory, {"psnr_db": psnr(recordings.image, image, peak, cap=IMAGE_CAP_DB)}
+    found = psnr(recordings.image, image, peak, cap=IMAGE_CAP_DB)
+    return ProgramParity(
+        trajectory=TrajectoryParity(worst_step=worst, psnr_db=steps[worst]),
+        image=PictureParity(psnr_db=found, floor_db=floor),
+    )
 
 
 def _count_calls(manifest: Manifest, name: str | None) -> dict[str, int]:

@@ -8,7 +8,12 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-HOW_TO_RUN = {"slow": "make test-slow", "full_size": "make test-full-size", "optimum": "make test-optimum"}
+HOW_TO_RUN = {  # every marker of pyproject.toml, which leaves them all out of `make test`
+    "slow": "make test-slow",
+    "aarch64": "make test-aarch64",
+    "optimum": "make test-optimum",
+    "deepcache": "pip install -e '.[bench]', then pytest -m deepcache",
+}
 LEFT_OUT = pytest.StashKey[Counter[str]]()
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported

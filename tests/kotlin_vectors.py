@@ -21,6 +21,7 @@ from edgediff.bundle.reader import parse_manifest
 from edgediff.config import write_text_atomic
 from edgediff.errors import EdgeDiffError
 from edgediff.runtime import open_session
+from edgediff.runtime.precision import PRECISIONS, RENAMED
 from tests.hostile import valid_tree
 from tests.program_cases import make_cases
 
@@ -32,7 +33,9 @@ WHOLE = ("classes_by_name", "pixels", "two_encoders", "masked_picture", "flagged
 PARTS = ("conditions", "encoders", "decoder", "picture", "safety", "preview", "programs", "default")
 ABSENT = {"absent": True}
 OTHERS: tuple[Any, ...] = (ABSENT, None, True, -1, 3, 1.5, "", "shallow", "../x", [], [1.0, -1.0], ["batch", 2], {})
-FORMAT = ("runtime/manifest.py", "runtime/steps.py", "bundle/assemble.py")  # what decides how a bundle looks
+WORDS: dict[Any, tuple[str, ...]] = {"precision": (*PRECISIONS, *RENAMED)}
+# what decides how a bundle looks
+FORMAT = ("runtime/manifest.py", "runtime/steps.py", "bundle/assemble.py", "backends/onnxruntime/__init__.py")
 
 
 def main(folder: Path) -> None:
@@ -65,7 +68,7 @@ def main(folder: Path) -> None:
 
 def change_manifests() -> list[dict[str, Any]]:
     """`[{"valid", "cases": [[path, value, code]]}]`; a value of `{"absent": true}` takes the key away. All of the
-    valid bundle's manifest; its graphs once more with a state; of manifests that say more than it does, what they say."""
+    valid bundle's manifest; its graphs once more with a state; of manifests that say more, what they say."""
     found = [_change(valid_tree().files["manifest.json"].decode(), ()), _change(_stateful(), ("graphs",))]
     for case in make_cases():
         if case.name in PROGRAMS:
@@ -89,7 +92,7 @@ def _change(valid: str, below: tuple[str | int, ...]) -> dict[str, Any]:
     for path in _places(json.loads(valid), ()):
         if path[: len(below)] != below:
             continue
-        for value in OTHERS:
+        for value in (*OTHERS, *WORDS.get(path[-1], ())):
             tree = json.loads(valid)
             at = tree
             for part in path[:-1]:

@@ -18,7 +18,7 @@ from edgediff.backends import eager, lower_variants
 from edgediff.backends import onnxruntime as ort_backend
 from edgediff.backends.onnxruntime import export as _onnx_export
 from edgediff.backends.onnxruntime import fp16 as _onnx_fp16
-from edgediff.backends.onnxruntime import int8 as _onnx_int8
+from edgediff.backends.onnxruntime import w8a8 as _onnx_w8a8
 from edgediff.documents.plan import BackendPlan
 from edgediff.documents.target import load_target
 from edgediff.errors import BackendError
@@ -29,7 +29,7 @@ from edgediff.variants import DenoiserGraph, Variant, build_variants
 from tests.tiny import cached_exports, tiny_pipeline, tiny_plan
 
 HOST = load_target("host")
-FLOORS = {"fp32": 100.0, "fp16": 60.0, "int8": 30.0}  # dB; measured on these nets: 134, 64, 37 at the least
+FLOORS = {"fp32": 100.0, "fp16": 60.0, "w8a8": 30.0}  # dB; measured on these nets: 134, 64, 37 at the least
 GRAPHS = [("full", 1), ("full", 2), ("shallow", 1), ("shallow", 2), ("text_encoder", 1), ("vae_decoder", 1)]
 
 
@@ -140,13 +140,13 @@ def test_two_graphs_cost_the_disk_as_much_as_one(lab, precision):
     assert all(offset % (4096 if length >= 65536 else 64) == 0 for offset, length in full)
 
 
-def test_fp16_is_half_and_int8_a_quarter(lab):
+def test_fp16_is_half_and_w8a8_a_quarter(lab):
     sizes = {
         precision: sum(path.stat().st_size for path in lab.lower(precision)[0].rglob("weights.bin"))
         for precision in FLOORS
     }
     assert sizes["fp16"] <= 0.51 * sizes["fp32"]
-    assert sizes["int8"] <= 0.27 * sizes["fp32"]
+    assert sizes["w8a8"] <= 0.27 * sizes["fp32"]
 
 
 def test_fp16_leaves_the_sinusoid_in_fp32(lab):
@@ -163,8 +163,8 @@ def test_fp16_leaves_the_sinusoid_in_fp32(lab):
     assert sum(int(np.prod(t.dims)) for t in floats) <= 64
 
 
-def test_int8_runs_products_in_integers_and_convolutions_weight_only(lab):
-    out, _, artifacts = lab.lower("int8")
+def test_w8a8_runs_products_in_integers_and_convolutions_weight_only(lab):
+    out, _, artifacts = lab.lower("w8a8")
     graph = onnx.load(out / artifacts.graphs["full"].file, load_external_data=False).graph
     kinds = [node.op_type for node in graph.node]
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
@@ -178,7 +178,7 @@ def test_int8_runs_products_in_integers_and_convolutions_weight_only(lab):
 # .ort
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "w8a8"])
 def test_ort_files_run_and_name_the_operators_they_need(lab, precision):
     out, _, artifacts = lab.lower(precision, "ort")
     assert lab.worst("full", 2, precision, "ort") >= FLOORS[precision]
@@ -192,12 +192,12 @@ def test_ort_files_run_and_name_the_operators_they_need(lab, precision):
 
 
 def test_ort_refuses_what_it_cannot_hold(lab, tmp_path, monkeypatch):
-    with pytest.raises(BackendError, match=r"would hold fp32 weights; choose format 'onnx' for fp16, or int8 weights"):
+    with pytest.raises(BackendError, match=r"choose format 'onnx' for fp16, or precision w8a8"):
         ort_backend.lower(lab.variants("fp16", "ort"), HOST, tmp_path / "a")
     with pytest.raises(BackendError, match=r"has no format 'otr'; did you mean 'ort'\? \(allowed: onnx, ort\)"):
         ort_backend.lower(lab.variants("fp32", "otr"), HOST, tmp_path / "b")
     monkeypatch.setattr(ort_backend, "ORT_LIMIT", 1000)
-    message = r"graph 'full' has .* GB of weights in fp32, and an \.ort file ends at 2 GB; choose fp16 or int8"
+    message = r"graph 'full' has .* GB of weights in fp32, and an \.ort file ends at 2 GB; choose precision w8a8"
     with cached_exports(), pytest.raises(BackendError, match=message):
         ort_backend.lower(lab.variants("fp32", "ort"), HOST, tmp_path / "c")
 
@@ -297,7 +297,7 @@ def test_fp16_clamps_masks_and_refuses_other_numbers_beyond_its_range():
 def test_quantized_weights_are_within_half_a_step():
     weights = np.random.default_rng(0).standard_normal((6, 4, 3, 3)).astype(np.float32)
     weights[2] = 0
-    values, scale = _onnx_int8.quantize(weights, 0)
+    values, scale = _onnx_w8a8.quantize(weights, 0)
     assert values.dtype == np.int8
     assert np.abs(values).max() == 127
     error = np.abs(values * scale.reshape(-1, 1, 1, 1) - weights)
@@ -397,5 +397,5 @@ def test_eager_restores_cached_changes_from_the_carries_alone(pipeline, tmp_path
 
 def test_eager_is_fp32_only(pipeline, tmp_path):
     variants = build_variants(pipeline, tiny_plan(pipeline, {"eager": BackendPlan(precision="fp16")}))
-    with pytest.raises(BackendError, match=r"the reference is computed in fp32, not fp16; set \[eager\] weights"):
+    with pytest.raises(BackendError, match=r"'fp16' is no precision of eager; it serves fp32 \(all in fp32"):
         eager.lower(variants, HOST, tmp_path)

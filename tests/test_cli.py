@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 
 import edgediff
-from edgediff.cli import commands as cli_commands
+from edgediff.cli import commands as registry
 from edgediff.cli import main as main_module
 from edgediff.cli import text as cli_text
 from edgediff.cli.commands import Answer
+from edgediff.cli.commands import run as run_command
 from edgediff.cli.main import COMMANDS, main, make_parser
 from edgediff.documents.recipe import load_recipe
 from edgediff.documents.target import load_target
@@ -69,6 +70,25 @@ def test_help_fits_80_columns(command, capsys):
         main([*command, "--help"])
     assert exit_status.value.code == 0
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+def test_help_lists_the_commands_by_their_places():
+    places = [command.place for command in COMMANDS.values()]
+    assert places == sorted(set(places)), "two commands have one place"
+    assert [*COMMANDS][:4] == ["build", "distill", "verify", "run"]
+    assert {"import", "export-layout"} <= set(COMMANDS)
+
+
+def test_a_file_in_the_folder_is_a_command(tmp_path, monkeypatch):
+    text = "from edgediff.cli.commands import Answer, Command\n"
+    text += "COMMAND = Command(lambda args: Answer({}, 'tea'), 'makes tea', place=15)\n"
+    (tmp_path / "make_tea.py").write_text(text, encoding="utf-8")
+    (tmp_path / "_kettle.py").write_text("raise SystemExit('a helper is no command')", encoding="utf-8")
+    monkeypatch.setattr(registry, "__path__", [*registry.__path__, str(tmp_path)])
+    found = registry.load_commands()
+    monkeypatch.delitem(sys.modules, "edgediff.cli.commands.make_tea")
+    assert [*found][:3] == ["build", "make-tea", "distill"]
+    assert set(found) - set(COMMANDS) == {"make-tea"}
 
 
 def test_methods_name_every_key_of_their_tables(capsys):
@@ -195,9 +215,13 @@ def test_it_works_in_an_empty_folder_and_any_locale(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("file", ["README.md", "Makefile"])
-def test_every_command_that_is_written_down_parses(file):
-    written = Path(__file__).parents[1].joinpath(file).read_text(encoding="utf-8").replace("$(EDGEDIFF)", "edgediff")
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md"))
+
+
+@pytest.mark.parametrize("files", [["README.md"], ["Makefile"], PAGES], ids=["README.md", "Makefile", "docs"])
+def test_every_command_that_is_written_down_parses(files):
+    written = "\n".join((ROOT / file).read_text(encoding="utf-8") for file in files).replace("$(EDGEDIFF)", "edgediff")
     lines = re.findall(r"^\s*(?:edgediff|- edgediff) (.+?)(?:\s+#.*)?$", written, re.MULTILINE)
     lines += re.findall(r"`edgediff ([a-z]+ [^`]*\.edgediff[^`]*|build [^`]*)`", written)
     assert len(lines) >= 5
@@ -206,6 +230,25 @@ def test_every_command_that_is_written_down_parses(file):
         if args.command == "build":
             load_recipe(args.recipe)
             load_target(args.target)
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *PAGES])
+def test_every_link_and_script_of_a_page_is_there(page):
+    text, folder = (ROOT / page).read_text(encoding="utf-8"), (ROOT / page).parent
+    for link, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", text):
+        target = folder / link if link else ROOT / page
+        assert target.exists(), f"{page} links to {link}"
+        if anchor:
+            heads = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", head).lower().replace(" ", "-") for head in heads], (
+                f"{page}: #{anchor}"
+            )
+    scripts = re.findall(r"python (benchmarks/\S+\.py)", text)
+    scripts += [
+        f"{name.replace('.', '/')}.py" for name in re.findall(r"python -m ((?:benchmarks|edgediff)\.[\w.]+)", text)
+    ]
+    missing = [script for script in scripts if not (ROOT / script).is_file()]
+    assert not missing, f"{page} names {missing}"
 
 
 @pytest.mark.parametrize(
@@ -254,12 +297,12 @@ def test_a_failed_picture_leaves_the_old_one(tmp_path, monkeypatch):
 
     path = tmp_path / "a.png"
     picture = Image.new("RGB", (4, 4), "red")
-    cli_commands._save_png(picture, path, {"prompt": "röt", "seed": 0})
+    run_command._save_png(picture, path, {"prompt": "röt", "seed": 0})
     assert json.loads(Image.open(path).text["edgediff"]) == {"prompt": "röt", "seed": 0}
     before = path.read_bytes()
     monkeypatch.setattr(os, "replace", lambda *names: (_ for _ in ()).throw(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
-        cli_commands._save_png(Image.new("RGB", (4, 4), "blue"), path, {})
+        run_command._save_png(Image.new("RGB", (4, 4), "blue"), path, {})
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
 

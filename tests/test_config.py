@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from edgediff.config import Model, dump_json, parse, parse_json, read_json, read_toml, write_text_atomic
+from edgediff.config import Model, dump_json, parse, parse_outside, read_outside, write_text_atomic
 from edgediff.documents.recipe import Recipe, list_recipes, load_recipe
 from edgediff.documents.target import Target, list_targets, load_target
 from edgediff.errors import ConfigError, OutputError, did_you_mean, unknown
@@ -58,9 +58,29 @@ def recipe_file(folder: Path, text: str | bytes) -> Path:
         ('name = "x"\n[guidance]\nscale = inf', "value", "'guidance.scale' = inf: "),
         ('name = "x"\n[guidance]\ninterval = [0.9, 0.1]', "value", "the interval needs 0 <= start < end <= 1"),
         (
-            'name = "x"\n[precision]\nweights = "int4"',
+            'name = "x"\nprecision = "int8"',
             "value",
-            "'precision.weights' = 'int4': input should be 'auto', ",
+            "'precision' = 'int8': there is no such precision any more: 'w8' (weights in 8 bits, floating arith",
+        ),
+        (
+            'name = "x"\nprecision = "w9"',
+            "value",
+            "'precision' = 'w9': input should be 'auto', 'fp32', 'fp16', 'bf16', 'w8', 'w8a8', 'w8a16', 'w4' or 'w4a8'",
+        ),
+        (
+            'name = "x"\n[precision]\nweights = "int8"',
+            "value",
+            "'precision' = {'weights': 'int8'}: a precision is one word now: write precision = \"w8a8\"",
+        ),
+        (
+            'name = "x"\n[weights]\nformat = "int4/32"',
+            "value",
+            "'weights.format' = 'int4/32': weight format 'int4/32' is now",
+        ),
+        (
+            'name = "x"\n[parity]\nint8_db = 20',
+            "unknown_key",
+            "key 'parity.int8_db' = 20 is no longer known: write w8_db, w8a8_db or w8a16_db",
         ),
         ('name = "x"\n[[reuse]]\nkind = "a"\n[[reuse]]\nkind = "b"', "value", "at most one [[reuse]] table"),
         ('name = "x"\n[[prune]]\nbudget = 1', "value", "key 'prune.0.kind' is missing"),
@@ -112,7 +132,7 @@ def test_everything_shipped_loads() -> None:
 
 def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read: Is a directory") as caught:
-        read_toml(tmp_path, Recipe)
+        read_outside(tmp_path, Recipe)
     assert caught.value.code == "missing"
 
 
@@ -142,7 +162,7 @@ def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
 )
 def test_json_mistakes(text: str, code: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        parse_json(text, Outer, where="some.json")
+        parse_outside(text, Outer, where="some.json")
     assert caught.value.code == code
     assert str(caught.value).startswith("some.json: ")
     assert message in str(caught.value)
@@ -150,7 +170,7 @@ def test_json_mistakes(text: str, code: str, message: str) -> None:
 
 def test_missing_json(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.json: there is no such file"):
-        read_json(tmp_path / "nowhere.json", Outer)
+        read_outside(tmp_path / "nowhere.json", Outer)
 
 
 def test_long_values_are_cut_in_errors() -> None:
@@ -163,7 +183,7 @@ def test_canonical_json_is_the_same_for_the_same_value() -> None:
     one = Outer(name="é", rows=(Inner(depth=2),), score=0.5)
     assert one.to_json() == Outer(score=0.5, rows=(Inner(depth=2),), name="é").to_json()
     assert one.to_json().startswith('{\n  "name": "é",\n  "named": {},\n  "rows"')
-    assert parse_json(one.to_json(), Outer, where="") == one
+    assert parse_outside(one.to_json(), Outer, where="") == one
     assert one.digest() != Outer(name="e").digest()
     with pytest.raises(ValueError, match="not JSON compliant"):
         dump_json({"score": float("nan")})

@@ -14,15 +14,16 @@ from edgediff.backends import _capture, coreml, eager
 from edgediff.backends.coreml import convert as _coreml_convert
 from edgediff.backends.coreml.link import Description, Part, link_functions
 from edgediff.documents.plan import BackendPlan
-from edgediff.documents.target import Target
-from edgediff.documents.weight_format import decode, encode, parse_format
+from edgediff.documents.target import Target, parse_target
+from edgediff.documents.weight_format import parse_format
 from edgediff.errors import BackendError
 from edgediff.metrics import psnr
 from edgediff.runtime.manifest import Graph
 from edgediff.variants import build_variants
+from edgediff.weight_codes import decode, encode
 from tests.tiny import cached_conversions, tiny_pipeline, tiny_plan
 
-FLOORS = {"fp16": 60.0, "int8": 35.0}  # dB; measured on these nets: 68 and 45 at the least
+FLOORS = {"fp16": 60.0, "w8": 35.0}  # dB; measured on these nets: 68 and 45 at the least
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def built(pipeline, tmp_path_factory):
     plans = {"coreml": BackendPlan(precision="fp16", format="mlpackage")}
     variants = build_variants(pipeline, tiny_plan(pipeline, plans))
     out = tmp_path_factory.mktemp("built")
-    target = Target.model_validate({"name": "t", "backends": ["coreml"], "coreml": {"islands": ["time"]}})
+    target = parse_target({"name": "t", "backends": ["coreml"], "coreml": {"islands": ["time"]}}, where="t")
     with cached_conversions():
         return out, variants, coreml.lower(variants, target, out)
 
@@ -143,12 +144,12 @@ WORDS = [
     "palette6",
     "palette8",
     "palette4/4",
-    "int8",
-    "int4",
-    "int4/4",
+    "w8",
+    "w4",
+    "w4/4",
     "sparse50",
     "sparse50+palette4",
-    "sparse50+int8",
+    "sparse50+w8",
 ]
 
 
@@ -186,6 +187,22 @@ def test_coded_weights_are_what_compression_says_for_us_and_for_coremltools(buil
     assert seen == len(made)
 
 
+def test_w8_and_w4_are_halves_from_fewer_bits(built, pipeline, tmp_path):
+    """The conversion is that of fp16; weights have a scale per output channel."""
+    out, _, artifacts = built
+    target = Target.model_validate({"name": "t", "backends": ["coreml"], "coreml": {"islands": ["time"]}})
+    sizes = {"fp16": size(out / artifacts.graphs["shallow"].file)}
+    for word, floor in (("w8", FLOORS["w8"]), ("w4", 8.0)):
+        plans = {"coreml": BackendPlan(precision=word, format="mlpackage")}
+        variants = build_variants(pipeline, tiny_plan(pipeline, plans))
+        with cached_conversions():
+            artifact = coreml.lower(variants, target, tmp_path / word).graphs["shallow"]
+        runner = coreml.open_runner(tmp_path / word, typed(variants.graphs["shallow"]), artifact, batch=2, threads=1)
+        assert artifact.precision == word and worst(variants, "shallow", 2, runner.run) >= floor
+        sizes[word] = size(tmp_path / word / artifact.file)
+    assert sizes["w8"] < 0.75 * sizes["fp16"] and sizes["w4"] < 0.85 * sizes["w8"], sizes
+
+
 @pytest.fixture(scope="module")
 def old(tmp_path_factory):
     """One linear layer for iOS 16, in fp32, and its weight."""
@@ -212,7 +229,7 @@ def code_old(old, out, word):
     return mil.load(out, precision="fp32")
 
 
-@pytest.mark.parametrize("word", ["palette1", "palette4", "palette8", "int8", "sparse50"])
+@pytest.mark.parametrize("word", ["palette1", "palette4", "palette8", "w8", "sparse50"])
 def test_the_formats_that_ios_16_has_are_written_as_it_reads_them(old, tmp_path, word):
     """Values in attributes, packed bits with a shape beside them."""
     x = np.random.default_rng(1).standard_normal((2, 64)).astype(np.float32)
@@ -226,7 +243,7 @@ def test_the_formats_that_ios_16_has_are_written_as_it_reads_them(old, tmp_path,
     ("word", "what"),
     [
         ("palette4/4", "a table per group of channels"),
-        ("int4/32", "4 bits, or a scale per block,"),
+        ("w4/32", "4 bits, or a scale per block,"),
         ("sparse50+palette4", "sparse weights whose rest is coded"),
     ],
 )
@@ -239,9 +256,9 @@ def test_formats_of_ios_18_are_refused_before_it(old, tmp_path, word, what):
 
 
 def test_a_release_too_old_for_a_feature_is_named():
-    table = Target.model_validate(
-        {"name": "t", "backends": ["coreml"], "coreml": {"deployment": "iOS17", "attention": "sdpa"}}
-    ).coreml
+    table = parse_target(
+        {"name": "t", "backends": ["coreml"], "coreml": {"deployment": "iOS17", "attention": "sdpa"}}, where="t"
+    ).backend("coreml")
     message = r"attention 'sdpa' is an operation of iOS 18, and the target deploys to iOS17; choose attention"
     with pytest.raises(BackendError, match=message):
         coreml.check_deployment(table)

@@ -22,7 +22,7 @@ from edgediff.backends._attention import rewrite_attention
 from edgediff.backends._capture import capture_program
 from edgediff.backends.coreml.convert import convert_program
 from edgediff.documents.plan import BackendPlan
-from edgediff.documents.target import Target
+from edgediff.documents.target import parse_target
 from edgediff.metrics import psnr
 from edgediff.runtime.manifest import TensorSpec
 from edgediff.variants import Variant, build_variants
@@ -126,7 +126,7 @@ def test_the_programs_of_a_dit_are_pytorch(precision, tmp_path):
     variants = build_variants(pipeline, tiny_plan(pipeline, backends, calls=("full",)))
     variant = variants.graphs["full"]
     table = {"islands": ["time"]}
-    target = Target.model_validate({"name": "t", "backends": ["coreml"], "coreml": table})
+    target = parse_target({"name": "t", "backends": ["coreml"], "coreml": table}, where="t")
     one = replace(variants, graphs={"full": variant})
     artifact = coreml.lower(one, target, tmp_path / "out").graphs["full"]
     inputs = {**example(variant, 2), "class_labels": np.array([5, 3])}

@@ -14,7 +14,7 @@ from edgediff import mil
 from edgediff.backends import Artifacts, coreml
 from edgediff.bundle.assemble import make_manifest
 from edgediff.documents.plan import BackendPlan, GuidancePlan
-from edgediff.documents.target import Target
+from edgediff.documents.target import parse_target
 from edgediff.errors import BackendError, BundleError
 from edgediff.graph.schedule import Forecast
 from edgediff.runtime import Session
@@ -51,7 +51,7 @@ def lowered(pipeline, tmp_path_factory):
     )
     plan = plan.model_copy(update={"guidance": GuidancePlan(mode="batched", calls=GUIDED)})
     variants = build_variants(pipeline, plan)
-    found, plain = {}, target().coreml
+    found, plain = {}, target().backend("coreml")
     with cached_conversions(), pytest.MonkeyPatch.context() as patch:
         convert = coreml._convert
         patch.setattr(coreml, "_convert", lambda *given: convert(*given[:4], plain, given[5]))
@@ -63,7 +63,7 @@ def lowered(pipeline, tmp_path_factory):
 
 
 def target(**table):
-    return Target.model_validate({"name": "t", "backends": ["coreml"], "coreml": {"islands": ["time"], **table}})
+    return parse_target({"name": "t", "backends": ["coreml"], "coreml": {"islands": ["time"], **table}}, where="t")
 
 
 def open_session(folder, manifest, tokenizer=None):

@@ -63,9 +63,9 @@ def test_the_shares_of_sd15_are_those_of_the_paper():
     from diffusers import UNet2DConditionModel
 
     from edgediff.networks import Sizes, unit_graph
-    from edgediff.pipeline import PACKAGE
+    from edgediff.pipeline import ARCHITECTURES
 
-    config = json.loads((PACKAGE / "architectures" / "sd15.json").read_text(encoding="utf-8"))
+    config = json.loads((ARCHITECTURES / "sd15.json").read_text(encoding="utf-8"))
     with torch.device("meta"):
         network = UNet2DConditionModel.from_config(config["unet"])
     graph = unit_graph(network, Sizes(64, 64, 77))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgediff.cli.describe import estimates_text
+from edgediff.cli.commands.estimate import estimates_text
 from edgediff.documents.plan import BackendPlan
 from edgediff.documents.target import Target, load_target
 from edgediff.errors import ConfigError
@@ -86,7 +86,7 @@ def test_a_chip_without_figures_gets_an_answer_with_a_wider_interval(pipe):
 
 
 def test_unknown_precision(pipe):
-    with pytest.raises(ConfigError, match=r"unknown precision 'fp8' \(allowed: fp16, fp32, int8, w8a16\)"):
+    with pytest.raises(ConfigError, match=r"unknown precision 'fp8' \(allowed: bf16, .* w8, w8a16, w8a8\)"):
         estimate_graph(pipe.graph, load_target("pixel_9"), precision="fp8")
 
 

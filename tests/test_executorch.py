@@ -15,12 +15,12 @@ pytest.importorskip("executorch")
 
 from edgediff.backends import eager, executorch
 from edgediff.backends._capture import clean_program
-from edgediff.backends.executorch import lower as _executorch_lower
+from edgediff.backends.executorch import lowering
 from edgediff.backends.executorch.delegates import find_delegate
 from edgediff.backends.executorch.quantize import LAYERS, group_linears, quantize_program, worth_bits
 from edgediff.backends.executorch.rewrite import rewrite_program
 from edgediff.documents.plan import BackendPlan, WeightPlan
-from edgediff.documents.target import Target
+from edgediff.documents.target import Target, parse_target
 from edgediff.errors import BackendError
 from edgediff.metrics import psnr
 from edgediff.runtime.manifest import Artifact, Graph, TensorSpec
@@ -28,7 +28,7 @@ from edgediff.variants import Variant, build_variants
 from tests.tiny import tiny_pipeline, tiny_plan
 
 EXACT = 120.0  # dB of rewritten against untouched graphs in fp32; measured: 131 at the least
-FLOORS = {"fp32": 100.0, "fp16": 60.0, "int8": 30.0}  # dB; measured on these nets: 135, 74, 43 at the least
+FLOORS = {"fp32": 100.0, "fp16": 60.0, "w8a8": 30.0}  # dB; measured on these nets: 135, 74, 43 at the least
 ATEN = torch.ops.aten
 
 
@@ -154,11 +154,10 @@ def test_a_rewritten_block_is_pytorch(name):
 def test_xnnpack_takes_every_block_whole(tmp_path):
     """All blocks are methods of one program: lowering them one by one takes much longer."""
     methods = [
-        _executorch_lower.Method(f"m{index}", rewrite_program(capture(*block)))
-        for index, block in enumerate(BLOCKS.values())
+        lowering.Method(f"m{index}", rewrite_program(capture(*block))) for index, block in enumerate(BLOCKS.values())
     ]
-    delegate = find_delegate(Target(name="t", backends=("executorch",)).executorch, "fp32")
-    found = _executorch_lower.write_program(methods, delegate, tmp_path / "blocks.pte")
+    delegate = find_delegate(Target(name="t", backends=("executorch",)).backend("executorch"), "fp32")
+    found = lowering.write_program(methods, delegate, tmp_path / "blocks.pte")
     for method, (name, (module, values)) in zip(methods, BLOCKS.items(), strict=True):
         assert dict(found[method.name].delegates) == {"XnnpackBackend": 1}, name
         assert not found[method.name].outside, name
@@ -170,9 +169,9 @@ def test_xnnpack_takes_every_block_whole(tmp_path):
 def test_without_rewrites_operators_stay_outside(tmp_path):
     """The test above can fail: the same block untouched leaves its norm outside."""
     module, values = BLOCKS["group_norm"]
-    delegate = find_delegate(Target(name="t", backends=("executorch",)).executorch, "fp32")
-    method = _executorch_lower.Method("plain", capture(module, values))
-    found = _executorch_lower.write_program([method], delegate, tmp_path / "plain.pte")["plain"]
+    delegate = find_delegate(Target(name="t", backends=("executorch",)).backend("executorch"), "fp32")
+    method = lowering.Method("plain", capture(module, values))
+    found = lowering.write_program([method], delegate, tmp_path / "plain.pte")["plain"]
     assert any("native_group_norm" in what and "(GroupNorm)" in what for what in found.outside)
 
 
@@ -200,7 +199,7 @@ def test_peak_bytes_counts_what_is_alive_together():
         return (b.reshape(-1) * 4.0).sum()
 
     program = capture(Block(chain), [torch.randn(10, 10)])
-    assert _executorch_lower.peak_bytes(program.graph) == 2 * 400
+    assert lowering.peak_bytes(program.graph) == 2 * 400
 
 
 # Programs with a small network in the place of the denoiser: lowering takes seconds even so
@@ -277,7 +276,7 @@ class Lab:
 
 
 def target(**table):
-    return Target.model_validate({"name": "t", "backends": ["executorch"], "executorch": table})
+    return parse_target({"name": "t", "backends": ["executorch"], "executorch": table}, where="t")
 
 
 def typed(variant):
@@ -301,7 +300,7 @@ def test_fp32_is_pytorch(lab):
     assert lab.worst() >= FLOORS["fp32"]
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp16", "w8a8"])
 def test_fewer_bits_are_near(lab, precision):
     assert lab.worst(precision) >= FLOORS[precision]
     assert lab.lower(precision)[2].graphs["shallow"].precision == precision
@@ -326,9 +325,9 @@ def test_linear_layers_in_four_bits(tmp_path):
     kinds = {name: type(layer.weight).__name__ for name, layer in layers.items()}
     assert kinds == {"wide": "IntxUnpackedToInt8Tensor", "back": "IntxUnpackedToInt8Tensor", "time": "Parameter"}
     assert grouped.time.weight is module.time.weight and type(module.wide.weight) is nn.Parameter
-    delegate = find_delegate(target().executorch, "fp32")
-    method = _executorch_lower.Method("four", rewrite_program(capture(grouped, values)))
-    found = _executorch_lower.write_program([method], delegate, tmp_path / "four.pte")["four"]
+    delegate = find_delegate(target().backend("executorch"), "w4a8")
+    method = lowering.Method("four", rewrite_program(capture(grouped, values)))
+    found = lowering.write_program([method], delegate, tmp_path / "four.pte")["four"]
     assert (dict(found.delegates), dict(found.outside)) == ({"XnnpackBackend": 1}, {})
     with torch.no_grad():
         expected, simulated = module(*values).numpy(), grouped(*values).numpy()
@@ -336,11 +335,20 @@ def test_linear_layers_in_four_bits(tmp_path):
     assert ratio(simulated, made) >= 45 and ratio(expected, made) >= 25
 
 
-@pytest.mark.parametrize(("format", "precision"), [("palette4", "fp32"), ("int4/32", "int8"), ("int8", "fp32")])
-def test_weights_in_a_format_that_it_has_not(lab, tmp_path, format, precision):
+@pytest.mark.parametrize(
+    ("format", "precision", "text"),
+    [
+        ("palette4", "w4a8", "weights in 'palette4' cannot be had"),
+        ("w4", "w4a8", "weights in 'w4' cannot be had"),
+        ("w4/32", "fp32", "weights in 'w4/32' at precision 'fp32': ExecuTorch's coded weights are"),
+        ("w8", "w8a8", "weights in 'w8' at precision 'w8a8'"),
+        (None, "w4a8", "no coded weights: ExecuTorch's coded weights are"),
+    ],
+)
+def test_weights_in_a_format_that_it_has_not(lab, tmp_path, format, precision, text):
     variants = lab.variants(precision)
-    plan = variants.plan.model_copy(update={"weights": WeightPlan(format=format)})
-    with pytest.raises(BackendError, match=f"weights in '{format}' at {precision} .* takes int4/32, int4/64 and so on"):
+    plan = variants.plan.model_copy(update={"weights": WeightPlan(format=format) if format else None})
+    with pytest.raises(BackendError, match=f'{text}.* precision = "w4a8" with .weights. format = "w4/32"'):
         executorch.lower(replace(variants, plan=plan), target(), tmp_path)
 
 
@@ -376,9 +384,9 @@ def test_the_tiny_model_has_one_delegate_call_per_graph(lab, tmp_path):
         assert min(ratio(reference[key], found[key]) for key in found) >= FLOORS["fp32"], name
 
 
-def test_int8_without_calibration_is_refused(lab, tmp_path):
-    variants = replace(lab.variants("int8"), calibration=None)
-    with pytest.raises(BackendError, match="graph 'shallow' in int8 needs calibration data and has none") as caught:
+def test_w8a8_without_calibration_is_refused(lab, tmp_path):
+    variants = replace(lab.variants("w8a8"), calibration=None)
+    with pytest.raises(BackendError, match="graph 'shallow' in w8a8 needs calibration data and has none") as caught:
         executorch.lower(variants, target(), tmp_path)
     assert caught.value.code == "calibration"
 
@@ -387,7 +395,11 @@ def test_int8_without_calibration_is_refused(lab, tmp_path):
     ("table", "precision", "text"),
     [
         ({"delegate": "xnpack"}, "fp32", r"unknown delegate 'xnpack'; did you mean 'xnnpack'"),
-        ({"delegate": "coreml"}, "int8", r"delegate 'coreml' has no precision 'int8'; it has fp32, fp16"),
+        (
+            {"delegate": "coreml"},
+            "w8a8",
+            r"'w8a8' is no precision of executorch with delegate 'coreml'; it serves",
+        ),
         ({"delegate": "qnn"}, "fp16", r"needs the Qualcomm AI Engine Direct SDK: download it .* set QNN_SDK_ROOT"),
     ],
 )
@@ -431,7 +443,7 @@ def test_vulkan_takes_the_graph_whole_and_runs_on_the_device_alone(lab, precisio
 
 def test_more_memory_than_the_target_has(lab):
     out, _, artifacts = lab.lower()
-    small = Target.model_validate({"name": "Small", "backends": ["executorch"], "memory_ceiling_gb": 0.00002})
+    small = parse_target({"name": "Small", "backends": ["executorch"], "memory_ceiling_gb": 0.00002}, where="t")
     with pytest.raises(BackendError, match=r"an app on Small may hold 2e-05 GB") as caught:
         executorch._check_memory(artifacts.graphs, small, out)
     assert caught.value.code == "too_large"
@@ -525,4 +537,4 @@ def test_quantized_layers_keep_their_neighbours_in_fp32():
     names = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
     assert sum("quantize_per_tensor" in name and "dequantize" not in name for name in names) == 2  # in and out of one
     with torch.no_grad():
-        assert ratio(wide(*values).numpy(), program.module()(*values).numpy()) >= FLOORS["int8"]
+        assert ratio(wide(*values).numpy(), program.module()(*values).numpy()) >= FLOORS["w8a8"]

@@ -39,7 +39,7 @@ from edgediff.backends.executorch.ethos import (
     vendor_table,
     watch_vela,
 )
-from edgediff.backends.executorch.lower import Method, write_program
+from edgediff.backends.executorch.lowering import Method, write_program
 from edgediff.backends.executorch.rewrite import rewrite_program
 
 TARGETS = ("ethos_u55_256", "ethos_u65_512", "ethos_u85_2048")
@@ -78,18 +78,18 @@ def program():
 
 
 def table_of(name="ethos_u85_2048", **changes):
-    return load_target(name).executorch.model_copy(update=changes)
+    return load_target(name).backend("executorch").model_copy(update=changes)
 
 
 @pytest.fixture(scope="module")
 def quantized(program):
-    return find_delegate(table_of(), "int8").quantize(program, make_calls(), "block")
+    return find_delegate(table_of(), "w8a8").quantize(program, make_calls(), "block")
 
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory):
     pipeline = tiny_pipeline(tmp_path_factory.mktemp("tiny"))
-    return tiny_plan(pipeline, {"executorch": BackendPlan(precision="int8")}, calls=("full",), mode="sequential")
+    return tiny_plan(pipeline, {"executorch": BackendPlan(precision="w8a8")}, calls=("full",), mode="sequential")
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_a_mask_hides_what_comes_later_and_leaves_bits_to_the_logits(bits, floor
     generator = torch.Generator().manual_seed(2)
     calls = [(3 * torch.randn(1, 1, 8, 16, generator=generator),) for _ in range(6)]
     program = rewrite_program(torch.export.export(Causal(), calls[0]).run_decompositions({}))
-    quantized = find_delegate(table_of(activation_bits=bits), "int8").quantize(program, calls[:4], "causal")
+    quantized = find_delegate(table_of(), f"w8a{bits}").quantize(program, calls[:4], "causal")
     for call in calls[4:]:
         wanted, found = Causal()(*call)[0].numpy(), quantized.module(check_guards=False)(*call)[0].numpy()
         assert psnr(wanted, found, abs(wanted).max()) > floor
@@ -148,7 +148,7 @@ def test_eight_bits_are_near_the_network(program, quantized):
 def test_one_piece_goes_to_the_npu_and_the_rest_is_named(lowered):
     artifacts, _, out = lowered
     artifact = artifacts.graphs["full"]
-    assert artifact.delegates == {"EthosUBackend": 1} and artifact.precision == "int8"
+    assert artifact.delegates == {"EthosUBackend": 1} and artifact.precision == "w8a8"
     assert {word.partition(" ")[0] for word in artifact.outside} <= {
         "view_copy",
         "mul",
@@ -207,7 +207,7 @@ def test_without_arms_reference_model_the_extra_is_named(lowered, monkeypatch):
 
 def test_sixteen_bits_are_nearer(program):
     exact, calls = program.module(check_guards=False), make_calls()
-    coarse = find_delegate(table_of(activation_bits=16), "int8").quantize(program, calls, "block")
+    coarse = find_delegate(table_of(), "w8a16").quantize(program, calls, "block")
     for call in calls:
         wanted, found = exact(*call)[0].detach().numpy(), coarse.module(check_guards=False)(*call)[0].detach().numpy()
         assert psnr(wanted, found, abs(wanted).max()) > 40
@@ -222,7 +222,7 @@ def test_keeping_the_graph_between_rounds_changes_no_byte(quantized, tmp_path, m
         if name == "plain":
             monkeypatch.setattr(_executorch_ethos, "sizes_in_place", contextlib.nullcontext)
             monkeypatch.setattr(_executorch_ethos, "weights_by_name", contextlib.nullcontext)
-        delegate = find_delegate(table_of(), "int8")
+        delegate = find_delegate(table_of(), "w8a8")
         with delegate.watch() as seen:
             write_program([Method("block", quantized)], delegate, tmp_path / name, seen=seen)
         written.append((tmp_path / name).read_bytes())
@@ -233,7 +233,7 @@ def test_keeping_the_graph_between_rounds_changes_no_byte(quantized, tmp_path, m
 @pytest.mark.parametrize("name", TARGETS[:2])
 def test_the_smaller_chips_take_it_in_one_piece_too(program, tmp_path, name):
     """With activations of 8 bits, as their targets say: of 16 they would leave attention to the CPU."""
-    delegate = find_delegate(table_of(name), "int8")
+    delegate = find_delegate(table_of(name), "w8a8")
     quantized = delegate.quantize(program, make_calls(), "block")
     with delegate.watch() as seen:
         found = write_program([Method("block", quantized)], delegate, tmp_path / "block.pte", seen=seen)
@@ -241,7 +241,7 @@ def test_the_smaller_chips_take_it_in_one_piece_too(program, tmp_path, name):
 
 
 def test_without_fallback_what_stays_outside_is_an_error_with_operator_module_and_reason(quantized, tmp_path, capfd):
-    delegate = find_delegate(table_of(fallback=False), "int8")
+    delegate = find_delegate(table_of(fallback=False), "w8a8")
     with pytest.raises(BackendError) as caught, delegate.watch() as seen:
         write_program([Method("block", quantized)], delegate, tmp_path / "block.pte", seen=seen)
     message = str(caught.value)
@@ -251,16 +251,16 @@ def test_without_fallback_what_stays_outside_is_an_error_with_operator_module_an
     assert seen.reports and capfd.readouterr().out == ""  # Vela has run, and printed nothing
 
 
-def test_int8_needs_calibration(program):
+def test_integers_need_calibration(program):
     with pytest.raises(BackendError, match="graph 'block' for Ethos-U needs calibration data and has none"):
-        find_delegate(table_of(), "int8").quantize(program, [], "block")
+        find_delegate(table_of(), "w8a8").quantize(program, [], "block")
 
 
 @pytest.mark.parametrize(
     ("changes", "precision", "text"),
     [
-        ({"chip": "ethos-u85-4096"}, "int8", r"unknown chip of delegate 'ethos-u' 'ethos-u85-4096'.*ethos-u85-2048"),
-        ({}, "fp16", "delegate 'ethos-u' has no precision 'fp16'; it has int8"),
+        ({"chip": "ethos-u85-4096"}, "w8a8", r"unknown chip of delegate 'ethos-u' 'ethos-u85-4096'.*ethos-u85-2048"),
+        ({}, "fp16", "'fp16' is no precision of executorch with delegate 'ethos-u'; it serves w8a8 .*; w8a16"),
     ],
 )
 def test_what_the_npu_has_not_is_said_before_any_work(changes, precision, text):
@@ -287,12 +287,12 @@ def test_what_vela_refuses_is_one_sentence(memory, text, capfd):
 def test_a_missing_compiler_names_the_extra(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ethosu.vela", None)
     with pytest.raises(MissingLibrary, match=r'ethos-u needs the library \'ethosu\': pip install "edgediff\[ethosu\]"'):
-        find_delegate(table_of(), "int8")
+        find_delegate(table_of(), "w8a8")
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_targets_name_a_chip_and_a_system_that_vela_knows(name):
-    delegate = find_delegate(table_of(name), "int8")
+    delegate = find_delegate(table_of(name), "w8a8")
     assert delegate.may_leave and delegate.partitioners()
 
 

@@ -218,9 +218,17 @@ def test_what_needs_text_says_so(bundles, pipelines, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "method", "text"),
     [
-        ("ddpm", "tgate", "tgate serves unet2d networks with cross-attention; this one has none"),
-        ("ddpm", "fora", "fora serves dit networks; this one is unet2d"),
-        ("dit", "deepcache", "deepcache serves"),
+        (
+            "ddpm",
+            "tgate",
+            "tgate works on units of role cross-attention, and this unet2d network has none; .* can have some: unet2d",
+        ),
+        ("ddpm", "fora", "fora works on units of role stream, and this unet2d network has none; .* can have some: dit"),
+        (
+            "dit",
+            "deepcache",
+            "deepcache works on units of role resnet, and this dit network has none; .*: unet1d, unet2d",
+        ),
     ],
 )
 def test_methods_refuse_families_that_they_do_not_serve(pipelines, kind, method, text):

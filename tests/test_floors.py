@@ -20,6 +20,7 @@ FLOORS = """
     runtime
     graph
     documents
+    weight_codes
     networks
     pipeline
     sampling

@@ -17,29 +17,29 @@ TORCH_FREE = (
     "errors",
     "config",
     "plugins",
-    "units",
-    "schedule",
-    "steps",
-    "recipe",
-    "target",
-    "plan",
-    "manifest",
-    "latency",
+    "graph.units",
+    "graph.schedule",
+    "runtime.steps",
+    "documents.recipe",
+    "documents.target",
+    "documents.plan",
+    "runtime.manifest",
+    "runtime.latency",
     "metrics",
-    "schemas",
-    "rng",
-    "tokenizer",
+    "documents.schemas",
+    "runtime.rng",
+    "runtime.tokenizer",
     "bundle",
     "runtime",
     "profiling",
     "report",
-    "cli",
-    "doctor",
+    "cli.main",
+    "cli.doctor",
     "estimate",
     "links.adb",
-    "links.imports",
+    "links._imports",
     "links.ai_hub",
-    "links.build_runner",
+    "links._build_runner",
     "profiling.calibrate",
 )
 QUICK_COMMANDS = (["recipes"], ["devices"], ["methods"], ["inspect", "nowhere"])
@@ -79,6 +79,11 @@ def test_torch_is_not_imported_by(module):
 def test_import_edgediff_imports_next_to_nothing():
     heavy = run_python("import sys, edgediff; print(*({'pydantic', 'numpy', 'torch', 'rich'} & set(sys.modules)))")
     assert heavy == "\n"
+
+
+def test_the_command_line_with_all_its_commands_imports_next_to_nothing():
+    heavy = "{'pydantic', 'numpy', 'torch', 'rich', 'PIL', 'subprocess'}"
+    assert run_python(f"import sys, edgediff.cli.main; print(*({heavy} & set(sys.modules)))") == "\n"
 
 
 @pytest.mark.parametrize("arguments", QUICK_COMMANDS, ids=" ".join)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgediff.config import parse_json
+from edgediff.config import parse_outside
 from edgediff.errors import ConfigError, EdgeDiffError
 from edgediff.runtime.latency import LatencyTable, compare_samples, graph_times, image_times, percentiles, throttling
 
@@ -39,7 +39,7 @@ def test_json_has_the_promised_keys_and_reads_back() -> None:
     assert {"cold", "warm"} <= set(data["load_ms"])
     assert set(data["graphs"]["full"]) == {"p50_ms", "p90_ms", "p95_ms", "n"}
     assert {"p50", "p90", "n"} <= set(data["end_to_end_ms"])
-    assert parse_json(text, LatencyTable, where="profile.json") == table()
+    assert parse_outside(text, LatencyTable, where="profile.json") == table()
 
 
 def test_a_measured_table_keeps_its_samples_and_an_estimate_has_none() -> None:
@@ -51,7 +51,7 @@ def test_a_measured_table_keeps_its_samples_and_an_estimate_has_none() -> None:
 def test_unknown_keys_are_refused() -> None:
     text = table().to_json().replace("peak_rss_mb", "peak_rss_gb")
     with pytest.raises(ConfigError, match=r"unknown key 'peak_rss_gb'; did you mean 'peak_rss_mb'\?"):
-        parse_json(text, LatencyTable, where="profile.json")
+        parse_outside(text, LatencyTable, where="profile.json")
 
 
 def test_it_prints_within_80_columns() -> None:

@@ -15,7 +15,7 @@ import pytest
 from edgediff.bundle import open_bundle
 from edgediff.errors import BackendError, ConfigError, LinkError, OutputError
 from edgediff.links import _build_runner as build_runner_module
-from edgediff.links import adb
+from edgediff.links import adb, run_all
 from edgediff.links._build_runner import build_runner
 from edgediff.links._heard import Heard
 from edgediff.links._runners import find_runner, read_runner
@@ -130,7 +130,7 @@ def test_several_devices_at_once_and_one_that_fails(bundle, tmp_path):
         with pytest.raises(LinkError, match="say which one"):
             adb.find_device(None)
         devices = [adb.find_device(one.serial), adb.find_device(two.serial)]
-        found = adb.run_all(bundle, devices, runner_file(tmp_path, good), runs=1)
+        found = run_all(bundle, [(adb, one) for one in devices], runner_file(tmp_path, good), runs=1)
     assert isinstance(found[one.serial], LinkError)
     assert "ended with status 3" in str(found[one.serial])
     assert found[two.serial].end_to_end_ms.p50 == 7.0

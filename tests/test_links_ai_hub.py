@@ -66,9 +66,10 @@ def bundle_of(tmp_path, backend="onnxruntime"):
 
 def test_a_graph_is_profiled(tmp_path):
     client = Client()
-    models = ai_hub.push(bundle_of(tmp_path), "Google Pixel 9", client=client)
+    device = ai_hub.find_device("Google Pixel 9", client=client)
+    models = ai_hub.push(bundle_of(tmp_path), device, client=client)
     assert client.uploaded == [["full.onnx", "weights.bin"], ["shallow.onnx", "weights.bin"]]
-    table = ai_hub.run(models, "Google Pixel 9", client=client)["full"]
+    table = ai_hub.profile_graphs(models, device, client=client)["full"]
     assert client.submitted == [(f"model of {name}", "Google Pixel 9", "") for name in ("full", "shallow")]
     assert (table.source, table.device.serial, table.graphs["full"].p50_ms) == ("measured", "j123", 2.5)
     assert (table.load_ms.cold, table.load_ms.warm, table.compile_ms) == (90.0, 40.0, 700.0)
@@ -80,11 +81,12 @@ def test_a_graph_is_profiled(tmp_path):
 
 def test_an_unknown_device_a_failed_job_and_a_bundle_without_onnx(tmp_path):
     with pytest.raises(LinkError, match="unknown AI Hub device 'Google Pixel 8'; did you mean 'Google Pixel 9'"):
-        ai_hub.push(bundle_of(tmp_path), "Google Pixel 8", client=Client())
+        ai_hub.find_device("Google Pixel 8", client=Client())
+    device = ai_hub.HubDevice("Google Pixel 9")
     with pytest.raises(LinkError, match="job j123 of graph 'full' failed: out of memory on the device"):
-        ai_hub.run({"full": "m"}, "Google Pixel 9", client=Client(success=False))
+        ai_hub.profile_graphs({"full": "m"}, device, client=Client(success=False))
     with pytest.raises(LinkError, match="has no onnxruntime part"):
-        ai_hub.push(bundle_of(tmp_path, backend="coreml"), "Google Pixel 9", client=Client())
+        ai_hub.push(bundle_of(tmp_path, backend="coreml"), device, client=Client())
 
 
 def test_a_client_from_before_inference_jobs_could_profile():
@@ -95,5 +97,10 @@ def test_a_client_from_before_inference_jobs_could_profile():
         def submit_profile_job(self, model, device, name=None, options=""):
             return super().submit_inference_job(model, device, options=options)
 
-    table = ai_hub.run({"full": "m"}, "Google Pixel 9", client=Older())["full"]
+    table = ai_hub.profile_graphs({"full": "m"}, ai_hub.HubDevice("Google Pixel 9"), client=Older())["full"]
     assert table.graphs["full"].p50_ms == 2.5
+
+
+def test_whole_pictures_are_not_what_the_farm_profiles(tmp_path):
+    with pytest.raises(LinkError, match="AI Hub profiles graphs one by one .* call edgediff.links.ai_hub.push and"):
+        ai_hub.run(bundle_of(tmp_path), ai_hub.HubDevice("Google Pixel 9"))

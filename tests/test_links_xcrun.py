@@ -96,3 +96,14 @@ def test_no_device_no_xcode_no_mac(mac, monkeypatch):
     monkeypatch.setattr(sys, "platform", "linux")
     with pytest.raises(LinkError, match="runs on macOS alone"):
         xcrun.list_devices()
+
+
+def test_an_iphone_is_not_profiled_from_here_and_its_files_belong_to_an_app(tmp_path):
+    phone = xcrun.AppleDevice("i", "u1", "Anna's iPhone", "iPhone 15", "18.0", "22A", "connected")
+    assert phone.serial == "u1"
+    with pytest.raises(
+        LinkError, match="'Anna's iPhone' cannot be profiled from here: iOS starts no program but an app"
+    ):
+        xcrun.run(SimpleNamespace(folder=tmp_path), phone)
+    with pytest.raises(LinkError, match="give `app`, the bundle identifier of one that you have signed"):
+        xcrun.push(SimpleNamespace(folder=tmp_path), phone)

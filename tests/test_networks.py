@@ -158,7 +158,7 @@ def test_cuts_that_cannot_be(network):
 
 
 def test_sd15_agrees_with_the_published_table():
-    path = Path(__file__).parent.parent / "edgediff" / "architectures" / "sd15.json"
+    path = Path(__file__).parent.parent / "edgediff" / "pipeline" / "architectures" / "sd15.json"
     with torch.device("meta"):
         network = UNet2DConditionModel.from_config(json.loads(path.read_text())["unet"])
     graph = unit_graph(network, Sizes(64, 64, 77))

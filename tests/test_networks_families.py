@@ -48,7 +48,7 @@ MODELS = {
     "unet-no-attention": lambda: UNet2DModel(**{**UNET, "add_attention": False, "mid_block_scale_factor": 2.0}),
     "unet-no-mid": lambda: UNet2DModel(**{**UNET, "mid_block_type": None}),
 }
-ARCHITECTURES = Path(__file__).parent.parent / "edgediff" / "architectures"
+ARCHITECTURES = Path(__file__).parent.parent / "edgediff" / "pipeline" / "architectures"
 
 
 def make(name):

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,11 @@ import pytest
 
 from edgediff.bundle import Bundle
 from edgediff.errors import BackendError, BundleError, ConfigError, EdgeDiffError, LinkError
-from edgediff.profiling import compare_bundles, profile_bundle
+from edgediff.profiling import compare_bundles, profile_bundle, profile_devices
 from edgediff.profiling.device import drop_from_cache, peak_rss_mb, pss_mb, read_device, rss_mb
 from edgediff.profiling.worker import Clock, Timed, trace_operators
 from edgediff.runtime.engine import held_states
-from edgediff.runtime.latency import throttling_curve
+from edgediff.runtime.latency import LatencyTable, throttling_curve
 from tests.small_bundle import write_bundle
 
 linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -248,3 +249,27 @@ def test_facts_about_this_machine() -> None:
     assert peak_rss_mb() >= rss_mb() > 10
     assert pss_mb() > 5
     assert read_device("no-such-backend", None).runtime is None
+
+
+def test_a_link_of_another_package_profiles(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--device KIND:SERIAL` asks the link of that kind, several at once; one that fails does not stop the others."""
+    golden = json.loads((Path(__file__).parent / "golden" / "latency.json").read_text())
+    table = LatencyTable.model_validate(golden["table"])
+    asked = []
+
+    def run(bundle: Bundle, device: SimpleNamespace, runner: object = None, **options: object) -> LatencyTable:
+        asked.append((device.serial, options["backend"], options["runs"]))
+        if device.serial == "broken":
+            raise LinkError("it is broken")
+        return table
+
+    link = SimpleNamespace(NAME="bench", find_device=lambda name: SimpleNamespace(serial=name), run=run)
+    monkeypatch.setattr("edgediff.profiling.plugin_names", lambda folder: ["bench", "host"])
+    monkeypatch.setattr("edgediff.profiling.load_plugin", lambda folder, kind: link)
+    found = profile_devices(bundle, ["bench:one", "bench:broken"], backend="onnxruntime", runs=2)
+    assert found["one"] is table and str(found["broken"]) == "it is broken"
+    assert sorted(asked) == [("broken", "onnxruntime", 2), ("one", "onnxruntime", 2)]
+    with pytest.raises(ConfigError, match="one device is named twice"):
+        profile_devices(bundle, ["bench:one", "bench:one"], backend="onnxruntime")
+    with pytest.raises(LinkError, match=r"device 'adb' cannot be profiled .*\(links: bench, host\)"):
+        profile_devices(bundle, ["adb"])

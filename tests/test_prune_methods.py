@@ -51,7 +51,7 @@ def costs(pipeline):
 def stages(layers: dict[str, int]) -> UnitGraph:
     """A U-Net's names without its wiring."""
     units = [
-        Unit(f"{block}.resnets.{i}", "resnet", (), cutting="identity", block=block, layer=f"{block}.layers.{i}")
+        Unit(f"{block}.resnets.{i}", "resnet", (), (), "identity", block, f"{block}.layers.{i}", role="resnet")
         for block, count in layers.items()
         for i in range(count)
     ]

@@ -180,10 +180,10 @@ def test_smoothcache_scan_takes_the_largest_lag_that_fits():
 
 def test_smoothcache_rows_are_kinds_that_are_reused(dit, unet):
     often, never = [[0.0], [0.0], [0.0], []], [[9.0], [9.0], [9.0], []]
-    measured = {"errors": {"attention_branch": often, "mlp_branch": never}}
+    measured = {"errors": {"self_attention": often, "feed_forward": never}}
     schedule = propose("smoothcache", dit, 4, measured)
-    assert schedule.calls == ("full", "reuse_attention_branch", "full", "full")
-    assert "attention_branch" not in kinds_run(dit, schedule, "reuse_attention_branch")
+    assert schedule.calls == ("full", "reuse_self_attention", "full", "full")
+    assert "attention_branch" not in kinds_run(dit, schedule, "reuse_self_attention")
     kinds = dict.fromkeys(("self_attention", "cross_attention", "feed_forward"), often)
     schedule = propose("smoothcache", unet, 4, {"errors": kinds})
     row = schedule.rows["reuse_self_attention_cross_attention_feed_forward"]
@@ -253,21 +253,23 @@ def test_taylorseer_forecasts(unet, dit):
 
 @pytest.mark.parametrize("kind", ["fora", "delta_dit"])
 def test_methods_for_dits_refuse_unets(kind, unet):
-    with pytest.raises(MethodError, match=rf"{kind} serves dit networks; this one is unet2d"):
+    with pytest.raises(MethodError, match=rf"{kind} works on units of role stream, and this unet2d network has none"):
         propose(kind, unet, 8)
 
 
 @pytest.mark.parametrize("kind", ["deepcache", "faster_diffusion", "tgate"])
 def test_methods_for_unets_refuse_dits(kind, dit):
-    with pytest.raises(MethodError, match=rf"{kind} serves .*; .*dit"):
+    with pytest.raises(
+        MethodError, match=rf"{kind} works on units of role (resnet|cross-attention), and this dit network has none"
+    ):
         propose(kind, dit, 8)
 
 
 def test_a_network_without_text_has_no_tgate(ddpm):
-    with pytest.raises(MethodError, match="networks with cross-attention; this one has none"):
+    with pytest.raises(MethodError, match="role cross-attention, and this unet2d network has none"):
         propose("tgate", ddpm, 8)
-    with pytest.raises(MethodError, match="networks with attention; this one has none"):
-        propose("smoothcache", ddpm, 8)
+    reused = propose("smoothcache", ddpm, 3, {"errors": {"self_attention": [[0.0], [0.0], []]}})
+    assert reused.rows["reuse_self_attention"].delta == tuple(u.name for u in ddpm.of_role("self-attention"))
     assert str(propose("faster_diffusion", ddpm, 4, interval=2)) == "FdFd"
     assert str(propose("inherit", ddpm, 4, level="unit", share=0.5)) == "FiFi"
 

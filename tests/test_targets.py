@@ -114,3 +114,33 @@ def test_devices_are_filtered_and_explained(capsys):
     assert "4 GB for one app (unverified) rule of thumb" in said
     assert main(["devices", "--form", "phon"]) == 2
     assert "unknown form 'phon'; did you mean 'phone'?" in capsys.readouterr().err
+
+
+# -- tables of backends ---------------------------------------------------------------------------
+
+
+def test_a_backends_table_is_its_own_settings(tmp_path):
+    path = tmp_path / "phone.toml"
+    path.write_text('name = "p"\nbackends = ["coreml"]\n[coreml]\nchunks = 2\n')
+    table = load_target(path).backend("coreml")
+    assert (table.chunks, table.format, table.weights) == (2, "mlpackage", "fp16")
+    assert Target(name="t", backends=("executorch",)).backend("executorch").format == "pte"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[coreml]\nchunk = 2", r"unknown key 'coreml.chunk'; did you mean 'chunks'\?"),
+        ('[onnxruntime]\nformat = "pte"', r"'onnxruntime.format' = 'pte': input should be 'onnx' or 'ort'"),
+        ("[executorsch]\nthreads = 1", r"\[executorsch\] is no table of a target and no backend .*mean 'executorch'\?"),
+        (
+            "[coreai]\nunit = 1",
+            r"\[coreai\] is no table .* installed.*\(allowed: .*onnxruntime.*\); a backend of another",
+        ),
+    ],
+)
+def test_a_wrong_table_is_an_error_that_says_what_is_there(tmp_path, text, message):
+    path = tmp_path / "phone.toml"
+    path.write_text(f'name = "p"\nbackends = ["coreml"]\n{text}\n')
+    with pytest.raises(ConfigError, match=message):
+        load_target(path)

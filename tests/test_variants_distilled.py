@@ -24,7 +24,6 @@ CUTS = ("down_blocks.1.layers.0", "up_blocks.1.layers.1")
 PRUNE = StageTable.model_validate({"kind": "bk_sdm", "preset": "small"})
 RECIPE = Recipe(name="hand", sampler=SamplerTable(steps=3), prune=(PRUNE,), distill=DistillTable(steps=1))
 PLAIN = Recipe(name="plain", sampler=SamplerTable(steps=3))
-TARGET = Path(__file__).parent / "eager.toml"
 
 
 @pytest.fixture(scope="module")

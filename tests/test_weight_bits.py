@@ -10,10 +10,11 @@ import torch
 
 from edgediff.config import parse
 from edgediff.documents.recipe import Recipe
-from edgediff.documents.weight_format import Format, Linear, Palette, Sparse, decode, encode, fit_table, parse_format
+from edgediff.documents.weight_format import Format, parse_format
 from edgediff.errors import ConfigError
 from edgediff.planning.weight_bits import Layer, choose_formats, measure_layers
 from edgediff.sampling.trace import record_trace
+from edgediff.weight_codes import Linear, Palette, Sparse, decode, encode, fit_table
 from tests.tiny import tiny_pipeline
 
 WEIGHT = np.random.default_rng(0).standard_normal((32, 24, 3, 3)).astype(np.float16)
@@ -21,7 +22,7 @@ WEIGHT = np.random.default_rng(0).standard_normal((32, 24, 3, 3)).astype(np.floa
 
 def test_a_word_is_a_format():
     assert parse_format("palette4/16") == Format("palette", 4, 16)
-    assert parse_format("sparse50+int8") == Format("int", 8, 0, 50)
+    assert parse_format("sparse50+w8") == Format("w", 8, 0, 50)
     assert parse_format("sparse75") == Format(sparse=75)
 
 
@@ -31,7 +32,11 @@ def test_a_word_is_a_format():
         ("", "'' is no weight format"),
         ("pallette4", "'pallette4' is no weight format: palette1 to palette8"),
         ("palette5", r"there is no weight format 'palette5': palette has palette1, palette2, palette3"),
-        ("int3", r"int has int4, int8"),
+        ("w3", r"w has w4, w8"),
+        ("int8", "weight format 'int8' is now written 'w8'"),
+        ("int4/32", "weight format 'int4/32' is now written 'w4/32'"),
+        ("sparse50+int8", r"weight format 'sparse50\+int8' is now written 'sparse50\+w8'"),
+        ("int", "'int' is no weight format"),
         ("sparse0", "a share of zeros lies between 1 and 99 percent"),
         ("sparse100", "between 1 and 99"),
     ],
@@ -76,7 +81,7 @@ def test_groups_have_tables_of_their_own():
 
 
 @pytest.mark.parametrize(
-    ("word", "shape", "top"), [("int8", (32, 1, 1, 1), 127), ("int4", (32, 1, 1, 1), 7), ("int4/8", (32, 3, 1, 1), 7)]
+    ("word", "shape", "top"), [("w8", (32, 1, 1, 1), 127), ("w4", (32, 1, 1, 1), 7), ("w4/8", (32, 3, 1, 1), 7)]
 )
 def test_scaled_integers_are_within_half_a_step(word, shape, top):
     coded = encode(WEIGHT, parse_format(word))
@@ -94,7 +99,7 @@ def test_sparse_weights_are_the_largest_and_exactly_so_many():
     assert coded.mask.sum() == round(WEIGHT.size * 0.25)
     assert np.abs(WEIGHT[coded.mask]).min() >= np.abs(WEIGHT[~coded.mask]).max()
     np.testing.assert_array_equal(decode(coded), np.where(coded.mask, WEIGHT, 0))
-    for word in ("sparse75+palette4", "sparse75+int8"):
+    for word in ("sparse75+palette4", "sparse75+w8"):
         joint = decode(encode(WEIGHT, parse_format(word)))
         assert (joint[~coded.mask] == 0).all()
         assert np.abs(joint - np.where(coded.mask, WEIGHT, 0))[coded.mask].mean() < 0.1
@@ -159,6 +164,6 @@ def test_measuring_leaves_the_network_as_it_was(tmp_path):
 
 
 def test_a_recipe_asks_for_one_or_the_other():
-    both = {"name": "x", "precision": {"format": "int8", "bits": 4.0}}
+    both = {"name": "x", "weights": {"format": "w8", "bits": 4.0}}
     with pytest.raises(ConfigError, match="format codes all weights alike, bits chooses per layer"):
         parse(both, Recipe, where="r.toml")

@@ -132,14 +132,7 @@ def _shapes(kind: str, given: list[Shape], o: dict[int, list[float]], count: int
     if kind == "InnerProduct":
         return [(_one(o, 0), 1, 1)]
     if kind == "Pooling":
-        if _one(o, 4):
-            return [(c, 1, 1)]
-        if _one(o, 7):
-            return [(c, _one(o, 18, _one(o, 8)), _one(o, 8))]
-        kernel, stride, pad, mode = _one(o, 1), _one(o, 2, 1), _one(o, 3), _one(o, 5)
-        pad = -233 if mode >= 2 else pad
-        high, wide = (_window(size, kernel, stride, pad, pad, up=mode == 0) for size in (h, w))
-        return [(c, high, wide)]
+        return [_pooled(given[0], o)]
     if kind == "Concat":
         axis = _one(o, 0) + _missing(given)
         sizes = [[shape[k] for shape in given] for k in range(3)]
@@ -147,12 +140,7 @@ def _shapes(kind: str, given: list[Shape], o: dict[int, list[float]], count: int
     if kind == "Flatten":
         return [(1, 1, _size(given[0]))]
     if kind == "Slice":
-        parts = [int(v) for v in o[0]]
-        axis = _one(o, 1)
-        total, known = given[0][axis], sum(v for v in parts if v > 0)
-        rest = sum(v <= 0 for v in parts)
-        each = [v if v > 0 else (total - known) // rest for v in parts]
-        return [tuple(v if k == axis else given[0][k] for k in range(3)) for v in each]  # type: ignore[misc]
+        return _sliced(given[0], o)
     if kind == "Interp":
         return [(c, _one(o, 3) or int(h * o[1][0]), _one(o, 4) or int(w * o[2][0]))]
     if kind == "Padding":
@@ -177,6 +165,27 @@ def _shapes(kind: str, given: list[Shape], o: dict[int, list[float]], count: int
     if kind not in FREE and kind not in KIND_OF and kind != "MultiHeadAttention":
         raise SystemExit(f"no shape is known for ncnn's layer '{kind}'")
     return [given[0]] * count
+
+
+def _pooled(shape: Shape, o: dict[int, list[float]]) -> Shape:
+    c, h, w = shape
+    if _one(o, 4):
+        return c, 1, 1
+    if _one(o, 7):
+        return c, _one(o, 18, _one(o, 8)), _one(o, 8)
+    kernel, stride, pad, mode = _one(o, 1), _one(o, 2, 1), _one(o, 3), _one(o, 5)
+    pad = -233 if mode >= 2 else pad
+    high, wide = (_window(size, kernel, stride, pad, pad, up=mode == 0) for size in (h, w))
+    return c, high, wide
+
+
+def _sliced(shape: Shape, o: dict[int, list[float]]) -> list[Shape]:
+    parts = [int(v) for v in o[0]]
+    axis = _one(o, 1)
+    total, known = shape[axis], sum(v for v in parts if v > 0)
+    rest = sum(v <= 0 for v in parts)
+    each = [v if v > 0 else (total - known) // rest for v in parts]
+    return [tuple(v if k == axis else shape[k] for k in range(3)) for v in each]  # type: ignore[misc]
 
 
 def _missing(given: list[Shape]) -> int:

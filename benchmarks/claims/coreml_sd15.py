@@ -60,7 +60,7 @@ def main() -> None:
 def make_variants(args: argparse.Namespace):
     """The plan and its denoiser graphs, nothing else."""
     from edgediff.documents.recipe import Recipe
-    from edgediff.documents.target import Target
+    from edgediff.documents.target import parse_target
     from edgediff.flow import plan_pipeline
     from edgediff.pipeline import load_pipeline
     from edgediff.planning.weight_bits import plan_weights
@@ -70,7 +70,8 @@ def make_variants(args: argparse.Namespace):
         {
             "name": "bench",
             "reuse": [{"kind": "deepcache", "interval": 2, "branch": 0}],
-            "precision": {"weights": "fp16", **({"format": args.format} if args.format else {})},
+            "precision": "fp16",
+            "weights": {"format": args.format},
         }
     )
     guidance = "batched" if args.batch == 2 else "sequential"
@@ -81,7 +82,7 @@ def make_variants(args: argparse.Namespace):
         "cache": args.cache,
         "chunks": args.chunks,
     }
-    target = Target.model_validate({"name": "bench", "backends": ["coreml"], "coreml": table})
+    target = parse_target({"name": "bench", "backends": ["coreml"], "coreml": table}, where="t")
     pipeline = load_pipeline("random:sd15")
     plan = plan_weights(pipeline, recipe, plan_pipeline(pipeline, recipe, target))
     variants = build_variants(pipeline, plan)

@@ -1,7 +1,7 @@
 """DiP-GO trained on glyph, beside its baselines at equal MACs.
 
-    python -m benchmarks.dip_go --device cpu --seeds 1 --steps 20 --iterations 60 --out DIR     a small run on a CPU
-    python -m benchmarks.dip_go --device cuda --seeds 3 --out DIR                               at most 8 minutes
+    python -m benchmarks.claims.dip_go --device cpu --seeds 1 --steps 20 --iterations 60 --out DIR    a small run, CPU
+    python -m benchmarks.claims.dip_go --device cuda --seeds 3 --out DIR                              at most 8 minutes
 
 Each seed trains in a process of its own (`--processes` at a time), for `--seconds` at most; the baselines run beside
 them. Then schedules are derived at every ratio and drawn for prompts that no training saw. DIR gets `gates_*.json`
@@ -80,7 +80,7 @@ def run_all(args: argparse.Namespace) -> None:
     while waiting or running:
         while waiting and len(running) < args.processes:
             part = waiting.pop(0)
-            command = [sys.executable, "-m", "benchmarks.dip_go", *sys.argv[1:], "--part", part]
+            command = [sys.executable, "-m", "benchmarks.claims.dip_go", *sys.argv[1:], "--part", part]
             running[part] = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": str(args.threads)})
         for part, process in list(running.items()):
             if process.poll() is not None:

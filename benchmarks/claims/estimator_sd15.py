@@ -17,12 +17,12 @@ STEPS = 20
 CASES = (
     ("iphone_12", "coreml", "fp16"),
     ("iphone_13", "coreml", "fp16"),
-    ("iphone_12", "coreml", "int8"),
+    ("iphone_12", "coreml", "w8"),
     ("iphone_15_pro", "coreml", "fp16"),
     ("ipad_pro_m4", "coreml", "fp16"),
     ("galaxy_s23", "onnxruntime", "fp16"),
     ("galaxy_s24", "onnxruntime", "fp16"),
-    ("galaxy_s24", "onnxruntime", "int8"),
+    ("galaxy_s24", "onnxruntime", "w8a8"),
     ("galaxy_s25", "onnxruntime", "fp16"),
     ("snapdragon_7_gen_3", "onnxruntime", "fp16"),
     ("pixel_9", "executorch", "fp32"),
@@ -41,7 +41,7 @@ def main() -> None:
         rest = [estimate_graph(graphs[part], target, backend, precision) for part in ("text_encoder", "vae")]
         ends = ("low", "p50", "high")
         low, middle, high = ((STEPS * getattr(unet, e) + sum(getattr(one, e) for one in rest)) / 1e3 for e in ends)
-        size, values = BYTES[precision], 2 if precision == "int8" else BYTES[precision]
+        size, values = BYTES[precision]
         weights = sum(table.parameters for table in graphs.values()) * size / 1e6
         apart = max(table.parameters for table in graphs.values()) * size / 1e6
         peak = max(graphs["unet"].peak_values * 2, graphs["vae"].peak_values) * values / 1e6

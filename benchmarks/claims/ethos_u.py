@@ -32,11 +32,11 @@ from edgediff.backends._capture import capture_program
 from edgediff.backends.eager import eager_runners
 from edgediff.backends.executorch import calibration_calls, ethos
 from edgediff.backends.executorch.delegates import Delegate, find_delegate
-from edgediff.backends.executorch.lower import Method, write_program
+from edgediff.backends.executorch.lowering import Method, write_program
 from edgediff.backends.executorch.rewrite import rewrite_program
 from edgediff.bundle.assemble import make_manifest
 from edgediff.documents.recipe import CalibrationTable, load_recipe
-from edgediff.documents.target import ExecuTorchTable, Target, load_target
+from edgediff.documents.target import BackendTable, Target, load_target
 from edgediff.embedded.judge import load_judge
 from edgediff.flow import plan_pipeline
 from edgediff.metrics import psnr
@@ -86,8 +86,10 @@ def near(exact: Any, coarse: Any) -> float:
     return psnr(exact, coarse, float(np.abs(exact).max()))
 
 
-def find_chip(name: str, bits: int) -> ExecuTorchTable:
-    return load_target(name).executorch.model_copy(update={"activation_bits": bits})
+def delegate_for(name: str, bits: int) -> tuple[BackendTable, Delegate]:
+    """A target's table, and its delegate with activations of so many bits."""
+    table = load_target(name).backend("executorch")
+    return table, find_delegate(table, f"w8a{bits}")
 
 
 def table(targets: Sequence[str], recipe: str, graphs: Sequence[str], bits: int) -> None:
@@ -98,8 +100,7 @@ def table(targets: Sequence[str], recipe: str, graphs: Sequence[str], bits: int)
     )
     for graph in graphs or tuple(variants.plan.graphs):
         for name in targets:
-            chip = find_chip(name, bits)
-            delegate = find_delegate(chip, "int8")
+            chip, delegate = delegate_for(name, bits)
             _, quantized, found, seconds = quantize(variants, variants.graphs[graph], delegate)
             start = time.perf_counter()
             with tempfile.TemporaryDirectory() as folder, delegate.watch() as seen:
@@ -120,7 +121,7 @@ def table(targets: Sequence[str], recipe: str, graphs: Sequence[str], bits: int)
 def observers(recipe: str, graphs: Sequence[str]) -> None:
     """At 8 bits Arm's histograms, which the backend takes, beside the extremes that calibration saw."""
     _, variants, _ = prepare(recipe, load_target("ethos_u85_2048"))
-    delegate = find_delegate(find_chip("ethos_u85_2048", 8), "int8")
+    _, delegate = delegate_for("ethos_u85_2048", 8)
     for graph in graphs or tuple(variants.plan.graphs):
         for name, config in (("histograms", ARM_CONFIG), ("extremes", extremes)):
             with mock.patch.object(ethos, "npu_config", config):
@@ -153,7 +154,7 @@ class Simulated:
 def pictures(recipe: str, graphs: Sequence[str], count: int, bits: int) -> None:
     """Pictures with the named graphs in integers, beside those of PyTorch in fp32, both judged."""
     pipeline, variants, manifest = prepare(recipe, load_target("ethos_u85_2048"))
-    delegate = find_delegate(find_chip("ethos_u85_2048", bits), "int8")
+    _, delegate = delegate_for("ethos_u85_2048", bits)
     exact = eager_runners(variants)
     coarse: dict[str, Any] = dict(exact)
     for graph in graphs or tuple(variants.graphs):
@@ -163,7 +164,7 @@ def pictures(recipe: str, graphs: Sequence[str], count: int, bits: int) -> None:
     tokenizer = Tokenizer.load(pipeline.tokenizer_folder)
     prompts = calibration_prompts(pipeline, CalibrationTable(prompts=PROMPTS + count))[PROMPTS:]
     made: dict[str, list[Any]] = {}
-    for name, runners in (("fp32", exact), ("int8", coarse)):
+    for name, runners in (("fp32", exact), (f"w8a{bits}", coarse)):
         session = Session(manifest, tokenizer, runners)
         made[name] = [
             session.decode(list(session.steps(prompt, seed=seed))[-1].latent) for seed, prompt in enumerate(prompts)
@@ -171,8 +172,8 @@ def pictures(recipe: str, graphs: Sequence[str], count: int, bits: int) -> None:
     judge = load_judge()
     for name, images in made.items():
         print(f"{name}: retrieval@1 {judge.retrieval_at_1(np.stack(images), prompts):.3f} over {count} pictures")
-    found = [psnr(a, b, 255.0) for a, b in zip(made["fp32"], made["int8"], strict=True)]
-    print(f"int8 against fp32, pictures: PSNR median {np.median(found):.1f} dB, worst {min(found):.1f}")
+    found = [psnr(a, b, 255.0) for a, b in zip(made["fp32"], made[f"w8a{bits}"], strict=True)]
+    print(f"w8a{bits} against fp32, pictures: PSNR median {np.median(found):.1f} dB, worst {min(found):.1f}")
 
 
 def main() -> None:

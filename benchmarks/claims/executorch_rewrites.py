@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from edgediff.backends import executorch
 from edgediff.backends._capture import capture_program
 from edgediff.backends.executorch.delegates import find_delegate
-from edgediff.backends.executorch.lower import Method, write_program
+from edgediff.backends.executorch.lowering import Method, write_program
 from edgediff.backends.executorch.rewrite import REWRITES, rewrite_program
 from edgediff.documents.recipe import Recipe
 from edgediff.documents.target import Target
@@ -47,7 +47,7 @@ def main() -> None:
     typed = Graph(component=variant.component, inputs=variant.inputs, outputs=variant.outputs)
     inputs = {spec.name: value.numpy() for spec, value in zip(variant.inputs, variant.example, strict=True)}
     expected = variant.module(*variant.example)[0].detach().numpy()
-    delegate, rows, runners = find_delegate(target.executorch, "fp32"), [], []
+    delegate, rows, runners = find_delegate(target.backend("executorch"), "fp32"), [], []
     with tempfile.TemporaryDirectory() as folder:
         for count in range(len(REWRITES) + 1):
             program = capture_program(variant, 1)

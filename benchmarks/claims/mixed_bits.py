@@ -23,11 +23,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from edgediff.documents.recipe import Recipe
-from edgediff.documents.weight_format import decode, encode, parse_format
+from edgediff.documents.weight_format import parse_format
 from edgediff.metrics import psnr
 from edgediff.pipeline import load_pipeline
 from edgediff.planning.weight_bits import choose_formats, measure_layers
 from edgediff.sampling.trace import asked_guidance, calibration_prompts, record_trace, sample_latents, step_table
+from edgediff.weight_codes import decode, encode
 
 
 def main() -> None:
@@ -48,7 +49,7 @@ def main() -> None:
     )
     start, processor = time.perf_counter(), time.process_time()
     trace = record_trace(pipeline, recipe)
-    layers = measure_layers(pipeline, recipe, trace, recipe.precision.choices)
+    layers = measure_layers(pipeline, recipe, trace, recipe.weights.choices)
     seconds = {"wall": round(time.perf_counter() - start, 1), "cpu": round(time.process_time() - processor, 1)}
     print(f"{len(layers)} layers measured: {seconds}", file=sys.stderr)
     table = recipe.calibration.model_copy(update={"prompts": args.prompts, "seed": 100})

@@ -1,6 +1,7 @@
 """What the runtime adds to its graphs: guidance, carries and the update, around runners that do nothing.
 
-The phones' loops do the same arithmetic; this is the cost of the Python one. By hand: `python -m benchmarks.overhead`.
+The phones' loops do the same arithmetic; this is the cost of the Python one. By hand:
+`python -m benchmarks.claims.overhead`.
 """
 
 from __future__ import annotations

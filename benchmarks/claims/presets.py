@@ -1,6 +1,6 @@
 """What every reuse method costs on an architecture, from its unit graph alone: no weights, no arithmetic.
 
-    python -m benchmarks.presets [--architecture sd15|dit-xl-2|ddpm-cifar10|ldm-uncond|sdxl] [--steps 50]
+    python -m benchmarks.claims.presets [--architecture sd15|dit-xl-2|ddpm-cifar10|ldm-uncond|sdxl] [--steps 50]
                                   [--guidance 7.5] [--units] [--json FILE]
 
 Per preset: graphs to ship, distinct rows (a held output counts as one more), carries and what they take in fp16 for one
@@ -22,7 +22,7 @@ from edgediff.errors import MethodError, PlanError
 from edgediff.graph.schedule import HOLD, Schedule, carried, full_schedule, mixes, wire_schedule
 from edgediff.graph.units import Unit, UnitGraph
 from edgediff.networks import Sizes, unit_graph
-from edgediff.pipeline import PACKAGE
+from edgediff.pipeline import ARCHITECTURES
 from edgediff.plugins import load_plugin
 from edgediff.reuse import Setting
 from edgediff.sampling.rows import plan_guidance
@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--units", action="store_true")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    path = PACKAGE / "architectures" / f"{args.architecture}.json"
+    path = ARCHITECTURES / f"{args.architecture}.json"
     config = SDXL if args.architecture == "sdxl" else json.loads(path.read_text(encoding="utf-8"))
     graph = read_graph(config)
     table = extract_step_table(make_scheduler("ddim", config["scheduler"]), args.steps)

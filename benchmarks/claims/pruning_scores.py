@@ -280,7 +280,7 @@ def describe_model(model: str) -> Any:
     from edgediff.networks import Sizes, unit_graph
     from edgediff.pipeline.parts import make_part
 
-    path = pipeline.PACKAGE / "architectures" / f"{model.removeprefix('random:')}.json"
+    path = pipeline.ARCHITECTURES / f"{model.removeprefix('random:')}.json"
     config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if "unet" not in config:
         return load_pipeline(model).graph

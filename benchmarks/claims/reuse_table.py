@@ -1,7 +1,7 @@
 """Every reuse method on glyph, beside fewer steps of DDIM and DPM++ 2M: quality against compute.
 
-    python -m benchmarks.reuse_table run --out build/reuse --prompts 64 --seeds 1 [--device cuda] [--only NAME ...]
-    python -m benchmarks.reuse_table report --out build/reuse     (table.md, reuse.html, results.json)
+    python -m benchmarks.claims.reuse_table run --out build/reuse --prompts 64 [--seeds 1] [--device cuda] [--only NAME]
+    python -m benchmarks.claims.reuse_table report --out build/reuse     (table.md, reuse.html, results.json)
 
 The reference is the untouched network with 50 steps of DDIM and glyph's own guidance. All schedules are run by
 `Rollout`, which executes the rows that a bundle has. Compute is the denoiser's MACs over the reference's. A run that

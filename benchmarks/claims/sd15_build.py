@@ -1,6 +1,6 @@
 """What lowering Stable Diffusion 1.5 (random weights) to ONNX Runtime costs: time, memory, disk, parity, latency.
 
-    python benchmarks/claims/sd15_build.py [--precision fp32|fp16|int8] [--threads 2] [--rounds 5]
+    python benchmarks/claims/sd15_build.py [--precision fp32|fp16|w8a8] [--threads 2] [--rounds 5]
 
 Two graphs, DeepCache's. Lowering and running are processes of their own, so that each has its own peak memory.
 Full and shallow are timed in turn, so that both see the same neighbours; the ratio is that of medians, its spread
@@ -28,7 +28,7 @@ from edgediff.runtime.manifest import Artifact, Graph
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="fp32")
+    parser.add_argument("--precision", choices=("fp32", "fp16", "w8a8"), default="fp32")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--stage", choices=("lower", "run"), help=argparse.SUPPRESS)
@@ -69,7 +69,7 @@ def lower(args: argparse.Namespace) -> dict:
         {
             "name": "bench",
             "reuse": [{"kind": "deepcache", "interval": 2, "branch": 0}],
-            "precision": {"weights": args.precision},
+            "precision": args.precision,
         }
     )
     target = Target(name="bench", backends=("onnxruntime",))

@@ -1,6 +1,6 @@
 """DeepCache by the PyPI helper and by ours, end to end on the same pipeline, alternating in one run.
 
-    python -m benchmarks.deepcache_speed [--model FOLDER] [--intervals 2 3 5] [--rounds 7] [--steps 50]
+    python -m benchmarks.peers.deepcache_speed [--model FOLDER] [--intervals 2 3 5] [--rounds 7] [--steps 50]
 
 The helper runs in diffusers' StableDiffusionPipeline; ours runs the bundle, in eager PyTorch (`--backend eager`, what
 is compared like with like) or in ONNX Runtime. Both draw one picture of one prompt, guided, from text to pixels; the

@@ -8,15 +8,16 @@ eager/text_encoder/  eager/vae_decoder/                    as transformers and d
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakValueDictionary
 
 import numpy as np
 
-from edgediff.backends import Artifacts
+from edgediff.backends import Artifacts, check_precision
+from edgediff.documents.target import BackendTable
 from edgediff.errors import BackendError
 from edgediff.runtime.engine import Array, Runner
 from edgediff.runtime.manifest import Artifact, Graph
@@ -24,12 +25,23 @@ from edgediff.runtime.manifest import Artifact, Graph
 if TYPE_CHECKING:
     from torch import nn
 
-    from edgediff.documents.target import Target
+    from edgediff.documents.target import BackendTable, Target
     from edgediff.graph.units import UnitGraph
     from edgediff.variants import DenoiserGraph, Variants
 
 NAME = "eager"
 TOOLS = ("torch", "diffusers", "transformers", "safetensors")
+
+
+class Settings(BackendTable):
+    """The table `[eager]` of a target."""
+
+    format: Literal["safetensors"] = "safetensors"
+
+
+def precisions(table: BackendTable) -> Mapping[str, str]:
+    """What each precision that this backend serves computes."""
+    return {"fp32": "all in fp32, as the reference must be"}
 
 
 def lower(variants: Variants, target: Target, out: Path) -> Artifacts:
@@ -39,10 +51,7 @@ def lower(variants: Variants, target: Target, out: Path) -> Artifacts:
     from edgediff.pipeline import quiet_libraries
     from edgediff.variants import save_network
 
-    precision = variants.plan.backends[NAME].precision
-    if precision != "fp32":
-        message = f'the reference is computed in fp32, not {precision}; set [eager] weights = "fp32" in the target'
-        raise BackendError(message, code="precision")
+    check_precision(NAME, variants.plan.backends[NAME].precision, precisions(target.backend(NAME)))
     graphs: dict[str, Artifact] = {}
     for name, variant in variants.graphs.items():
         folder, module = out / NAME / variant.component, variant.module

@@ -7,7 +7,7 @@ and SHA-256.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from edgediff.bundle.files import MANIFEST, copy_hashed, refuse_pickle
 from edgediff.bundle.reader import MANIFEST_LIMIT, check_folder
 from edgediff.bundle.refusals import as_bundle_error, broken, format_size
 from edgediff.bundle.writer import BundleWriter, check_output, update_manifest
-from edgediff.config import read_json
+from edgediff.config import read_outside
 from edgediff.documents.plan import Plan
 from edgediff.errors import did_you_mean
 from edgediff.runtime.evidence import Evidence, read_evidence
@@ -56,12 +56,22 @@ class Bundle:
     def plan(self) -> Plan:
         """The decisions behind the bundle, read at first use. Raises BundleError when it is not a plan."""
         with as_bundle_error():
-            return read_json(self.path(self.manifest.plan), Plan)
+            return read_outside(self.path(self.manifest.plan), Plan)
 
     @cached_property
     def evidence(self) -> Evidence:
         """What was found out about the bundle, read at first use. Raises BundleError (`evidence`)."""
         return read_evidence(self.manifest.evidence, str(self.folder / MANIFEST))
+
+    def as_program(self, name: str | None) -> Bundle:
+        """The bundle with another of its programs as the default one, in manifest and plan; itself for None. Raises
+        ConfigError naming those that it has."""
+        if name is None or name == self.manifest.default:
+            return self
+        self.manifest.program(name)
+        view = replace(self, manifest=self.manifest.model_copy(update={"default": name}))
+        view.__dict__["plan"] = self.plan.programs()[name]  # where cached_property keeps it
+        return view
 
     def path(self, relative: str) -> Path:
         """Where a listed file, or a folder of listed files, lies. Raises BundleError for any other."""

@@ -26,6 +26,7 @@ from edgediff.runtime.manifest import (
     Manifest,
     Program,
     Scale,
+    Size,
     Source,
     Takes,
     Text,
@@ -113,11 +114,11 @@ def _conditions(pipeline: Pipeline) -> dict[str, Condition]:
         "sample": Fed.model_validate({"from": "latent"}),
         "timestep": Fed.model_validate({"from": "timestep"}),
     }
-    if pipeline.text_encoder is not None:
-        outputs = (TextOutput(encoder=ENCODER, output="last_hidden_state"),)
-        found["encoder_hidden_states"] = Text(outputs=outputs)
-    if pipeline.classes is not None:
-        found["class_labels"] = pipeline.classes
+    for name, source in pipeline.about.conditions.items():
+        if source == "text":
+            found[name] = Text(outputs=(TextOutput(encoder=ENCODER, output="last_hidden_state"),))
+        elif pipeline.classes is not None:
+            found[name] = pipeline.classes
     return found
 
 
@@ -143,7 +144,9 @@ def write_parts(pipeline: Pipeline, plan: Plan, folder: Path) -> None:
 def _carries(plan: Plan, variants: Variants) -> dict[str, CarrySpec]:
     """Every carry that some graph reads, with the shape of the unit that it is."""
     names = sorted({carry for graph in plan.graphs.values() for carry in graph.reads})
-    shapes = {carry: (BATCH, *variants.graph.by_name[carry.rstrip("+")].shape) for carry in names}
+    shapes: dict[str, tuple[Size, ...]] = {
+        carry: (BATCH, *variants.graph.by_name[carry.rstrip("+")].shape) for carry in names
+    }
     return {carry_name(carry): CarrySpec(dtype="float32", shape=shape) for carry, shape in shapes.items()}
 
 

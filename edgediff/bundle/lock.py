@@ -49,7 +49,8 @@ def _wait(handle: int) -> None:
     if sys.platform == "win32":
         while True:  # LK_LOCK gives up after ten seconds
             try:
-                return msvcrt.locking(handle, msvcrt.LK_LOCK, 1)
+                msvcrt.locking(handle, msvcrt.LK_LOCK, 1)
+                return
             except OSError as error:
                 if error.errno != errno.EDEADLK:
                     raise

@@ -14,8 +14,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from pydantic import RootModel
-
 from edgediff.bundle.files import MANIFEST, copy_hashed, scan_folder
 from edgediff.bundle.lock import locked
 from edgediff.bundle.reader import MANIFEST_LIMIT, check_folder, parse_manifest, read_manifest
@@ -29,7 +27,7 @@ from edgediff.bundle.refusals import (
     printable,
     writing,
 )
-from edgediff.config import parse_json, read_text, write_text_atomic
+from edgediff.config import load_plain, read_text, write_text_atomic
 from edgediff.errors import BundleError, ConfigError, OutputError
 from edgediff.runtime.evidence import Comparison, Evidence, Parity, Quality, merge_evidence, read_evidence
 from edgediff.runtime.latency import LatencyTable
@@ -168,7 +166,7 @@ def _why_not_ours(out: Path) -> str:
     try:
         if (out / MANIFEST).lstat().st_size > MANIFEST_LIMIT:
             return "is not an edgediff bundle"
-        data = parse_json(read_text(out / MANIFEST), RootModel[dict[str, Any]], where=str(out)).root
+        data = load_plain(read_text(out / MANIFEST), where=str(out))
         listed = {entry["path"] for entry in data["files"]} | {MANIFEST}
         present = scan_folder(out, str(out))
         known = {"schema_version", "graphs"} <= set(data) and bool({"program", "programs"} & set(data))

@@ -15,7 +15,8 @@ from edgediff.documents.recipe import ParityTable
 from edgediff.errors import PlanError
 from edgediff.graph.schedule import HOLD, Row, Schedule, carry_name, wire_schedule
 from edgediff.graph.units import UnitGraph
-from edgediff.runtime.manifest import Kind, Mode, Precision
+from edgediff.runtime.manifest import Kind, Mode
+from edgediff.runtime.precision import Precision
 
 
 class ModelRef(Model):

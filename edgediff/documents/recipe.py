@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from edgediff.config import Model, read_toml
+from edgediff.config import Model, read_outside
 from edgediff.documents.weight_format import parse_format
 from edgediff.errors import ConfigError, did_you_mean, unknown
 from edgediff.plugins import data_folder
+from edgediff.runtime.precision import Word, refuse_renamed
 
-Weights = Literal["auto", "fp32", "fp16", "int8"]
+
+def _one_word(value: Any) -> Any:
+    """Refuses the table that stood in the place of the word, and words that are gone."""
+    if isinstance(value, dict):
+        raise ValueError(
+            'a precision is one word now: write precision = "w8a8" (or another) before the first [table]; '
+            "format, bits and choices belong to [weights]"
+        )
+    return refuse_renamed(value)
+
+
+Wanted = Annotated[Literal["auto", Word], BeforeValidator(_one_word)]
 
 
 class SamplerTable(Model):
@@ -48,37 +60,61 @@ class CalibrationTable(Model):
     seed: int = Field(default=0, ge=0)
 
 
-class PrecisionTable(Model):
-    """`weights` is what arithmetic is done in; `auto` leaves the choice to the target.
+def _known_format(word: str) -> str:
+    try:
+        if word:
+            parse_format(word)
+    except ConfigError as error:
+        raise ValueError(error.message) from error
+    return word
 
-    `format` codes every large weight in fewer bits (a word of `documents.weight_format`: `palette6`, `int4/32`,
-    `sparse50+palette4`); `bits` is a budget instead, in bits per weight of the denoiser, which measured sensitivity
-    spends on the `choices`, layer by layer. Backends that cannot hold coded weights refuse the plan.
+
+FormatWord = Annotated[str, AfterValidator(_known_format)]
+
+
+class WeightsTable(Model):
+    """How weights are coded where the precision alone does not say it. Backends that cannot hold coded weights refuse
+    the plan.
+
+    `format` codes every large weight (a word of `documents.weight_format`: `palette6`, `w4/32`, `sparse50+palette4`);
+    `bits` is a budget instead, in bits per weight of the denoiser, which measured sensitivity spends on the `choices`,
+    layer by layer.
     """
 
-    weights: Weights = "auto"
-    format: str = ""
+    format: FormatWord = ""
     bits: float | None = Field(default=None, gt=0, le=16)
-    choices: tuple[str, ...] = Field(default=("palette2", "palette3", "palette4", "palette6", "palette8"), min_length=2)
+    choices: tuple[FormatWord, ...] = Field(
+        default=("palette2", "palette3", "palette4", "palette6", "palette8"), min_length=2
+    )
 
     @model_validator(mode="after")
-    def _known_formats(self) -> PrecisionTable:
-        for word in (*self.choices, *([self.format] if self.format else [])):
-            parse_format(word)
+    def _one_of_them(self) -> WeightsTable:
         if self.format and self.bits is not None:
             raise ValueError("format codes all weights alike, bits chooses per layer: give one of them")
         return self
 
 
 class ParityTable(Model):
-    """Floors in dB below which a bundle fails: per graph in fp32, fp16 and int8, with coded weights (`[precision]
-    format` or `bits`), and the final image."""
+    """Floors in dB below which a bundle fails: per graph by its precision, or `coded_db` with `[weights]`; and the
+    final image."""
+
+    renamed: ClassVar[dict[str, str]] = {"int8_db": "write w8_db, w8a8_db or w8a16_db"}
 
     fp32_db: float = 60.0
+    tf32_db: float = 40.0
     fp16_db: float = 40.0
-    int8_db: float = 20.0
+    bf16_db: float = 20.0
+    w8_db: float = 20.0
+    w8a8_db: float = 20.0
+    w8a16_db: float = 20.0
+    w4_db: float = 15.0
+    w4a8_db: float = 15.0
     coded_db: float = 15.0
     image_db: float = 35.0
+
+    def graph_floor(self, precision: Word, *, coded: bool) -> float:
+        """The floor of a graph, whose weights may be coded beyond what its precision says."""
+        return float(getattr(self, "coded_db" if coded else f"{precision}_db"))
 
 
 class StageTable(Model):
@@ -150,7 +186,8 @@ class DistillTable(Model):
 
 
 class Recipe(Model):
-    """One recipe file; see `recipes/balanced.toml`."""
+    """One recipe file; see `recipes/balanced.toml`. `precision` is a word of `runtime.precision`, for all backends;
+    `auto` leaves it to the target."""
 
     name: str = Field(min_length=1)
     description: str = ""
@@ -161,7 +198,8 @@ class Recipe(Model):
     distill: DistillTable | None = None
     reuse: tuple[StageTable, ...] = ()
     budget: BudgetTable | None = None
-    precision: PrecisionTable = PrecisionTable()
+    precision: Wanted = "auto"
+    weights: WeightsTable = WeightsTable()
     parity: ParityTable = ParityTable()
     max_graphs: int = Field(default=3, ge=1)
     program: tuple[ProgramTable, ...] = ()
@@ -208,7 +246,7 @@ def load_recipe(recipe: str | Path | Recipe) -> Recipe:
     """A recipe by name (`balanced`), by file, or as it is. Raises ConfigError."""
     if isinstance(recipe, Recipe):
         return recipe
-    return read_toml(find_config("recipe", recipe), Recipe)
+    return read_outside(find_config("recipe", recipe), Recipe)
 
 
 def with_budget(recipe: Recipe, budget: str | float | None) -> Recipe:
@@ -234,8 +272,6 @@ def find_config(kind: str, name: str | Path) -> Path:
     """The TOML file of a recipe or target given by name or by path. Raises ConfigError for neither."""
     path = Path(name)
     if path.suffix == ".toml" or path.is_file():
-        if not path.is_file():
-            raise ConfigError("there is no such file", where=str(path), code="missing")
         return path
     packaged = data_folder(f"{kind}s") / f"{name}.toml"
     if not packaged.is_file():

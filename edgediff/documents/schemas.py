@@ -1,7 +1,8 @@
 """JSON Schemas of what people and other programs write and read: recipe, target, plan and manifest.
 
 `python -m edgediff.documents.schemas` writes them to `edgediff/documents/schemas/`; a test asserts that they are up to
-date. They say what a key may hold. What must hold between keys is said by `Plan.check` and `Manifest.check`.
+date. A target's has the tables of edgediff's own
+backends. They say what a key may hold. What must hold between keys is said by `Plan.check` and `Manifest.check`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from pathlib import Path
 from edgediff.config import Model, dump_json, write_text_atomic
 from edgediff.documents.plan import Plan
 from edgediff.documents.recipe import Recipe
-from edgediff.documents.target import Target
+from edgediff.documents.target import Target, target_model
+from edgediff.plugins import own_names
 from edgediff.runtime.manifest import Manifest
 
 FOLDER = Path(__file__).with_suffix("")
@@ -20,7 +22,8 @@ MODELS: dict[str, type[Model]] = {"manifest": Manifest, "plan": Plan, "recipe": 
 
 def render_schema(name: str) -> str:
     """The schema (draft 2020-12) of one of `MODELS` as canonical JSON."""
-    body = MODELS[name].model_json_schema(by_alias=True, mode="validation")
+    model = target_model(own_names("backends")) if name == "target" else MODELS[name]
+    body = model.model_json_schema(by_alias=True, mode="validation")
     return dump_json({"$schema": "https://json-schema.org/draft/2020-12/schema", **body})
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
-from edgediff.config import Model, read_toml
-from edgediff.documents.recipe import Weights, config_names, find_config
-from edgediff.errors import did_you_mean
+from edgediff.config import Model, load_toml, parse
+from edgediff.documents.recipe import config_names, find_config
+from edgediff.errors import ConfigError, did_you_mean
+from edgediff.plugins import load_plugin, plugin_names
+from edgediff.runtime.precision import PRECISIONS, Precision
 
 UnitName = Literal["cpu", "gpu", "npu"]
 FormFactor = Literal["any", "phone", "tablet", "laptop", "desktop", "board", "microcontroller", "server"]
 
+TABLES = ("sources", "cpu", "gpu", "npu", "cuda", "link")
 RATES = ("fp32_gflops", "fp16_gflops", "int8_gops")
 FIGURES = ("memory_gb", "memory_ceiling_gb", "bandwidth_gbps")
 
@@ -39,60 +42,27 @@ class ComputeUnit(Model):
 
 
 class BackendTable(Model):
-    """How one backend is used on this device. `guidance`: both prompts in one batch, or one after the other.
+    """How one backend is used on this device: what every backend's `Settings` begin with. `guidance`: both prompts in
+    one batch, or one after the other. `format` is the backend's word for the files that it writes.
 
-    `unit` is the compute unit that does the work, `precisions` what runs there at speed, `constraints` what a
-    model must keep to or it leaves that unit, in words.
+    `precision` is what graphs store and compute where the recipe does not say it (a word of `runtime.precision` that
+    the backend serves). `unit` is the compute unit that does the work, `precisions` what runs there at speed,
+    `constraints` what a model must keep to or it leaves that unit, in words.
     """
 
-    weights: Weights = "fp32"
+    renamed: ClassVar[dict[str, str]] = {"weights": f"write precision, one of {', '.join(PRECISIONS)}"}
+
+    precision: Precision = "fp32"
     guidance: Literal["batched", "sequential"] = "batched"
-    format: Literal["onnx", "ort", "mlpackage", "pte", "ptd"] = "onnx"
+    format: str = ""
     delegate: str | None = None
     threads: int | None = Field(default=None, ge=1)
     unit: UnitName = "cpu"
-    precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = ("fp32", "fp16", "int8")
+    precisions: tuple[Precision, ...] = ("fp32", "fp16", "w8a8")
     constraints: tuple[str, ...] = ()
 
 
-class CoreMLTable(BackendTable):
-    """`deployment` is the oldest release that must run the programs: iOS 18 has several functions over one set of
-    weights, and attention as one operation. `attention`: that operation (`sdpa`); per head with channels first, for
-    the Neural Engine (`split_einsum`, `query_chunk` queries at a time; 0: all); two products and a softmax
-    (`original`, for the GPU). `islands` are the parts left in fp32 in an fp16 program (`auto`: chosen by measured
-    parity). `cache`: cached features cross as inputs and outputs (`io`), or stay inside as Core ML's state, which is
-    fp16 and iOS 18's (`state`). `chunks` 2 makes the denoiser two packages of about half the weights, which small
-    phones load where they cannot load the whole.
-    """
-
-    weights: Weights = "fp16"
-    unit: UnitName = "npu"
-    format: Literal["onnx", "ort", "mlpackage", "pte", "ptd"] = "mlpackage"
-    deployment: Literal["iOS16", "iOS17", "iOS18"] = "iOS18"
-    attention: Literal["sdpa", "split_einsum", "original"] = "sdpa"
-    query_chunk: int = Field(default=0, ge=0)
-    islands: Literal["auto"] | tuple[Literal["time", "norm", "softmax"], ...] = "auto"
-    cache: Literal["io", "state"] = "io"
-    chunks: Literal[1, 2] = 1
-
-
-class ExecuTorchTable(BackendTable):
-    """`delegate` is `xnnpack` (the default), `coreml`, `vulkan`, `ethos-u` or `qnn`; with `fallback`, operators that
-    it cannot take may run elsewhere (XNNPACK, then the CPU's own kernels), else they are an error. `format`: `ptd`
-    keeps XNNPACK's weights in a file of their own. `query_chunk` queries of attention at a time (0: all) bound its
-    memory. `chip` is the delegate's word for the hardware (`ethos-u85-256`, `SM8650`), where it wants one; `system`
-    and `memory` are Vela's words for what is around an Ethos-U (empty: what ExecuTorch takes for the chip);
-    `activation_bits` 16 instead of 8 halve its rate, and are 12 dB nearer to fp32 (Ethos-U85; smaller ones
-    leave parts of a graph with them to the CPU).
-    """
-
-    format: Literal["onnx", "ort", "mlpackage", "pte", "ptd"] = "pte"
-    fallback: bool = False
-    query_chunk: int = Field(default=0, ge=0)
-    chip: str = ""
-    system: str = ""
-    memory: str = ""
-    activation_bits: Literal[8, 16] = 8
+Table = TypeVar("Table", bound=BackendTable)
 
 
 class LinkTable(Model):
@@ -107,6 +77,7 @@ class Target(Model):
     `memory_ceiling_gb` is what one app may hold before the system ends it. `unverified` names the figures that
     nothing vouches for, `sources` says what vouches for the others. `silicon` names the chip in the calibration
     data of the estimator, where it is there. `thermal` is what long runs do to the device, in words.
+    A target that is read has the table of each backend besides, see `target_model`; `cuda` is there for the estimator.
     """
 
     name: str = Field(min_length=1)
@@ -124,11 +95,7 @@ class Target(Model):
     cpu: ComputeUnit | None = None
     gpu: ComputeUnit | None = None
     npu: ComputeUnit | None = None
-    onnxruntime: BackendTable = BackendTable()
-    eager: BackendTable = BackendTable()
     cuda: BackendTable = BackendTable(unit="gpu")
-    coreml: CoreMLTable = CoreMLTable()
-    executorch: ExecuTorchTable = ExecuTorchTable()
     link: LinkTable = LinkTable()
 
     @model_validator(mode="after")
@@ -142,9 +109,18 @@ class Target(Model):
         return self
 
     def backend(self, name: str) -> BackendTable:
-        """The table of a backend, its defaults when the file has none or the backend comes from outside."""
-        table = getattr(self, name, None)
-        return table if isinstance(table, BackendTable) else BackendTable()
+        """The table of a backend, its defaults when the file has none."""
+        if name in type(self).model_fields:
+            table: BackendTable = getattr(self, name)
+            return table
+        return _settings(name)() if name in plugin_names("backends") else BackendTable()
+
+    def settings(self, name: str, model: type[Table]) -> Table:
+        """The table of a backend as its own `Settings`. Raises ConfigError for a table of another backend."""
+        table = self.backend(name)
+        if not isinstance(table, model):
+            raise ConfigError(f"[{name}] of '{self.name}' is a {type(table).__name__}, not a {model.__name__}")
+        return table
 
     def unit(self, name: UnitName) -> ComputeUnit | None:
         """The compute unit `cpu`, `gpu` or `npu`, if the file describes it."""
@@ -175,7 +151,42 @@ def load_target(target: str | Path | Target) -> Target:
     """A target by name (`host`), by file, or as it is. Raises ConfigError."""
     if isinstance(target, Target):
         return target
-    return read_toml(find_config("target", target), Target)
+    path = find_config("target", target)
+    return parse_target(load_toml(path), where=str(path))
+
+
+def parse_target(data: Mapping[str, Any], *, where: str) -> Target:
+    """A target from plain data. Raises ConfigError for bad values, and for the table of a backend that is not here."""
+    known, tables = plugin_names("backends"), [key for key, value in data.items() if isinstance(value, dict)]
+    for name in tables:
+        if name not in known and name not in Target.model_fields:
+            allowed = [*known, *(key for key in Target.model_fields if key in TABLES)]
+            raise ConfigError(
+                f"[{name}] is no table of a target and no backend that is installed"
+                f"{did_you_mean(name, allowed)}; a backend of another package comes with that package, through its "
+                "entry point in the group edgediff.backends",
+                where=where,
+                code="unknown_backends",
+            )
+    listed = data.get("backends", ())
+    named = {*tables, *(name for name in listed if isinstance(name, str))} if isinstance(listed, list) else {*tables}
+    return parse(data, target_model(named & {*known}), where=where, strict=True)
+
+
+def target_model(backends: Iterable[str]) -> type[Target]:
+    """`Target` with the table of each of these backends, as their `Settings` say."""
+    tables: dict[str, Any] = {}
+    for name in sorted(backends):
+        if name not in Target.model_fields:
+            settings = _settings(name)
+            tables[name] = (settings, settings())
+    made: type[Target] = create_model("Target", __base__=Target, __doc__=Target.__doc__, **tables)
+    return made
+
+
+def _settings(backend: str) -> type[BackendTable]:
+    found: type[BackendTable] = load_plugin("backends", backend).Settings
+    return found
 
 
 def list_targets() -> list[str]:

@@ -96,8 +96,8 @@ def estimate_graph(
     """Milliseconds of one call of a graph on `target`.
 
     `work` is a unit graph, of which `live` is computed (default: all of it), or a table of operators for one
-    sample. `backend` defaults to the target's first, `precision` (`fp32`, `fp16`, `int8`) to what the target says
-    for it. Raises ConfigError for a precision that does not exist.
+    sample. `backend` defaults to the target's first, `precision` (a word of `runtime.precision`) to what the target
+    says for it. Raises ConfigError for a precision that does not exist.
     """
     table = graph_operators(work, live) if isinstance(work, UnitGraph) else work
     device = open_device(target, backend, precision)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from edgediff.config import Model, cache_folder, read_json
+from edgediff.config import Model, cache_folder, read_outside
 from edgediff.estimate.roofline import PART_OF, TERMS
 
 Array = NDArray[np.float64]
@@ -122,7 +122,7 @@ def covariates(
 @lru_cache(maxsize=1)
 def load_coefficients() -> Coefficients:
     """The fitted coefficients that come with the package (`python -m edgediff.estimate.fit` writes them)."""
-    return read_json(FILE, Coefficients)
+    return read_outside(FILE, Coefficients)
 
 
 def host_file() -> Path:
@@ -132,7 +132,7 @@ def host_file() -> Path:
 
 def load_host() -> UnitClass | None:
     """This machine's coefficients, if it was calibrated."""
-    return read_json(host_file(), UnitClass) if host_file().is_file() else None
+    return read_outside(host_file(), UnitClass) if host_file().is_file() else None
 
 
 def family_of(architecture: str) -> str:

@@ -1,30 +1,33 @@
-"""Units as operators, from their kind, shape and cost alone, so that a plan can be priced before any graph exists.
+"""Units as operators, from their role, shape and cost alone, so that a plan can be priced before any graph exists.
 
 A unit knows its MACs, parameters and output shape; how many convolutions, products, norms and element-wise
-passes that is follows from its kind. Where the network is at hand, `record.record_operators` is exact.
+passes that is follows from its role. Where the network is at hand, `record.record_operators` is exact.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from edgediff.errors import ModelError
 from edgediff.estimate.operators import Kind, Operator, OperatorTable, merged_table
-from edgediff.graph.units import Live, Unit, UnitGraph
+from edgediff.graph.units import Live, Role, Unit, UnitGraph
 
-# kind -> (arithmetic operators with weights, norms, element-wise passes, layout changes), attention's own apart.
+# role -> (arithmetic operators with weights, norms, element-wise passes, layout changes), attention's own apart.
 # Read off diffusers' blocks; element-wise passes count activations, additions and the halves of a norm's affine.
-PARTS: dict[str, tuple[int, int, int, int]] = {
+PARTS: dict[Role, tuple[int, int, int, int]] = {
+    "embedding": (2, 0, 4, 1),
+    "modulation": (1, 0, 1, 0),
+    "entry": (1, 0, 0, 0),
+    "exit": (1, 1, 1, 0),
+    "projection": (1, 1, 0, 1),
+    "stream": (0, 0, 2, 0),
     "resnet": (3, 2, 4, 0),
-    "self_attention": (4, 1, 1, 4),
-    "cross_attention": (4, 1, 1, 4),
-    "feed_forward": (2, 1, 3, 1),
-    "projection_in": (1, 1, 0, 1),
-    "projection_out": (1, 0, 1, 1),
-    "conv_in": (1, 0, 0, 0),
-    "conv_out": (1, 1, 1, 0),
-    "time_embedding": (2, 0, 4, 1),
+    "sampler": (1, 1, 1, 1),
+    "self-attention": (4, 1, 1, 4),
+    "cross-attention": (4, 1, 1, 4),
+    "feed-forward": (2, 1, 3, 1),
 }
-UNKNOWN_PARTS = (1, 1, 1, 1)
+PROJECTION_OUT = (1, 0, 1, 1)  # a projection that also reads what the transformer read, and adds it
 
 
 def unit_operators(unit: Unit, *, stream_only: bool = False) -> tuple[Operator, ...]:
@@ -61,14 +64,14 @@ def peak_values(graph: UnitGraph, live: Live) -> int:
     for name, index in order.items():
         unit = graph.by_name[name]
         alive += unit.output_values
-        inside = 8 * unit.output_values if unit.kind == "feed_forward" else 3 * unit.output_values
+        inside = 8 * unit.output_values if unit.role == "feed-forward" else 3 * unit.output_values
         most = max(most, alive + inside)
         alive -= sum(graph.by_name[r].output_values for r, at in last.items() if at == index and r in order)
     return most
 
 
 def _whole(unit: Unit) -> Iterator[Operator]:
-    products, norms, passes, layouts = PARTS.get(unit.kind, UNKNOWN_PARTS)
+    products, norms, passes, layouts = _parts(unit)
     values = float(unit.output_values)
     spatial = len(unit.shape) == 3
     channels = (unit.shape[0] if spatial else unit.shape[-1]) if unit.shape else 1
@@ -76,7 +79,7 @@ def _whole(unit: Unit) -> Iterator[Operator]:
     plain = unit.macs - unit.attention_macs
     if plain > 0:
         kind = _product_kind(unit, spatial)
-        count = products if unit.kind != "resnet" or unit.stream_macs else 2
+        count = max(products if unit.role != "resnet" or unit.stream_macs else 2, 1)
         macs = plain / count
         depth = max(1, round(macs / max(rows * channels, 1)))
         reads = values if kind == "conv" else macs / max(channels, 1)
@@ -103,6 +106,14 @@ def _whole(unit: Unit) -> Iterator[Operator]:
         yield Operator("layout", layouts, reads=values, writes=values)
 
 
+def _parts(unit: Unit) -> tuple[int, int, int, int]:
+    """Raises ModelError for a unit without a role, whose price would be a guess."""
+    if unit.role == "":
+        message = f"unit '{unit.name}' ({unit.kind}) has no role, so it has no price; networks.unit_graph gives roles"
+        raise ModelError(message, code="role")
+    return PROJECTION_OUT if unit.role == "projection" and len(unit.reads) > 1 else PARTS[unit.role]
+
+
 def _stream(unit: Unit) -> Iterator[Operator]:
     values = float(unit.output_values)
     if unit.stream_macs:
@@ -124,7 +135,7 @@ def _stream(unit: Unit) -> Iterator[Operator]:
 def _product_kind(unit: Unit, spatial: bool) -> Kind:
     if not spatial:
         return "linear"
-    return "pointwise" if unit.kind in ("projection_in", "projection_out") else "conv"
+    return "pointwise" if unit.role == "projection" else "conv"
 
 
 def _heads(channels: int) -> int:

@@ -9,8 +9,20 @@ from edgediff.documents.plan import Plan
 from edgediff.estimate.operators import OperatorTable
 from edgediff.graph.schedule import UNTOUCHED, used_rows, wire_schedule
 from edgediff.graph.units import UnitGraph
+from edgediff.runtime.precision import Word
 
-BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
+# Of a weight and of an activation. In w8a8 activations count as 16 bits, as the runtimes of phones keep them between
+# layers; in w4a8 all counts as fp32, which whatever is no linear layer is.
+BYTES: dict[Word, tuple[float, int]] = {
+    "fp32": (4, 4),
+    "fp16": (2, 2),
+    "bf16": (2, 2),
+    "w8": (1, 2),
+    "w8a8": (1, 2),
+    "w8a16": (1, 2),
+    "w4": (0.5, 2),
+    "w4a8": (4, 4),
+}
 PROCESS_MB = 80.0  # runtime library, tokenizer, code: what an app holds before a model is opened
 
 
@@ -32,15 +44,13 @@ def plan_memory(
     graph: UnitGraph,
     tables: Mapping[str, OperatorTable],
     components: Mapping[str, OperatorTable],
-    precision: str,
+    precision: Word,
 ) -> Memory:
     """The plan's peak with every component loaded. `graph` is the denoiser after cutting.
 
-    Activations are the largest of any graph's: one runs at a time. int8 means weights in 8 bits and activations
-    in 16, as the runtimes of phones do by default.
+    Activations are the largest of any graph's: one runs at a time.
     """
-    size, batch = BYTES[precision], 2 if plan.guidance.mode == "batched" else 1
-    values = 2 if precision == "int8" else size
+    (size, values), batch = BYTES[precision], 2 if plan.guidance.mode == "batched" else 1
     weights = _denoiser_weights(plan, graph) + sum(table.parameters for table in components.values())
     peaks = [table.peak_values * batch for table in tables.values()]
     peaks += [table.peak_values for table in components.values()]

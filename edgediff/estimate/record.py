@@ -78,7 +78,7 @@ def record_operators(
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    watch = _watch_mode(weights)
+    watch = _Watch(weights)
     on_meta = any(parameter.is_meta for parameter in weights.parameters())
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
@@ -90,7 +90,7 @@ def record_operators(
                 return value
             return value.to("meta") if on_meta else fake.from_tensor(value)
 
-        stack.enter_context(watch)
+        stack.enter_context(_watching(watch))
         if isinstance(inputs, Mapping):
             given: Any = {name: shaped(value) for name, value in inputs.items()}
             result = call(**given)
@@ -120,90 +120,99 @@ def _per_sample(table: OperatorTable, batch: int) -> OperatorTable:
     return OperatorTable(found, table.unknown, table.peak_values // batch, table.ports / batch)
 
 
-def _watch_mode(weights: nn.Module) -> Any:
-    import torch
-    from torch.multiprocessing.reductions import StorageWeakRef
+class _Watch:
+    """What the operators of a module read, write and hold, one call after the other."""
+
+    def __init__(self, weights: nn.Module) -> None:
+        self.owned = {id_of(tensor) for tensor in (*weights.parameters(), *weights.buffers())}
+        self.operators: list[Operator] = []
+        self.unknown: dict[str, int] = {}
+        self.fusable: set[int] = set()
+        self.read: set[int] = set()
+        self.alive: dict[int, tuple[Any, int]] = {}
+        self.peak = 0
+        self.kept: list[Tensor] = []  # or their identities would be given to others
+
+    def note(self, func: Any, args: Any, kwargs: dict[str, Any], result: Any) -> None:
+        """One operator has been called."""
+        name = func._schema.name.partition("::")[2]
+        tensors = list(_tensors((args, kwargs)))
+        outputs = list(_tensors(result))
+        self.fusable -= {id_of(tensor) for tensor in outputs} - {id_of(tensor) for tensor in tensors}
+        if tensors and all(id_of(tensor) in self.owned for tensor in tensors):
+            self.owned.update(id_of(tensor) for tensor in outputs)  # a weight, transposed or in another dtype
+            self.kept += outputs
+        elif outputs:
+            self._classify(func, name, args, tensors, outputs)
+            self._track(outputs)
+
+    def _track(self, outputs: list[Tensor]) -> None:
+        from torch.multiprocessing.reductions import StorageWeakRef
+
+        self.alive = {key: kept for key, kept in self.alive.items() if not kept[0].expired()}
+        for tensor in outputs:
+            if id_of(tensor) not in self.owned:
+                self.alive[id_of(tensor)] = (StorageWeakRef(tensor.untyped_storage()), tensor.numel())
+        self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
+
+    def _classify(self, func: Any, name: str, args: Any, tensors: list[Tensor], outputs: list[Tensor]) -> None:
+        import torch
+
+        mine = [tensor for tensor in tensors if id_of(tensor) in self.owned]
+        activations = [tensor for tensor in tensors if id_of(tensor) not in self.owned]
+        reads, writes = float(sum(t.numel() for t in activations)), float(outputs[0].numel())
+        held, again = self._first_read(mine)
+        reads += again
+        if name in FREE or not activations:
+            if name.startswith(("view", "_native_batch", "native_batch", "_unsafe", "clone")):
+                self._pass_on(activations, outputs)
+            return
+        found: list[Operator]
+        if "convolution" in name:
+            found = [_convolution(args, reads, held, outputs[0])]
+        elif name in PRODUCTS:
+            found = [_product(name, tensors, mine, reads, held, outputs[0])]
+        elif "scaled_dot_product" in name:
+            found = _attention(args)
+        elif name in FUSED and id_of(activations[0]) in self.fusable:
+            return
+        elif name in KIND_OF:
+            found = [Operator(KIND_OF[name], 1, 0.0, held, _moved(name, reads, writes), writes)]
+        elif torch.Tag.pointwise in func.tags:
+            found = [Operator("elementwise", 1, 0.0, held, reads, writes)]
+        else:
+            self.unknown[name] = self.unknown.get(name, 0) + 1
+            found = [Operator("other", 1, 0.0, held, reads, writes)]
+        self.operators += found
+        if found[0].kind in ("conv", "pointwise", "depthwise", "linear") or name.startswith("add"):
+            self._mark(outputs)
+
+    def _first_read(self, mine: list[Tensor]) -> tuple[float, float]:
+        """Values of weights that no operator has read before, and of those that one has: memory holds them once,
+        and the second reading comes from wherever the first left them, as an activation does."""
+        fresh = {id_of(tensor): tensor.numel() for tensor in mine if id_of(tensor) not in self.read}
+        self.read.update(fresh)
+        return float(sum(fresh.values())), float(sum(t.numel() for t in mine if id_of(t) not in fresh))
+
+    def _mark(self, outputs: list[Tensor]) -> None:
+        self.fusable.update(id_of(tensor) for tensor in outputs)
+
+    def _pass_on(self, activations: list[Tensor], outputs: list[Tensor]) -> None:
+        if activations and id_of(activations[0]) in self.fusable:
+            self._mark(outputs)
+
+
+def _watching(watch: _Watch) -> Any:
+    """A context in which torch tells `watch` of every operator."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    owned = {id_of(tensor) for tensor in (*weights.parameters(), *weights.buffers())}
-
-    class Watch(TorchDispatchMode):
-        def __init__(self) -> None:
-            super().__init__()
-            self.operators: list[Operator] = []
-            self.unknown: dict[str, int] = {}
-            self.fusable: set[int] = set()
-            self.read: set[int] = set()
-            self.alive: dict[int, tuple[Any, int]] = {}
-            self.peak = 0
-            self.kept: list[Tensor] = []  # or their identities would be given to others
-
+    class Mode(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             result = func(*args, **(kwargs or {}))
-            name = func._schema.name.partition("::")[2]
-            tensors = list(_tensors((args, kwargs or {})))
-            outputs = list(_tensors(result))
-            self.fusable -= {id_of(tensor) for tensor in outputs} - {id_of(tensor) for tensor in tensors}
-            if tensors and all(id_of(tensor) in owned for tensor in tensors):
-                owned.update(id_of(tensor) for tensor in outputs)  # a weight, transposed or in another dtype
-                self.kept += outputs
-            elif outputs:
-                self._classify(func, name, args, tensors, outputs)
-                self._track(outputs)
+            watch.note(func, args, kwargs or {}, result)
             return result
 
-        def _track(self, outputs: list[Tensor]) -> None:
-            self.alive = {key: kept for key, kept in self.alive.items() if not kept[0].expired()}
-            for tensor in outputs:
-                if id_of(tensor) not in owned:
-                    self.alive[id_of(tensor)] = (StorageWeakRef(tensor.untyped_storage()), tensor.numel())
-            self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
-
-        def _classify(self, func: Any, name: str, args: Any, tensors: list[Tensor], outputs: list[Tensor]) -> None:
-            mine = [tensor for tensor in tensors if id_of(tensor) in owned]
-            activations = [tensor for tensor in tensors if id_of(tensor) not in owned]
-            reads, writes = float(sum(t.numel() for t in activations)), float(outputs[0].numel())
-            held, again = self._first_read(mine)
-            reads += again
-            if name in FREE or not activations:
-                if name.startswith(("view", "_native_batch", "native_batch", "_unsafe", "clone")):
-                    self._pass_on(activations, outputs)
-                return
-            found: list[Operator]
-            if "convolution" in name:
-                found = [_convolution(args, reads, held, outputs[0])]
-            elif name in PRODUCTS:
-                found = [_product(name, tensors, mine, reads, held, outputs[0])]
-            elif "scaled_dot_product" in name:
-                found = _attention(args)
-            elif name in FUSED and id_of(activations[0]) in self.fusable:
-                return
-            elif name in KIND_OF:
-                found = [Operator(KIND_OF[name], 1, 0.0, held, _moved(name, reads, writes), writes)]
-            elif torch.Tag.pointwise in func.tags:
-                found = [Operator("elementwise", 1, 0.0, held, reads, writes)]
-            else:
-                self.unknown[name] = self.unknown.get(name, 0) + 1
-                found = [Operator("other", 1, 0.0, held, reads, writes)]
-            self.operators += found
-            if found[0].kind in ("conv", "pointwise", "depthwise", "linear") or name.startswith("add"):
-                self._mark(outputs)
-
-        def _first_read(self, mine: list[Tensor]) -> tuple[float, float]:
-            """Values of weights that no operator has read before, and of those that one has: memory holds them once,
-            and the second reading comes from wherever the first left them, as an activation does."""
-            fresh = {id_of(tensor): tensor.numel() for tensor in mine if id_of(tensor) not in self.read}
-            self.read.update(fresh)
-            return float(sum(fresh.values())), float(sum(t.numel() for t in mine if id_of(t) not in fresh))
-
-        def _mark(self, outputs: list[Tensor]) -> None:
-            self.fusable.update(id_of(tensor) for tensor in outputs)
-
-        def _pass_on(self, activations: list[Tensor], outputs: list[Tensor]) -> None:
-            if activations and id_of(activations[0]) in self.fusable:
-                self._mark(outputs)
-
-    return Watch()
+    return Mode()
 
 
 def id_of(tensor: Tensor) -> int:

@@ -11,9 +11,10 @@ from edgediff.estimate.operators import ARITHMETIC, KINDS, Operator, OperatorTab
 
 Array = NDArray[np.float64]
 
-VALUE_BYTES = {"fp32": 4.0, "fp16": 2.0, "w8a16": 2.0, "int8": 1.0}
-WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "w8a16": 1.0, "int8": 1.0}
-SPEED = {"fp32": 0.5, "fp16": 1.0, "w8a16": 1.0, "int8": 2.0}
+# By what coefficients are fitted for: `device.PRICED_AS` says which of these a precision is.
+VALUE_BYTES = {"fp32": 4.0, "fp16": 2.0, "w8a16": 2.0, "w8a8": 1.0}
+WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "w8a16": 1.0, "w8a8": 1.0}
+SPEED = {"fp32": 0.5, "fp16": 1.0, "w8a16": 1.0, "w8a8": 2.0}
 ON_CHIP_MB = 4.0  # an operator whose tensors take more than this goes to memory for the rest
 # Pixels along a side, and channels, that a kernel takes at once: fewer leave it idle. Published networks hardly show
 # it; without it the estimates of glyph on a CPU are twice as far off (benchmarks/claims/estimator_host.py).

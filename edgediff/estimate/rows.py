@@ -14,7 +14,7 @@ from pathlib import Path
 from edgediff.estimate.operators import OperatorTable, read_tables
 
 FOLDER = Path(__file__).parent / "calibration"
-PRECISIONS = {"float": "fp16", "w8a8": "int8", "w8a16": "w8a16"}
+PRECISIONS = {"float": "fp16", "w8a8": "w8a8", "w8a16": "w8a16"}
 RUNTIMES = {"qnn": "qnn", "onnx": "onnxruntime/qnn", "tflite": "tflite/qnn"}
 MOSTLY = 0.9  # a row counts for the NPU when this share of its layers ran there
 
@@ -172,7 +172,7 @@ def _board_rows() -> tuple[list[Measurement], dict[str, Chip]]:
         chip = board.chip(int(threads[1]))
         key = f"{board.silicon}|{chip.gflops['fp32']:g}"
         chips[key] = chip
-        precision = "int8" if row["precision"] == "int8" else "fp16" if board.halves else "fp32"
+        precision = "w8a8" if row["precision"] == "int8" else "fp16" if board.halves else "fp32"
         found.append(Measurement(graph, CNN_FAMILIES[name], key, "ncnn", precision, float(row["latency_ms"])))
     return found, chips
 
@@ -221,7 +221,7 @@ def coreml_rows() -> list[Measurement]:
         graph, batch = f"ane/{ANE_NAMES.get(row['model'], name)}", 1
         if row["component"].startswith("unet step"):
             graph, batch = "stable_diffusion_v1_5/unet", 2
-        precision = {"W8A8": "int8", "fp16": "fp16"}.get(row["precision"].split(" symm")[0], "w8a16")
+        precision = {"W8A8": "w8a8", "fp16": "fp16"}.get(row["precision"].split(" symm")[0], "w8a16")
         if graph not in graphs or "sparse" in row["precision"] or row["component"] not in ("model", COREML_STEP):
             continue
         family = name.partition("_")[0]

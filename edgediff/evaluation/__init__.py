@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgediff.config import cache_folder, read_text
+from edgediff.config import cache_folder, read_lines
 from edgediff.errors import EvaluationError, SamplerError
 from edgediff.evaluation.layers import map_layers
 from edgediff.evaluation.pictures import (
+    Picture,
     PictureCache,
     Sampling,
     compressed_pictures,
@@ -64,11 +65,7 @@ def evaluate_bundle(
     Raises ConfigError for a prompts file that is missing or not UTF-8, EvaluationError for one that is empty,
     for bad seeds, and for another model than the plan's; and whatever loading and running raise.
     """
-    if bundle.manifest.kind != "text-to-image":
-        raise EvaluationError(
-            f"bundle '{bundle.manifest.name}' is {bundle.manifest.kind}; evaluation compares text-to-image bundles",
-            code="kind",
-        )
+    _need_text_to_image(bundle)
     texts, source = choose_prompts(bundle, prompts)
     streams = _picture_seeds(texts, seeds)
     name = choose_backend(bundle.manifest, backend)
@@ -78,46 +75,75 @@ def evaluate_bundle(
 
     reference = Sampling.of_plan(plan)
     whole = reference_pictures(model, reference, streams, store, progress, "untouched model")
-    rivals: list[tuple[Sampling, Figures]] = []
-    for rival in _rivals(model, plan):
-        words = f"untouched, {rival.sampler} {rival.steps}"
-        rivals.append((rival, scorer.figures(reference_pictures(model, rival, streams, store, progress, words), whole)))
-    rivals.sort(key=lambda each: -np.mean(each[1].psnr))
-    (equal, theirs), others = rivals[0], rivals[1:]
+    rivals = _rival_figures(model, plan, scorer, streams, store, whole, progress)
     made = compressed_pictures(bundle, name, streams, store, progress)
     if made.shape != whole.shape:
         raise EvaluationError(
             f"the bundle makes pictures {list(made.shape[1:])}, the model '{model.id}' {list(whole.shape[1:])}",
             code="shape",
         )
-    ours = scorer.figures(made, whole)
+    ours, (equal, theirs) = scorer.figures(made, whole), rivals[0]
     return {
-        "bundle": bundle.manifest.name,
-        "backend": name,
-        "program": program_digest(bundle.manifest),
-        "model": model.id,
-        "weights": model.weights,
-        "plan": plan.digest(),
-        "cache": str(store.folder),
+        **_describe_subject(bundle, name, model, store),
         "prompts": len(texts),
         "prompt_source": source,
         "seeds": list(seeds),
         "n": len(streams),
-        "guidance": _describe_guidance(plan),
         **ours.data,
         "reference": {"sampler": reference.sampler, "steps": reference.steps, **scorer.figures(whole).data},
-        "equal_compute": {
-            "sampler": equal.sampler,
-            "steps": equal.steps,
-            "macs": plan.cost.equal_compute.macs,
-            **theirs.data,
-        },
-        "weaker_equal_compute": [{"sampler": s.sampler, "steps": s.steps, **f.data} for s, f in others],
+        **_describe_rivals(plan, rivals),
         "against_equal_compute": compare_figures(ours, theirs, len(texts)),
         "reasons": scorer.reasons,
         "pictures": _list_pictures(bundle, name, model, (reference, equal), streams, ours.ssim),
         "layers": map_layers(plan, model.graph),
     }
+
+
+def _need_text_to_image(bundle: Bundle) -> None:
+    if bundle.manifest.kind != "text-to-image":
+        raise EvaluationError(
+            f"bundle '{bundle.manifest.name}' is {bundle.manifest.kind}; evaluation compares text-to-image bundles",
+            code="kind",
+        )
+
+
+def _describe_subject(bundle: Bundle, backend: str, model: Pipeline, store: PictureCache) -> dict[str, Any]:
+    """Which bundle, run on what, beside which model."""
+    return {
+        "bundle": bundle.manifest.name,
+        "backend": backend,
+        "program": program_digest(bundle.manifest),
+        "program_name": bundle.manifest.default,
+        "model": model.id,
+        "weights": model.weights,
+        "plan": bundle.plan.digest(),
+        "cache": str(store.folder),
+        "guidance": _describe_guidance(bundle.plan),
+    }
+
+
+def _describe_rivals(plan: Plan, rivals: list[tuple[Sampling, Figures]]) -> dict[str, Any]:
+    """The best of them as what is to be beaten, and the others."""
+    plain = [{"sampler": sampling.sampler, "steps": sampling.steps, **figures.data} for sampling, figures in rivals]
+    equal = {**plain[0], "macs": plan.cost.equal_compute.macs}
+    return {"equal_compute": equal, "weaker_equal_compute": plain[1:]}
+
+
+def _rival_figures(
+    model: Pipeline,
+    plan: Plan,
+    scorer: Scorer,
+    streams: list[tuple[str, int]],
+    store: PictureCache,
+    whole: Picture,
+    progress: Progress | None,
+) -> list[tuple[Sampling, Figures]]:
+    """The untouched model's figures with fewer steps at equal compute, the better sampler first."""
+    found: list[tuple[Sampling, Figures]] = []
+    for rival in _rivals(model, plan):
+        words = f"untouched, {rival.sampler} {rival.steps}"
+        found.append((rival, scorer.figures(reference_pictures(model, rival, streams, store, progress, words), whole)))
+    return sorted(found, key=lambda each: -float(np.mean(each[1].psnr)))
 
 
 def _rivals(model: Pipeline, plan: Plan) -> list[Sampling]:
@@ -158,8 +184,7 @@ def choose_prompts(bundle: Bundle, prompts: int | str | Path) -> tuple[list[str]
 
 def read_prompts(path: Path) -> list[str]:
     """One prompt a line, blank lines left out. Raises ConfigError (missing, not UTF-8), EvaluationError (empty)."""
-    lines = read_text(path).removeprefix("\ufeff").splitlines()
-    texts = [line.strip() for line in lines if line.strip()]
+    texts = [line.strip() for line in read_lines(path) if line.strip()]
     if not texts:
         raise EvaluationError("has no prompts; write one a line", where=str(path), code="prompts")
     return texts

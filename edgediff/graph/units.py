@@ -17,6 +17,19 @@ from edgediff.errors import PlanError, unknown
 Action = Literal["run", "hold", "delta"]
 Cutting = Literal["identity", "shortcut", "protected"]
 OperatorKind = Literal["conv", "linear", "norm", "activation"]
+Role = Literal[
+    "embedding",  # of the time, the class, the size
+    "modulation",  # scales, shifts and gates that a block makes of the embedding
+    "entry",  # the sample into the stream: first convolution, patches
+    "exit",  # the stream into the output
+    "projection",  # the stream into a transformer's tokens, and back
+    "stream",  # the addition of a branch to the stream, where branches are units of their own
+    "resnet",
+    "sampler",  # another resolution
+    "self-attention",
+    "cross-attention",
+    "feed-forward",
+]
 
 
 @dataclass(frozen=True)
@@ -44,6 +57,8 @@ class Unit:
     published counts leave out.
     `stream_parameters` and `stream_macs` are what is left of a cut unit (a resnet's shortcut), else 0.
     `block` and `layer` name the coarser levels it belongs to, `operators` the finer one.
+    `kind` is its family's word for it, by which the family runs it. `role` is what it is to methods and the estimator;
+    an attention or feed-forward without a `stream` is a branch alone, added elsewhere. `networks.unit_graph` sets it.
     """
 
     name: str
@@ -60,6 +75,7 @@ class Unit:
     stream_macs: int = 0
     shape: tuple[int, ...] = ()
     operators: tuple[Operator, ...] = ()
+    role: Role | Literal[""] = ""
 
     @property
     def output_values(self) -> int:
@@ -105,6 +121,10 @@ class UnitGraph:
             for operator in unit.operators
             if operator.name not in self.by_name
         }
+
+    def of_role(self, *roles: Role) -> tuple[Unit, ...]:
+        """The units with one of these roles, in order."""
+        return tuple(unit for unit in self.units if unit.role in roles)
 
     def select(self, name: str) -> tuple[Unit, ...]:
         """The units called `name`, or inside the block, layer or module `name`. Raises PlanError for none."""

@@ -1,30 +1,37 @@
 """A bundle in the folder layout of another tool. Its graphs are taken over as they are: new ends are sewn on, nothing
-is exported again.
-
-`optimum`: what `optimum.onnxruntime.ORTStableDiffusionPipeline.from_pretrained` loads.
-`apple`: the `Resources` folder that Apple's Swift package `StableDiffusion` and the apps around it load.
-"""
+is exported again. One file, one layout (`Layout`)."""
 
 from __future__ import annotations
 
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+from abc import abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 from edgediff.errors import ConfigError, OutputError, unknown
-from edgediff.layouts.apple import write_apple
-from edgediff.layouts.optimum import write_optimum
+from edgediff.plugins import load_plugin, plugin_names
 
 if TYPE_CHECKING:
     from edgediff.bundle import Bundle
     from edgediff.pipeline import Pipeline
 
-__all__ = ["export_layout"]
+__all__ = ["Layout", "export_layout"]
 
-LAYOUTS: dict[str, Callable[[Any, Path, Any], None]] = {"apple": write_apple, "optimum": write_optimum}
+
+class Layout(Protocol):
+    """A file in this folder, or an entry point of `edgediff.layouts`."""
+
+    NAME: str
+
+    @abstractmethod
+    def write(self, bundle: Bundle, out: Path, pipeline: Pipeline | None) -> None:
+        """Writes the bundle into the empty folder `out`. `pipeline` is the model that the bundle was made from, if it
+        is loaded. Raises BackendError for a bundle without the graphs, ModelError."""
+
+
+DOOR = Layout
 
 
 def export_layout(bundle: Bundle, layout: str, out: str | Path, *, pipeline: Pipeline | None = None) -> Path:
@@ -34,8 +41,9 @@ def export_layout(bundle: Bundle, layout: str, out: str | Path, *, pipeline: Pip
     loading it. Raises ConfigError for an unknown layout, OutputError, ModelError, BackendError for a bundle that
     does not have the graphs.
     """
-    if layout not in LAYOUTS:
-        raise ConfigError(unknown("layout", layout, LAYOUTS), code="unknown_layout")
+    if layout not in plugin_names("layouts"):
+        raise ConfigError(unknown("layout", layout, plugin_names("layouts")), code="unknown_layout")
+    writer: Layout = load_plugin("layouts", layout)
     path = Path(out)
     if os.path.lexists(path):
         raise OutputError("exists already; choose another name", where=str(out), code="exists")
@@ -44,7 +52,7 @@ def export_layout(bundle: Bundle, layout: str, out: str | Path, *, pipeline: Pip
     partial = path.with_name(f".{path.name}.partial-{secrets.token_hex(4)}")
     try:
         partial.mkdir()
-        LAYOUTS[layout](bundle, partial, pipeline)
+        writer.write(bundle, partial, pipeline)
         os.replace(partial, path)
     except OSError as error:
         raise OutputError(f"cannot be written: {error.strerror or error}", where=str(out)) from error

@@ -44,7 +44,7 @@ done
 """
 
 
-def write_apple(bundle: Bundle, out: Path, pipeline: Pipeline | None) -> None:
+def write(bundle: Bundle, out: Path, pipeline: Pipeline | None) -> None:
     """Writes the folder. Raises BackendError for a bundle that is no text-to-image bundle with Core ML programs, or
     whose full graph does not run both prompts in one batch; ModelError."""
     manifest = bundle.manifest

@@ -29,7 +29,7 @@ UNET_INPUTS = ("sample", "timestep", "encoder_hidden_states")
 LEGACY_EOS = 2  # CLIP configs from before 2023 give 2; there the end of the text is the largest id
 
 
-def write_optimum(bundle: Bundle, out: Path, pipeline: Pipeline | None) -> None:
+def write(bundle: Bundle, out: Path, pipeline: Pipeline | None) -> None:
     """`{unet,text_encoder,vae_decoder}/{model.onnx,weights.bin,config.json}`, tokenizer, scheduler, index."""
     import_or_explain("onnxscript", needed_by="layout 'optimum'")
     manifest = bundle.manifest

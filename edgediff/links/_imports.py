@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgediff.config import read_text
+from edgediff.config import Limits, read_text
 from edgediff.errors import ConfigError, unknown
 from edgediff.plugins import import_or_explain
 from edgediff.runtime.latency import DeviceFacts, LatencyTable, LoadTimes, Samples, graph_times, image_times
 
 MICROSECONDS = 1e-3
+TRACE = Limits(bytes=1 << 30)  # every call of every operator is a line
 UNITS = {
     "CPUExecutionProvider": "cpu",
     "CUDAExecutionProvider": "gpu",
@@ -170,6 +171,6 @@ def _chosen(table: dict[str, Any], key: str, what: str, file: Path) -> Any:
 
 def _json(file: Path) -> Any:
     try:
-        return json.loads(read_text(file))
+        return json.loads(read_text(file, limits=TRACE))
     except ValueError as error:
         raise ConfigError(f"is not JSON: {error}", where=str(file), code="syntax") from error

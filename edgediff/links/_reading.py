@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgediff.config import parse, read_text
 from edgediff.errors import ConfigError
-from edgediff.links._imports import import_ai_hub, import_etdump, import_onnxruntime_trace
+from edgediff.links._imports import TRACE, import_ai_hub, import_etdump, import_onnxruntime_trace
 from edgediff.runtime.latency import LatencyTable
 
 KNOWN = (
@@ -67,7 +67,7 @@ def read_measurements(
 def _own_table(file: Path) -> LatencyTable | None:
     """A latency table, which keeps the source that it says; None for other JSON."""
     try:
-        data = json.loads(read_text(file))
+        data = json.loads(read_text(file, limits=TRACE))
     except ValueError as error:
         raise ConfigError(f"is not JSON: {error}", where=str(file), code="syntax") from error
     return parse(data, LatencyTable, where=str(file)) if isinstance(data, dict) and "source" in data else None

@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgediff.config import Model, cache_folder, read_json
+from edgediff.config import Model, cache_folder, read_outside
 from edgediff.errors import LinkError
 
 DESCRIPTION = "runner.json"
@@ -41,7 +41,7 @@ def read_runner(path: Path) -> DeviceRunner:
     if path.is_dir():
         if not (path / DESCRIPTION).is_file():
             raise LinkError(f"has no {DESCRIPTION}; {how_to_build('aarch64')}", where=str(path), code="no_runner")
-        return DeviceRunner(path, read_json(path / DESCRIPTION, RunnerFacts))
+        return DeviceRunner(path, read_outside(path / DESCRIPTION, RunnerFacts))
     if not path.is_file():
         raise LinkError(f"is not there; {how_to_build('aarch64')}", where=str(path), code="no_runner")
     facts = RunnerFacts(

@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -68,7 +67,7 @@ def describe_device(serial: str) -> AdbDevice:
     return AdbDevice(serial, model or name, build, abi or machine, "1" in emulated or translated)
 
 
-def find_device(serial: str | None) -> AdbDevice:
+def find_device(serial: str | None = None) -> AdbDevice:
     """The device with this serial, or the only one. Raises LinkError for none, several, or an unknown serial."""
     found = {device.serial: device for device in list_devices()}
     if not found:
@@ -131,7 +130,7 @@ def run(
     program = push_runner(chosen, device, progress=progress)
     facts, before = _read_facts(device, backend), read_thermal(device)
     start = [*chosen.facts.command, folder, *(["--threads", str(threads)] if threads else [])]
-    words = [*start, "--runs", str(runs), "--warmup", str(warmup)]
+    words = [*start, "--program", bundle.manifest.default, "--runs", str(runs), "--warmup", str(warmup)]
     words += ["--sustained", f"{sustained:g}"] if sustained else []
     log = f"{FOLDER}/{bundle.manifest.name}.jsonl"
     command = f"cd {shlex.quote(program)} && {{ {shlex.join(words)}; echo {STATUS} $?; }} 2>&1 | tee {shlex.quote(log)}"
@@ -149,21 +148,6 @@ def run(
     after = _after(device)
     traced = _trace(device, program, start, tuple(heard.graphs)) if per_op and table.complete else {}
     return table.model_copy(update={"thermal_before": before, "thermal_after": after, **traced})
-
-
-def run_all(
-    bundle: Bundle, devices: Sequence[AdbDevice], runner: Path | DeviceRunner | None = None, **options: Any
-) -> dict[str, LatencyTable | LinkError]:
-    """`run` on several devices at once, by serial; one that fails does not stop the others."""
-
-    def one(device: AdbDevice) -> LatencyTable | LinkError:
-        try:
-            return run(bundle, device, runner, **options)
-        except LinkError as error:
-            return error
-
-    with ThreadPoolExecutor(max_workers=max(1, len(devices))) as pool:
-        return dict(zip((device.serial for device in devices), pool.map(one, devices), strict=True))
 
 
 def pull(device: AdbDevice, remote: str, out: Path) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,18 +20,32 @@ from edgediff.runtime.latency import DeviceFacts, LatencyTable, LoadTimes, Sampl
 
 if TYPE_CHECKING:
     from edgediff.bundle import Bundle
+    from edgediff.plugins import Progress
 
 MILLISECONDS = 1e-3  # AI Hub tells microseconds
 MEGABYTES = 1e-6
 
 
-def push(bundle: Bundle, device: str, *, client: Any = None) -> dict[str, Any]:
-    """Uploads every graph of the bundle's ONNX Runtime part, checks that `device` exists there; returns the uploaded
-    models by graph. Raises LinkError for an unknown device and for a bundle without that part."""
+@dataclass(frozen=True)
+class HubDevice:
+    """A kind of device of the farm; its name stands for a serial."""
+
+    serial: str
+
+
+def find_device(name: str | None = None, *, client: Any = None) -> HubDevice:
+    """The device of this name. Raises LinkError for none and for an unknown one."""
     hub = client or import_or_explain("qai_hub", needed_by="AI Hub")
     names = [one.name for one in hub.get_devices()]
-    if device not in names:
-        raise LinkError(unknown("AI Hub device", device, names), code="unknown_device")
+    if name not in names:
+        raise LinkError(unknown("AI Hub device", name or "", names), code="unknown_device")
+    return HubDevice(str(name))
+
+
+def push(bundle: Bundle, device: HubDevice, *, client: Any = None) -> dict[str, Any]:
+    """Uploads every graph of the bundle's ONNX Runtime part; returns the uploaded models by graph. Raises LinkError for
+    a bundle without that part."""
+    hub = client or import_or_explain("qai_hub", needed_by="AI Hub")
     files = {
         name: Path(bundle.folder) / graph.artifacts["onnxruntime"].file
         for name, graph in bundle.manifest.graphs.items()
@@ -58,12 +73,35 @@ def _upload(hub: Any, name: str, file: Path) -> Any:
         return hub.upload_model(str(staged))
 
 
-def run(models: dict[str, Any], device: str, *, client: Any = None, options: str = "") -> dict[str, LatencyTable]:
+def profile_graphs(
+    models: dict[str, Any], device: HubDevice, *, client: Any = None, options: str = ""
+) -> dict[str, LatencyTable]:
     """Submits a profile job per uploaded model and waits for all; a table per graph. A job that fails is a LinkError
     that names the graph, the job and the reason it gives."""
     hub = client or import_or_explain("qai_hub", needed_by="AI Hub")
-    jobs = {name: _submit(hub, model, hub.Device(device), options) for name, model in models.items()}
-    return {name: pull(job, name, device) for name, job in jobs.items()}
+    jobs = {name: _submit(hub, model, hub.Device(device.serial), options) for name, model in models.items()}
+    return {name: _read_job(job, name, device.serial) for name, job in jobs.items()}
+
+
+def run(
+    bundle: Bundle,
+    device: HubDevice,
+    runner: Path | None = None,
+    *,
+    runs: int = 5,
+    warmup: int = 1,
+    threads: int | None = None,
+    sustained: float | None = None,
+    per_op: bool = False,
+    backend: str = "",
+    progress: Progress | None = None,
+) -> LatencyTable:
+    """Raises LinkError: the farm profiles graphs, not whole pictures."""
+    raise LinkError(
+        "AI Hub profiles graphs one by one and makes no pictures: call edgediff.links.ai_hub.push and profile_graphs, "
+        "which give a table per graph",
+        code="no_run",
+    )
 
 
 def _submit(hub: Any, model: Any, device: Any, options: str) -> Any:
@@ -74,7 +112,7 @@ def _submit(hub: Any, model: Any, device: Any, options: str) -> Any:
     return submit(model=model, device=device, options=options, profile=True)
 
 
-def pull(job: Any, graph: str, device: str) -> LatencyTable:
+def _read_job(job: Any, graph: str, device: str) -> LatencyTable:
     """Waits for one profile job and reads its result. Raises LinkError when it failed."""
     status = job.wait()
     if not status.success:

@@ -19,6 +19,8 @@ from edgediff.errors import LinkError, unknown
 
 if TYPE_CHECKING:
     from edgediff.bundle import Bundle
+    from edgediff.plugins import Progress
+    from edgediff.runtime.latency import LatencyTable
 
 FOLDER = "Documents/edgediff"
 READY = ("connected", "available")  # a paired device that is away is `disconnected` or `unavailable`
@@ -35,6 +37,10 @@ class AppleDevice:
     os: str
     os_build: str
     state: str
+
+    @property
+    def serial(self) -> str:
+        return self.udid
 
 
 def list_devices() -> list[AppleDevice]:
@@ -87,15 +93,36 @@ def find_device(name: str | None = None) -> AppleDevice:
     return mine[0]
 
 
-def push(bundle: Bundle, device: AppleDevice, *, app: str) -> str:
+def push(bundle: Bundle, device: AppleDevice, *, app: str = "") -> str:
     """Copies a bundle into the container of the app with the bundle identifier `app`, which has to be installed and
-    signed for development. Returns where it lies there, from the container's root."""
+    signed for development. Returns where it lies there, from the container's root. Raises LinkError without an app."""
     remote = f"{FOLDER}/{Path(bundle.folder).name}"
     _copy("to", device, app, str(Path(bundle.folder).resolve()), remote)
     return remote
 
 
-def pull(device: AppleDevice, remote: str, out: Path, *, app: str) -> Path:
+def run(
+    bundle: Bundle,
+    device: AppleDevice,
+    runner: Path | None = None,
+    *,
+    runs: int = 5,
+    warmup: int = 1,
+    threads: int | None = None,
+    sustained: float | None = None,
+    per_op: bool = False,
+    backend: str = "",
+    progress: Progress | None = None,
+) -> LatencyTable:
+    """Raises LinkError: iOS starts no program but an app."""
+    raise LinkError(
+        f"'{device.name}' cannot be profiled from here: iOS starts no program but an app. The demo app has a profile "
+        "screen of its own, whose file has the same form",
+        code="no_run",
+    )
+
+
+def pull(device: AppleDevice, remote: str, out: Path, *, app: str = "") -> Path:
     """Copies a file of the app's container to `out`."""
     _copy("from", device, app, remote, str(out.resolve()))
     if not out.exists():
@@ -104,6 +131,9 @@ def pull(device: AppleDevice, remote: str, out: Path, *, app: str) -> Path:
 
 
 def _copy(way: str, device: AppleDevice, app: str, source: str, destination: str) -> None:
+    if not app:
+        message = "files on an iPhone belong to an app: give `app`, the bundle identifier of one that you have signed"
+        raise LinkError(message, code="no_app")
     _devicectl(
         "device",
         "copy",

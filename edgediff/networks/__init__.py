@@ -1,21 +1,19 @@
-"""Denoiser families. Each file describes one family as a unit graph and runs single units of it;
-`evaluate` here runs any live set of any family.
-
-A family module exposes `HANDLES` (class names), `describe_units(model, sizes) -> tuple[units, inputs,
-output]`, `run_unit(model, unit, reads)` and `pass_unit(model, unit, streams)`.
-"""
+"""Denoiser families. Each file describes one family (`Family`) as a unit graph and runs single units of it;
+`evaluate` here runs any live set of any family."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from edgediff.errors import ModelError
-from edgediff.graph.units import Live, Unit, UnitGraph
+from edgediff.graph.units import Live, Role, Unit, UnitGraph
 from edgediff.plugins import load_plugin, plugin_names
+from edgediff.runtime.manifest import Kind
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -29,26 +27,155 @@ class Sizes:
     width: int
     tokens: int = 77
 
+    @classmethod
+    def of(cls, latent: tuple[int, ...], tokens: int = 77) -> Sizes:
+        """The sizes of a latent's shape."""
+        *height, width = latent[1:]
+        return cls(height[0] if height else 1, width, tokens)
 
-def family_of(model: nn.Module) -> ModuleType:
+
+@dataclass(frozen=True)
+class NetworkClass:
+    """What a model of one class of denoisers is. `part` is the denoiser's folder in it; `needs` and `may` are the
+    parts that it must and can have beside it. `conditions`: where each input beside sample and timestep comes from, the
+    text encoder's hidden states or the number of a class, of which the configuration's key `classes` says how many
+    there are. `saved_as` are other names under which models of this class were published."""
+
+    kind: Kind
+    part: str = "unet"
+    needs: tuple[str, ...] = ()
+    may: tuple[str, ...] = ("vae", "vqvae")
+    conditions: Mapping[str, Literal["text", "class"]] = field(default_factory=dict)
+    classes: str = ""
+    saved_as: tuple[str, ...] = ()
+
+
+class Family(Protocol):
+    """A file in this folder, or an entry point of `edgediff.networks`.
+
+    `CLASSES` are the classes that the family handles, by name. `ROLES` says what a unit of each kind is to a method:
+    methods and the estimator ask for roles, `run_unit` for kinds. A network's `config` is a mapping with `in_channels`
+    and `sample_size` (or `latent_shape` says what takes their place).
+    """
+
+    NAME: str
+    CLASSES: Mapping[str, NetworkClass]
+    ROLES: Mapping[str, Role]
+
+    @abstractmethod
+    def describe_units(self, model: nn.Module) -> tuple[tuple[Unit, ...], tuple[str, ...], str]:
+        """Units in execution order, input names, and the unit whose value is the output. Raises ModelError for options
+        that are not described."""
+
+    @abstractmethod
+    def run_unit(self, model: nn.Module, unit: Unit, reads: Sequence[Tensor]) -> Tensor:
+        """The unit's output `[batch, *unit.shape]` from the values of `unit.reads`."""
+
+    @abstractmethod
+    def example_inputs(self, model: nn.Module, sizes: Sizes, batch: int = 1) -> dict[str, Tensor]:
+        """Seeded inputs of the right shapes by name, on the model's device and in its dtype."""
+
+    def forward(self, model: nn.Module, sample: Tensor, timestep: Tensor, conditions: Mapping[str, Tensor]) -> Tensor:
+        """The network's own forward, which a run of all units equals: as diffusers' networks are called. `timestep` is
+        `[1]`. Of learned variances the noise alone."""
+        times = timestep.expand(len(sample))
+        result: Tensor = model(sample, timestep=times, **conditions, return_dict=False)[0]
+        return result[:, : sample.shape[1]]
+
+    def pass_unit(self, model: nn.Module, unit: Unit, streams: Sequence[Tensor]) -> Tensor:
+        """What is left of a cut unit: its input."""
+        return streams[0]
+
+    def unit_modules(self, unit: Unit) -> tuple[str, ...]:
+        """Names of the modules that belong to the unit alone: the one of its name."""
+        return (unit.name,)
+
+    def unit_parameters(self, model: nn.Module, unit: Unit) -> list[nn.Parameter]:
+        """All parameters that only this unit reads; over all units they are the network's, each once."""
+        return module_parameters(model, self.unit_modules(unit))
+
+    def stream_parameters(self, model: nn.Module, unit: Unit) -> list[nn.Parameter]:
+        """The parameters that stay when the unit is cut: none."""
+        return []
+
+    def latent_shape(self, config: Mapping[str, Any]) -> tuple[int, ...]:
+        """Channels, height and width of what is sampled."""
+        size = config["sample_size"]
+        return (int(config["in_channels"]), *((size, size) if isinstance(size, int) else map(int, size)))
+
+    def make(self, class_name: str, config: Mapping[str, Any]) -> nn.Module:
+        """A network of this configuration with random weights, or, on the device `meta`, without: diffusers'."""
+        network: nn.Module = _diffusers_class(class_name).from_config(dict(config))
+        return network
+
+    def load(self, class_name: str, folder: Path) -> nn.Module:
+        """The network saved in `folder` (configuration and safetensors), in fp32 on the CPU: as diffusers saves it."""
+        import torch
+
+        network: nn.Module = _diffusers_class(class_name).from_pretrained(
+            str(folder), use_safetensors=True, torch_dtype=torch.float32
+        )
+        return network
+
+
+DOOR = Family
+
+
+def _diffusers_class(name: str) -> Any:
+    import diffusers
+
+    try:
+        return getattr(diffusers, name)
+    except AttributeError as error:
+        message = f"diffusers has no class '{name}'; its network family needs a `make` and a `load` of its own"
+        raise ModelError(message, code="unknown_family") from error
+
+
+def module_parameters(model: nn.Module, names: Iterable[str]) -> list[nn.Parameter]:
+    """The parameters of modules by name; of one that this network does not have, or that a cut took away, none."""
+    found: list[nn.Parameter] = []
+    for name in names:
+        try:
+            found += model.get_submodule(name).parameters()
+        except AttributeError:
+            continue
+    return found
+
+
+def families() -> list[Family]:
+    """Every network family, those of other packages included."""
+    return [load_plugin("networks", name) for name in plugin_names("networks")]
+
+
+def family_of(model: nn.Module) -> Family:
     """The family that handles the class of `model`. Raises ModelError naming all classes that are handled."""
-    return _family_named(type(model).__name__)
+    return find_class(type(model).__name__)[0]
 
 
 @cache
-def _family_named(wanted: str) -> ModuleType:
-    """Kept, since every run of a network asks."""
+def find_class(name: str) -> tuple[Family, str, NetworkClass]:
+    """The family of a class of networks, the class's name today, and what models of it are. Kept, since every run of
+    a network asks. Raises ModelError naming all classes that are handled."""
     handled: list[str] = []
-    for name in plugin_names("networks"):
-        family = load_plugin("networks", name)
-        if wanted in family.HANDLES:
-            return family
-        handled += family.HANDLES
+    for family in families():
+        for known, about in family.CLASSES.items():
+            if name == known or name in about.saved_as:
+                return family, known, about
+        handled += family.CLASSES
     raise ModelError(
-        f"no network family describes '{wanted}' (known: {', '.join(sorted(handled))}); "
-        "add edgediff/networks/<family>.py",
+        f"no network family describes '{name}' (known: {', '.join(sorted(handled))}); "
+        "add edgediff/networks/<family>.py, or install a package that has one",
         code="unknown_family",
     )
+
+
+def part_classes() -> dict[str, tuple[str, ...]]:
+    """The folders that a denoiser may lie in, and the names of the classes that may lie there."""
+    found: dict[str, list[str]] = {}
+    for family in families():
+        for name, about in family.CLASSES.items():
+            found.setdefault(about.part, []).extend((name, *about.saved_as))
+    return {part: tuple(names) for part, names in found.items()}
 
 
 def unit_graph(model: nn.Module, sizes: Sizes) -> UnitGraph:
@@ -59,8 +186,16 @@ def unit_graph(model: nn.Module, sizes: Sizes) -> UnitGraph:
     """
     family = family_of(model)
     units, inputs, output = family.describe_units(model)
+    units = tuple(replace(unit, role=_role_of(family, unit)) for unit in units)
     graph = UnitGraph(family.NAME, units, inputs, output)
     return replace(graph, units=_count_costs(family, model, graph, sizes))
+
+
+def _role_of(family: Family, unit: Unit) -> Role:
+    if unit.kind not in family.ROLES:
+        message = f"network family '{family.NAME}' gives unit '{unit.name}' the kind '{unit.kind}', for which its ROLES"
+        raise ModelError(f"{message} have no role; those are for {', '.join(family.ROLES)}", code="role")
+    return family.ROLES[unit.kind]
 
 
 def evaluate(
@@ -116,7 +251,7 @@ def _last_use(graph: UnitGraph, live: Live, deltas: set[str], writes: Sequence[s
     return done
 
 
-def _count_costs(family: ModuleType, model: nn.Module, graph: UnitGraph, sizes: Sizes) -> tuple[Unit, ...]:
+def _count_costs(family: Family, model: nn.Module, graph: UnitGraph, sizes: Sizes) -> tuple[Unit, ...]:
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 

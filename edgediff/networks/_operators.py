@@ -17,19 +17,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from edgediff.graph.units import Operator, OperatorKind, Unit, UnitGraph
+from edgediff.graph.units import Operator, OperatorKind, Role, Unit, UnitGraph
 
 if TYPE_CHECKING:
-    from types import ModuleType
+    from edgediff.networks import Family
 
-WHOLE_KINDS = {  # units whose operators stay
-    "time_embedding",
-    "conv_in",
-    "conv_out",
-    "conditioning",
-    "patch_embedding",
-    "final",
-}
+WHOLE: tuple[Role, ...] = ("embedding", "entry", "exit")  # units whose operators stay
 TIME_PROJECTION = "time_emb_proj"
 NORMS = (nn.GroupNorm, nn.LayerNorm)
 
@@ -45,13 +38,12 @@ class Zero(nn.Module):
         return value.new_zeros(value.shape[0], self.width)
 
 
-def describe_operators(family: ModuleType, model: nn.Module, unit: Unit) -> tuple[Operator, ...]:
+def describe_operators(family: Family, model: nn.Module, unit: Unit) -> tuple[Operator, ...]:
     """The operators of a unit that have a replacement, with parameters; `count_operators` adds the MACs."""
-    modules: Callable[[Unit], tuple[str, ...]] | None = getattr(family, "unit_modules", None)
-    if modules is None or unit.kind in WHOLE_KINDS:
+    if unit.role in WHOLE:
         return ()
     found: list[Operator] = []
-    for root in modules(unit):
+    for root in family.unit_modules(unit):
         for name, module in _leaves(model, root):
             kind = _kind_of(name, module)
             if kind is not None:

@@ -23,15 +23,32 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgediff.errors import ModelError
-from edgediff.graph.units import Unit
+from edgediff.graph.units import Role, Unit
+from edgediff.networks import NetworkClass
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from edgediff.networks import Sizes
 
-NAME = "dit"
-HANDLES = ("DiTTransformer2DModel",)
+CLASSES = {
+    "DiTTransformer2DModel": NetworkClass(
+        "class-to-image",
+        part="transformer",
+        conditions={"class_labels": "class"},
+        classes="num_embeds_ada_norm",
+        saved_as=("Transformer2DModel",),  # published DiTs are older than their class
+    )
+}
+ROLES: dict[str, Role] = {
+    "conditioning": "embedding",
+    "patch_embedding": "entry",
+    "modulation": "modulation",
+    "attention_branch": "self-attention",
+    "mlp_branch": "feed-forward",
+    "residual": "stream",
+    "final": "exit",
+}
 INPUTS = ("sample", "timestep", "class_labels")
 FIRST = "transformer_blocks.0"
 PARTS = {"modulation": (), "attn": ("attn1",), "attn_add": (), "mlp": ("norm3", "ff"), "mlp_add": ()}
@@ -65,27 +82,6 @@ def run_unit(model: nn.Module, unit: Unit, reads: Sequence[Tensor]) -> Tensor:
     """The unit's output `[batch, *unit.shape]` from the values of `unit.reads`."""
     result: Tensor = _RUN[unit.kind](model, unit, *reads)
     return result
-
-
-def pass_unit(model: nn.Module, unit: Unit, streams: Sequence[Tensor]) -> Tensor:
-    """What is left of a residual addition whose branch is gone: its tokens."""
-    return streams[0]
-
-
-def unit_parameters(model: nn.Module, unit: Unit) -> list[nn.Parameter]:
-    """All parameters that only this unit reads; over all units they are the network's, each once."""
-    found: list[nn.Parameter] = []
-    for name in unit_modules(unit):
-        try:
-            found += model.get_submodule(name).parameters()
-        except AttributeError:  # removed by a cut
-            continue
-    return found
-
-
-def stream_parameters(model: nn.Module, unit: Unit) -> list[nn.Parameter]:
-    """The parameters that stay when the unit is cut: none."""
-    return []
 
 
 def unit_modules(unit: Unit) -> tuple[str, ...]:

@@ -11,19 +11,25 @@ itself, which is the same sum without the zeros, `channels` times less work, and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgediff.errors import ModelError
-from edgediff.graph.units import Cutting, Unit
+from edgediff.graph.units import Cutting, Role, Unit
+from edgediff.networks import NetworkClass, module_parameters
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from edgediff.networks import Sizes
 
-NAME = "unet1d"
-HANDLES = ("UNet1DModel",)
+CLASSES = {"UNet1DModel": NetworkClass("unconditional-audio")}
+ROLES: dict[str, Role] = {
+    "time_embedding": "embedding",
+    "resnet": "resnet",
+    "spatial_attention": "self-attention",
+    "sampler": "sampler",
+}
 INPUTS = ("sample", "timestep")
 OPTIONS: dict[str, tuple[Any, ...]] = {
     "time_embedding_type": ("fourier",),
@@ -79,19 +85,19 @@ def pass_unit(model: nn.Module, unit: Unit, streams: Sequence[Tensor]) -> Tensor
     return result
 
 
-def unit_parameters(model: nn.Module, unit: Unit) -> list[nn.Parameter]:
-    """All parameters that only this unit reads; over all units they are the network's, each once."""
-    return [p for name in unit_modules(unit) for p in _parameters_of(model, name)]
-
-
 def stream_parameters(model: nn.Module, unit: Unit) -> list[nn.Parameter]:
     """The parameters that stay when the unit is cut."""
-    return _parameters_of(model, f"{unit.name}.conv_skip") if unit.cutting == "shortcut" else []
+    return module_parameters(model, [f"{unit.name}.conv_skip"]) if unit.cutting == "shortcut" else []
 
 
 def unit_modules(unit: Unit) -> tuple[str, ...]:
     """Names of the modules that belong to the unit alone."""
     return ("time_proj",) if unit.kind == "time_embedding" else (unit.name,)
+
+
+def latent_shape(config: Mapping[str, Any]) -> tuple[int, ...]:
+    """Channels and samples."""
+    return int(config["in_channels"]), int(config["sample_size"])
 
 
 def example_inputs(model: nn.Module, sizes: Sizes, batch: int = 1) -> dict[str, Tensor]:
@@ -201,10 +207,3 @@ _RUN: dict[str, Any] = {
     "spatial_attention": _run_attention,
     "sampler": _run_sampler,
 }
-
-
-def _parameters_of(model: nn.Module, name: str) -> list[nn.Parameter]:
-    try:
-        return list(model.get_submodule(name).parameters())
-    except AttributeError:  # removed by a cut
-        return []

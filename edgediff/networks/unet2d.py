@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgediff.errors import ModelError
-from edgediff.graph.units import Unit
+from edgediff.graph.units import Role, Unit
+from edgediff.networks import NetworkClass, module_parameters
 from edgediff.networks._unet_options import check_options
 
 if TYPE_CHECKING:
@@ -21,8 +22,28 @@ if TYPE_CHECKING:
 
     from edgediff.networks import Sizes
 
-NAME = "unet2d"
-HANDLES = ("UNet2DConditionModel", "UNet2DModel")
+CLASSES = {
+    "UNet2DConditionModel": NetworkClass(
+        "text-to-image",
+        needs=("vae", "text_encoder", "tokenizer"),
+        may=(),
+        conditions={"encoder_hidden_states": "text"},
+    ),
+    "UNet2DModel": NetworkClass("unconditional-image"),
+}
+ROLES: dict[str, Role] = {
+    "time_embedding": "embedding",
+    "conv_in": "entry",
+    "sampler": "sampler",
+    "resnet": "resnet",
+    "projection_in": "projection",
+    "projection_out": "projection",
+    "self_attention": "self-attention",
+    "cross_attention": "cross-attention",
+    "feed_forward": "feed-forward",
+    "spatial_attention": "self-attention",
+    "conv_out": "exit",
+}
 INPUTS_ALONE = ("sample", "timestep")
 INPUTS = (*INPUTS_ALONE, "encoder_hidden_states")
 INPUTS_XL = (*INPUTS, "text_embeds", "time_ids")
@@ -80,14 +101,9 @@ def pass_unit(model: nn.Module, unit: Unit, streams: Sequence[Tensor]) -> Tensor
     return result
 
 
-def unit_parameters(model: nn.Module, unit: Unit) -> list[nn.Parameter]:
-    """All parameters that only this unit reads; over all units they are the network's, each once."""
-    return [p for name in unit_modules(unit) for p in _parameters_of(model, name)]
-
-
 def stream_parameters(model: nn.Module, unit: Unit) -> list[nn.Parameter]:
     """The parameters that stay when the unit is cut."""
-    return _parameters_of(model, f"{unit.name}.conv_shortcut") if unit.cutting == "shortcut" else []
+    return module_parameters(model, [f"{unit.name}.conv_shortcut"]) if unit.cutting == "shortcut" else []
 
 
 def unit_modules(unit: Unit) -> tuple[str, ...]:
@@ -306,10 +322,3 @@ _RUN: dict[str, Any] = {
     "feed_forward": _run_attention,
     "spatial_attention": _run_module,
 }
-
-
-def _parameters_of(model: nn.Module, name: str) -> list[nn.Parameter]:
-    try:
-        return list(model.get_submodule(name).parameters())
-    except AttributeError:  # SDXL's modules in an SD-1.x network, or removed by a cut
-        return []

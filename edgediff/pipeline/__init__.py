@@ -1,9 +1,8 @@
 """A diffusion pipeline, loaded: the only importer of diffusers' pipelines.
 
 MODEL is `glyph` (the trained model in this package), `random:sd15` (a real architecture with random
-weights, for costs), a local folder in diffusers layout, a folder of `edgediff distill`, or a hub id. Folders may be of
-StableDiffusionPipeline, DiTPipeline, DDPMPipeline and DDIMPipeline (pixels), LDMPipeline (unconditional latents),
-DanceDiffusionPipeline (sound).
+weights, for costs), a local folder in diffusers layout, a folder of `edgediff distill`, or a hub id. Which parts a
+model has, and what its denoiser is given, the network family of its denoiser says (`networks.NetworkClass`).
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from edgediff.errors import ModelError, did_you_mean
 from edgediff.graph.units import UnitGraph
-from edgediff.networks import Sizes, family_of, unit_graph
+from edgediff.networks import NetworkClass, Sizes, find_class, part_classes, unit_graph
 from edgediff.pipeline.distilled import DistilledFolder, is_distilled, read_distilled
 from edgediff.pipeline.parts import (
-    RENAMED,
     check_part,
     hash_files,
     is_listed,
+    load_denoiser,
     load_part,
     make_part,
     quiet_libraries,
@@ -39,17 +38,11 @@ if TYPE_CHECKING:
 
 __all__ = ["GLYPH", "Pipeline", "architecture_names", "load_pipeline", "quiet_libraries"]
 
-PACKAGE = Path(__file__).parent
-GLYPH = PACKAGE / "embedded" / "glyph"
+GLYPH = Path(__file__).parents[1] / "embedded" / "glyph"
+ARCHITECTURES = Path(__file__).parent / "architectures"  # configurations that `random:` stands for
 HUB_FILES = ["model_index.json", "*/*.json", "*/*.safetensors", "tokenizer/*"]
 HUB_LEFT_OUT = ["safety_checker/*", "feature_extractor/*", "*.fp16.safetensors", "*.non_ema.safetensors"]
-PART_ORDER = ("unet", "transformer", "vae", "text_encoder")  # random weights are drawn in this order
-KINDS: dict[str, Kind] = {
-    "UNet2DConditionModel": "text-to-image",
-    "DiTTransformer2DModel": "class-to-image",
-    "UNet2DModel": "unconditional-image",
-    "UNet1DModel": "unconditional-audio",
-}
+BESIDE = ("vae", "vqvae", "text_encoder")  # random weights are drawn in this order, the denoiser's first
 
 
 @dataclass
@@ -83,6 +76,11 @@ class Pipeline:
     _graph: UnitGraph | None = field(default=None, repr=False)
 
     @property
+    def about(self) -> NetworkClass:
+        """What its family says of models with such a denoiser."""
+        return find_class(type(self.denoiser).__name__)[2]
+
+    @property
     def graph(self) -> UnitGraph:
         """The denoiser's unit graph at this pipeline's sizes."""
         if self._graph is None:
@@ -103,8 +101,7 @@ class Pipeline:
 
     @property
     def sizes(self) -> Sizes:
-        *height, width = self.latent[1:]
-        return Sizes(height[0] if height else 1, width, self.tokens)
+        return Sizes.of(self.latent, self.tokens)
 
     @property
     def scale(self) -> float:
@@ -148,13 +145,16 @@ class Pipeline:
         """
         import torch
 
-        if self.kind == "text-to-image":
-            return {"encoder_hidden_states": self.encode(prompts)}, {"encoder_hidden_states": self.encode([""])}
-        if self.classes is None:
-            return {}, {}
-        name, null = self.classes.input, self.classes.null
-        labels = torch.tensor([self.classes.find(prompt) for prompt in prompts], device=self.device)
-        return {name: labels}, {} if null is None else {name: torch.tensor([null], device=self.device)}
+        given: dict[str, Tensor] = {}
+        empty: dict[str, Tensor] = {}
+        for name, source in self.about.conditions.items():
+            if source == "text":
+                given[name], empty[name] = self.encode(prompts), self.encode([""])
+            elif self.classes is not None:
+                given[name] = torch.tensor([self.classes.find(prompt) for prompt in prompts], device=self.device)
+                if self.classes.null is not None:
+                    empty[name] = torch.tensor([self.classes.null], device=self.device)
+        return given, empty
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images `[n, channels, height, width]` in about [-1, 1]; of a network on pixels the latents themselves."""
@@ -201,7 +201,7 @@ def _load_distilled(folder: Path) -> Pipeline:
 
 def architecture_names() -> list[str]:
     """Names after `random:`."""
-    return sorted(path.stem for path in (PACKAGE / "architectures").glob("*.json"))
+    return sorted(path.stem for path in ARCHITECTURES.glob("*.json"))
 
 
 def _load_hub(name: str, revision: str | None) -> Pipeline:
@@ -230,12 +230,14 @@ def _load_hub(name: str, revision: str | None) -> Pipeline:
 
 def _load_folder(folder: Path, *, name: str, revision: str | None) -> Pipeline:
     index = read_index(folder)
-    wanted = _wanted_parts(folder, index)
+    denoiser, *beside = wanted = _wanted_parts(folder, index)
     files = [file for part in wanted for file in check_part(folder, index, part)]
-    parts = {part: load_part(folder, part, index[part][1]) for part in wanted if part != "tokenizer"}
+    parts = {denoiser: load_denoiser(folder, denoiser, index[denoiser][1])}
+    parts |= {part: load_part(folder, part, index[part][1]) for part in beside if part != "tokenizer"}
     text_encoder = parts.get("text_encoder")
     return _assemble(
         name,
+        denoiser,
         parts,
         read_scheduler(folder),
         hash_files(files),
@@ -249,20 +251,27 @@ def _load_folder(folder: Path, *, name: str, revision: str | None) -> Pipeline:
 
 def _wanted_parts(folder: Path, index: dict[str, Any]) -> list[str]:
     """Names of the parts, the denoiser first. Raises ModelError for one that is missing in the index."""
-    denoiser = "transformer" if is_listed(index, "transformer") else "unet"
+    places = part_classes()
+    denoiser = next((part for part in places if is_listed(index, part)), None)
+    if denoiser is None:
+        others = [
+            f"{part} ({listed[1]})" for part, listed in index.items() if isinstance(listed, list) and all(listed[1:2])
+        ]
+        raise ModelError(
+            f"model_index.json has no {' or '.join(repr(part) for part in sorted(places, reverse=True))}, where "
+            f"denoisers lie; it names {', '.join(others) or 'no parts'}. A network of another family comes with the "
+            "package of that family",
+            where=str(folder),
+            code="missing_part",
+        )
     check_part(folder, index, denoiser)
-    if KINDS[_class_of(index, denoiser)] == "text-to-image":
-        return [denoiser, "vae", "text_encoder", "tokenizer"]
-    return [denoiser, *(part for part in ("vae", "vqvae") if is_listed(index, part))]
-
-
-def _class_of(index: dict[str, Any], part: str) -> str:
-    listed = str(index[part][1])
-    return RENAMED.get(listed, listed)
+    about = find_class(str(index[denoiser][1]))[2]
+    return [denoiser, *about.needs, *(part for part in about.may if is_listed(index, part))]
 
 
 def _assemble(
     name: str,
+    part: str,
     parts: Mapping[str, nn.Module],
     scheduler: dict[str, Any],
     weights: str,
@@ -273,18 +282,16 @@ def _assemble(
     tokens: int,
     labels: object = None,
 ) -> Pipeline:
-    part = "transformer" if "transformer" in parts else "unet"
     network: Any = parts[part]
-    family_of(network).describe_units(network)
-    size = network.config.sample_size
-    if size is None:
+    family, _, about = find_class(type(network).__name__)
+    family.describe_units(network)
+    config: Mapping[str, Any] = network.config
+    if config.get("sample_size") is None:
         message = f"'{name}' does not say its size; write sample_size into {part}/config.json"
         raise ModelError(message, code="unsupported")
-    kind = KINDS[type(network).__name__]
-    sound = kind == "unconditional-audio"
-    places = (size,) if sound else (size, size) if isinstance(size, int) else tuple(size)
-    latent = (network.config.in_channels, *places)
-    if sound and not network.config.sample_rate:
+    latent = family.latent_shape(config)
+    sound = about.kind == "unconditional-audio"
+    if sound and not config.get("sample_rate"):
         message = f"'{name}' does not say its sample rate; write sample_rate into {part}/config.json"
         raise ModelError(message, code="unsupported")
     vae: Any = parts.get("vae", parts.get("vqvae"))
@@ -295,7 +302,7 @@ def _assemble(
         )
     return Pipeline(
         id=name,
-        kind=kind,
+        kind=about.kind,
         denoiser=network,
         vae=vae,
         text_encoder=parts.get("text_encoder"),
@@ -307,15 +314,18 @@ def _assemble(
         revision=revision,
         licence=licence,
         denoiser_name=part,
-        classes=_classes(network, labels) if kind == "class-to-image" else None,
-        sample_rate=int(network.config.sample_rate) if sound else None,
+        classes=_classes(about, config, labels),
+        sample_rate=int(config["sample_rate"]) if sound else None,
     )
 
 
-def _classes(network: Any, labels: object) -> Classes:
-    """The classes of a DiT: the embedding's last row is the class of no class. Each is called by the first of its
-    names; one that several classes share gets the class's number behind it."""
-    count = int(network.config.num_embeds_ada_norm)
+def _classes(about: NetworkClass, config: Mapping[str, Any], labels: object) -> Classes | None:
+    """The classes, where the denoiser is given one: the number after the last is the class of no class. Each is called
+    by the first of its names; one that several classes share gets the class's number behind it."""
+    given = [name for name, source in about.conditions.items() if source == "class"]
+    if not given:
+        return None
+    count = int(config[about.classes])
     names: list[str] = []
     if isinstance(labels, dict) and all(str(index) in labels for index in range(count)):
         names = [str(labels[str(index)]).split(",")[0].strip() for index in range(count)]
@@ -326,7 +336,7 @@ def _classes(network: Any, labels: object) -> Classes:
 def _random_pipeline(architecture: str) -> Pipeline:
     import torch
 
-    path = PACKAGE / "architectures" / f"{architecture}.json"
+    path = ARCHITECTURES / f"{architecture}.json"
     if not path.is_file():
         message = f"unknown architecture '{architecture}'{did_you_mean(architecture, architecture_names())}"
         raise ModelError(message, code="unknown_model")
@@ -334,10 +344,13 @@ def _random_pipeline(architecture: str) -> Pipeline:
     config = json.loads(text)
     with torch.random.fork_rng(devices=[]), quiet_libraries():
         torch.manual_seed(0)
-        parts = {part: make_part(part, config[part]) for part in PART_ORDER if part in config}
+        denoiser = next(part for part in part_classes() if part in config)
+        wanted = [denoiser, *(part for part in BESIDE if part in config)]
+        parts = {part: make_part(part, config[part]) for part in wanted}
     tokenizer = GLYPH / "tokenizer" if "text_encoder" in parts else None
     return _assemble(
         f"random:{architecture}",
+        denoiser,
         parts,
         config["scheduler"],
         hashlib.sha256(f"seed 0 {text}".encode()).hexdigest(),

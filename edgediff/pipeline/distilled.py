@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from edgediff.config import Model, read_json
+from edgediff.config import Model, read_outside
 from edgediff.documents.plan import Cut
 from edgediff.documents.recipe import DistillTable
 from edgediff.errors import ModelError
@@ -104,7 +104,7 @@ def read_distilled(folder: Path) -> Distilled:
             where=str(folder),
             code="unfinished",
         )
-    record = read_json(folder / RECORD, Distilled)
+    record = read_outside(folder / RECORD, Distilled)
     files = {folder / NETWORK / WEIGHTS: record.weights}
     if record.phases is not None:
         files[folder / PHASES] = record.phases.weights

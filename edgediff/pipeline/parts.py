@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgediff.errors import ModelError
+from safetensors import SafetensorError
+
+from edgediff.errors import ModelError, first_line
+from edgediff.networks import find_class, part_classes
 
 if TYPE_CHECKING:
     from torch import nn
 
 DECODERS = ("AutoencoderKL", "AutoencoderTiny", "VQModel")
-PARTS = {
-    "unet": ("UNet2DConditionModel", "UNet2DModel", "UNet1DModel"),
-    "transformer": ("DiTTransformer2DModel", "Transformer2DModel"),
+PARTS = {  # beside the denoiser, whose classes are its family's
     "vae": DECODERS,
     "vqvae": DECODERS,
     "text_encoder": ("CLIPTextModel",),
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
 }
-RENAMED = {"Transformer2DModel": "DiTTransformer2DModel"}  # published DiTs were saved before it had a class of its own
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -65,8 +66,9 @@ def check_part(folder: Path, index: dict[str, Any], part: str) -> list[Path]:
     listed = index.get(part)
     if not isinstance(listed, list) or len(listed) != 2 or not isinstance(listed[1], str):
         raise ModelError(f"model_index.json has no '{part}'", where=str(folder), code="missing_part")
-    if listed[1] not in PARTS[part]:
-        allowed = " or ".join(PARTS[part])
+    known = PARTS[part] if part in PARTS else part_classes().get(part, ())
+    if listed[1] not in known:
+        allowed = " or ".join(known)
         raise ModelError(
             f"'{part}' is a {listed[1]}; edgediff takes {allowed}",
             where=str(folder / "model_index.json"),
@@ -89,31 +91,49 @@ def check_part(folder: Path, index: dict[str, Any], part: str) -> list[Path]:
 
 
 def make_part(part: str, config: dict[str, Any]) -> nn.Module:
-    """The part with random weights, from its configuration; without `_class_name` it is the first known class."""
+    """The part with random weights, from its configuration, which names a denoiser's class; another part's without
+    `_class_name` is the first known one."""
     import diffusers
     from transformers import CLIPTextConfig, CLIPTextModel
 
     if part == "text_encoder":
         module: nn.Module = CLIPTextModel(CLIPTextConfig(**config))
-    else:
+    elif part in PARTS:
         module = getattr(diffusers, config.get("_class_name", PARTS[part][0])).from_config(config)
+    else:
+        family, class_name, _ = find_class(config["_class_name"])
+        module = family.make(class_name, config)
     return module.eval().requires_grad_(False)
 
 
 def load_part(folder: Path, part: str, class_name: str) -> nn.Module:
-    """The part in fp32 on the CPU, for evaluation. Raises ModelError for files that do not fit the class."""
+    """A part beside the denoiser in fp32 on the CPU, for evaluation. Raises ModelError for files that do not fit."""
     import diffusers
     import torch
     import transformers
 
-    class_name = RENAMED.get(class_name, class_name)
     loader = getattr(transformers if part == "text_encoder" else diffusers, class_name)
+
+    def load(path: Path) -> Any:
+        return loader.from_pretrained(str(path), use_safetensors=True, torch_dtype=torch.float32)
+
+    return _loaded(folder, part, class_name, load)
+
+
+def load_denoiser(folder: Path, part: str, class_name: str) -> nn.Module:
+    """The denoiser in fp32 on the CPU, for evaluation, as its family loads it. Raises ModelError for files that do not
+    fit the class."""
+    family, class_name, _ = find_class(class_name)
+    return _loaded(folder, part, class_name, lambda path: family.load(class_name, path))
+
+
+def _loaded(folder: Path, part: str, class_name: str, load: Callable[[Path], Any]) -> nn.Module:
     try:
         with quiet_libraries():
-            module = loader.from_pretrained(str(folder / part), use_safetensors=True, torch_dtype=torch.float32)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+            module = load(folder / part)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ModelError(
-            f"'{part}' cannot be loaded as {class_name}: {str(error).splitlines()[0]}", where=str(folder / part)
+            f"'{part}' cannot be loaded as {class_name}: {first_line(error)}", where=str(folder / part)
         ) from error
     result: nn.Module = module.eval().requires_grad_(False)
     return result

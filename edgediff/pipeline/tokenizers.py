@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import RootModel
 
-from edgediff.config import dump_json, parse_json, read_text
+from edgediff.config import dump_json, read_outside
 from edgediff.errors import ConfigError
 from edgediff.runtime.manifest import Added, TokenizerSpec
 from edgediff.runtime.tokenizer import Merges, Tokenizer, read_merges, read_vocab
@@ -180,4 +180,5 @@ def _token(value: Any, path: Path) -> dict[str, Any]:
 def _read_object(path: Path, *, optional: bool = False) -> dict[str, Any]:
     if optional and not path.exists():
         return {}
-    return parse_json(read_text(path), RootModel[dict[str, Any]], where=str(path)).root
+    found: dict[str, Any] = read_outside(path, RootModel[dict[str, Any]]).root
+    return found

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from edgediff.graph.schedule import Schedule
     from edgediff.graph.units import UnitGraph
     from edgediff.pipeline import Pipeline
-    from edgediff.reuse import Setting
+    from edgediff.reuse import ReuseMethod, Setting
     from edgediff.runtime.steps import StepTable
     from edgediff.sampling.rollout import Rollout
     from edgediff.scoring.scores import Scores
@@ -89,14 +89,15 @@ class Calibration:
         from edgediff.plugins import load_plugin
         from edgediff.scoring.scores import read_spec
 
-        plugin, spec = load_plugin("reuse", stage.kind), read_spec("reuse", stage)
-        own = plugin.basis(spec) if hasattr(plugin, "basis") else spec.model_dump(mode="json")
+        method: ReuseMethod = load_plugin("reuse", stage.kind)
+        spec, measure = read_spec("reuse", stage), method.measure
+        if measure is None:
+            return {}
 
         def run() -> dict[str, Any]:
-            found: dict[str, Any] = plugin.measure(spec, self._rollout(setting), setting, self.progress)
-            return found
+            return measure(spec, self._rollout(setting), setting, self.progress)
 
-        return self._kept("measure", stage, setting, own, run)
+        return self._kept("measure", stage, setting, method.basis(spec), run)
 
     def refine(self, stage: StageTable, setting: Setting, schedule: Schedule) -> Schedule:
         """The schedule after the method's own `refine`."""
@@ -104,11 +105,13 @@ class Calibration:
         from edgediff.plugins import load_plugin
         from edgediff.scoring.scores import read_spec
 
-        plugin, spec = load_plugin("reuse", stage.kind), read_spec("reuse", stage)
+        method: ReuseMethod = load_plugin("reuse", stage.kind)
+        spec, refine = read_spec("reuse", stage), method.refine
+        if refine is None:
+            return schedule
 
         def run() -> dict[str, Any]:
-            refined: Schedule = plugin.refine(spec, self._rollout(setting), setting, schedule, self.progress)
-            return refined.model_dump(mode="json")
+            return refine(spec, self._rollout(setting), setting, schedule, self.progress).model_dump(mode="json")
 
         own = {"spec": spec.model_dump(mode="json"), "schedule": schedule.model_dump(mode="json")}
         return Made.model_validate_json(json.dumps(self._kept("refine", stage, setting, own, run)))

@@ -22,7 +22,7 @@ from edgediff.errors import ConfigError, MethodError, PlanError, did_you_mean
 from edgediff.graph.schedule import HOLD, Schedule, full_schedule, graph_for, merge_rows, split_phases, wire_schedule
 from edgediff.pipeline.distilled import Phases
 from edgediff.plugins import load_plugin, plugin_names
-from edgediff.reuse import Setting
+from edgediff.reuse import ReuseMethod, Setting
 from edgediff.runtime.manifest import Mode
 from edgediff.sampling.rows import plan_guidance
 from edgediff.sampling.trace import asked_guidance, step_table
@@ -91,7 +91,7 @@ def make_plan(
         cuts=cuts,
         schedule=schedule,
         graphs=graphs,
-        backends=_backend_plans(recipe, target, backends),
+        backends=backend_plans(recipe, target, backends),
         parity=recipe.parity,
         cost=_predict_cost(recipe, schedule, graphs, guidance, scores.graph.macs()),
     )
@@ -141,8 +141,8 @@ def _propose_schedule(
     """By the recipe's first `[[reuse]]`; rows of a network with phases are split by them."""
     schedule = full_schedule(setting.calls)
     for stage in recipe.reuse[:1]:
-        plugin = load_plugin("reuse", stage.kind)
-        if hasattr(plugin, "measure"):
+        method: ReuseMethod = load_plugin("reuse", stage.kind)
+        if method.measure is not None:
             if phases is not None:
                 raise MethodError(
                     f"reuse by '{stage.kind}' is calibrated on one network, and this one has {phases.count} phases; "
@@ -153,22 +153,21 @@ def _propose_schedule(
                 message = f"reuse by '{stage.kind}' is calibrated; give make_plan a calibrator"
                 raise MethodError(message, code="no_calibration")
             setting = replace(setting, measured=calibrator.measure(stage, setting))
-        schedule = plugin.propose(read_spec("reuse", stage), setting)
-        if calibrator is not None and hasattr(plugin, "refine"):
+        schedule = method.propose(read_spec("reuse", stage), setting)
+        if calibrator is not None and method.refine is not None:
             schedule = calibrator.refine(stage, setting, schedule)
     if phases is not None:
         schedule = split_phases(schedule, [phases.at(row.timestep) for row in setting.table.rows])
     return merge_rows(schedule, setting.graph, setting.max_graphs)
 
 
-def _backend_plans(recipe: Recipe, target: Target, backends: tuple[str, ...] | None) -> dict[str, BackendPlan]:
+def backend_plans(recipe: Recipe, target: Target, backends: tuple[str, ...] | None) -> dict[str, BackendPlan]:
+    """How each backend of the plan (`backends`, or the target's) is used. Raises ConfigError for an unknown one."""
     plans: dict[str, BackendPlan] = {}
     for name in _chosen(target, backends):
         table = target.backend(name)
-        wanted = table.weights if recipe.precision.weights == "auto" else recipe.precision.weights
-        plans[name] = BackendPlan(
-            precision="fp32" if wanted == "auto" else wanted, format=table.format, threads=table.threads
-        )
+        wanted = table.precision if recipe.precision == "auto" else recipe.precision
+        plans[name] = BackendPlan(precision=wanted, format=table.format, threads=table.threads)
     return plans
 
 

@@ -24,9 +24,12 @@ from torch import Tensor, nn
 
 from edgediff.documents.plan import Plan, WeightPlan
 from edgediff.documents.recipe import Recipe
-from edgediff.documents.weight_format import MIN_WEIGHTS, decode, encode, parse_format
+from edgediff.documents.weight_format import parse_format
+from edgediff.errors import ConfigError
 from edgediff.plugins import Progress
-from edgediff.sampling.trace import Trace, asked_guidance, record_trace
+from edgediff.runtime.precision import weight_bits
+from edgediff.sampling.trace import Trace, asked_guidance, own_denoiser, record_trace
+from edgediff.weight_codes import MIN_WEIGHTS, decode, encode
 
 if TYPE_CHECKING:
     from edgediff.pipeline import Pipeline
@@ -52,8 +55,10 @@ class Layer:
 
 
 def plan_weights(pipeline: Pipeline, recipe: Recipe, plan: Plan, progress: Progress | None = None) -> Plan:
-    """The plan with the recipe's `[precision]` decided: unchanged where it asks for no format."""
-    table = recipe.precision
+    """The plan with the recipe's `[weights]` decided: unchanged where it asks for no format. Raises ConfigError where
+    they contradict a backend's precision."""
+    table = recipe.weights
+    _check_bits(recipe, plan)
     if table.format:
         return plan.model_copy(update={"weights": WeightPlan(format=table.format)})
     if table.bits is None:
@@ -67,6 +72,24 @@ def plan_weights(pipeline: Pipeline, recipe: Recipe, plan: Plan, progress: Progr
     mean = spent / sum(layer.count for layer in layers)
     rest = min(table.choices, key=lambda word: abs(parse_format(word).bits - table.bits))  # type: ignore[operator]
     return plan.model_copy(update={"weights": WeightPlan(format=rest, layers=chosen, bits=round(mean, 4))})
+
+
+def _check_bits(recipe: Recipe, plan: Plan) -> None:
+    """A precision that says in how many bits weights are stored goes with no other number of bits."""
+    table = recipe.weights
+    words = [table.format] if table.format else [] if table.bits is None else list(table.choices)
+    for name, backend in plan.backends.items():
+        bits = weight_bits(backend.precision)
+        for word in words:
+            found = parse_format(word)
+            if bits is not None and (found.kind, found.bits, found.sparse) != ("w", bits, 0):
+                raise ConfigError(
+                    f"[weights] codes weights as '{word}', and precision '{backend.precision}' of backend '{name}' "
+                    f"stores them as w{bits}; write precision = \"fp16\" (or another floating one) for '{word}', or "
+                    "leave [weights] out",
+                    where=f"recipe '{recipe.name}'",
+                    code="format",
+                )
 
 
 def measure_layers(
@@ -165,7 +188,7 @@ def _coded(half: Any, word: str) -> Any:
 
 def _runner(pipeline: Pipeline, recipe: Recipe, trace: Trace) -> Callable[[], Tensor]:
     """Computes the guided outputs of the calls that stand for the trajectory."""
-    network: Any = pipeline.denoiser
+    network = own_denoiser(pipeline)
     total = len(trace.timesteps)
     scales = asked_guidance(pipeline, recipe.guidance, total)
     picked = sorted({round(float(place)) for place in np.linspace(0, total - 1, min(CALLS, total))})
@@ -179,7 +202,7 @@ def _runner(pipeline: Pipeline, recipe: Recipe, trace: Trace) -> Callable[[], Te
                 sample, time, scale = trace.inputs[:, index], trace.timesteps[index], scales[index]
                 side = given if scale is None else both
                 value = sample if scale is None else torch.cat([sample, sample])
-                found = network(value, timestep=time.expand(len(value)), **side, return_dict=False)[0]
+                found = network(value, time[None], side)
                 if scale is not None:
                     empty, text = found.chunk(2)
                     found = empty + scale * (text - empty)

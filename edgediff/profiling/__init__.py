@@ -6,19 +6,15 @@ and not what the caller has imported. No torch, unless the backend is torch.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgediff import errors
-from edgediff.config import parse
-from edgediff.errors import ConfigError, EdgeDiffError, LinkError
-from edgediff.plugins import Progress
+from edgediff.errors import ConfigError, LinkError
+from edgediff.links import Device, Link, run_all
+from edgediff.links._runners import read_runner
+from edgediff.links.host import run_worker
+from edgediff.plugins import Progress, load_plugin, plugin_names
 from edgediff.runtime import choose_backend, find_stand_in
 from edgediff.runtime.latency import LatencyTable
 
@@ -57,34 +53,20 @@ def profile_bundle(
     ConfigError for counts, BackendError, BundleError, and EdgeDiffError `profiling` when the process dies.
     """
     _check(runs, warmup, sustained)
-    if device != "host":
-        return _only(
-            profile_devices(
-                bundle,
-                [device],
-                backend=backend,
-                runs=runs,
-                warmup=warmup,
-                threads=threads,
-                sustained=sustained,
-                per_op=per_op,
-                runner=runner,
-                progress=progress,
-            )
+    return _only(
+        profile_devices(
+            bundle,
+            [device],
+            backend=backend,
+            runs=runs,
+            warmup=warmup,
+            threads=threads,
+            sustained=sustained,
+            per_op=per_op,
+            runner=runner,
+            progress=progress,
         )
-    if runner is not None:
-        raise ConfigError("a runner is for a device; give --device adb:SERIAL as well", code="usage")
-    job = {
-        "what": "profile",
-        "bundles": [str(bundle.folder)],
-        "backend": _measurable(bundle, backend),
-        "runs": runs,
-        "warmup": warmup,
-        "threads": threads,
-        "sustained": sustained,
-        "per_op": per_op,
-    }
-    return parse(_run_worker(job, progress), LatencyTable, where=f"profile of {bundle.manifest.name}")
+    )
 
 
 def profile_devices(
@@ -103,28 +85,27 @@ def profile_devices(
     """`profile_bundle` on several devices at once, by serial: a table, or why there is none. One that fails does not
     stop the others. Raises LinkError when a device is not there to begin with, ConfigError, BackendError."""
     _check(runs, warmup, sustained)
-    serials = [_serial(device) for device in devices]
-    from edgediff.links import adb
-    from edgediff.links._runners import read_runner
-
+    reached = [_reach(device) for device in devices]
+    if len({(link.NAME, one.serial) for link, one in reached}) < len(reached):
+        raise ConfigError("one device is named twice", code="usage")
+    here = any(link.NAME == "host" for link, _ in reached)
+    if here and (runner is not None or len(reached) > 1):
+        what = "a runner is for a device" if runner is not None else "host is measured alone"
+        raise ConfigError(f"{what}; give --device adb:SERIAL as well", code="usage")
     chosen = None if runner is None else read_runner(runner)
     if per_op and chosen is not None and chosen.facts.backend != RUNNER_BACKEND:
         raise ConfigError("a runner of one's own traces no operators; leave --per-op out", code="usage")
     wanted = backend or (chosen.facts.backend if chosen is not None else RUNNER_BACKEND) or None
-    name = choose_backend(bundle.manifest, wanted)
-    found = [adb.find_device(serial) for serial in serials]
-    if len({one.serial for one in found}) < len(found):
-        raise ConfigError("one device is named twice", code="usage")
-    return adb.run_all(
+    return run_all(
         bundle,
-        found,
+        reached,
         chosen,
         runs=runs,
         warmup=warmup,
         threads=threads,
         sustained=sustained,
         per_op=per_op,
-        backend=name,
+        backend=_measurable(bundle, backend) if here else choose_backend(bundle.manifest, wanted),
         progress=progress,
     )
 
@@ -150,12 +131,13 @@ def compare_bundles(
     job = {
         "what": "compare",
         "bundles": [str(a.folder), str(b.folder)],
+        "programs": [a.manifest.default, b.manifest.default],
         "backends": [_measurable(one, backend) for one in (a, b)],
         "runs": runs,
         "warmup": warmup,
         "threads": threads,
     }
-    found: dict[str, Any] = _run_worker(job, progress)
+    found: dict[str, Any] = run_worker(job, progress)
     return found
 
 
@@ -171,17 +153,17 @@ def _measurable(bundle: Bundle, backend: str | None) -> str:
     return name
 
 
-def _serial(device: str) -> str | None:
-    """None for `adb`, which is whatever device is there."""
-    kind, _, serial = device.partition(":")
-    if kind != "adb" or (":" in device and not serial):
+def _reach(device: str) -> tuple[Link, Device]:
+    """The link and the device of `host`, `adb` (whatever is there) or `adb:SERIAL`."""
+    kind, colon, serial = device.partition(":")
+    if kind not in plugin_names("links") or (colon and not serial):
         raise LinkError(
             f"device '{device}' cannot be profiled from here: give host, adb (the only device that adb sees) or "
-            "adb:SERIAL, several times for several devices; an iPhone has the demo app's own profile screen, whose "
-            "file has the same form",
+            f"adb:SERIAL, several times for several devices (links: {', '.join(plugin_names('links'))})",
             code="unknown_device",
         )
-    return serial or None
+    link: Link = load_plugin("links", kind)
+    return link, link.find_device(serial or None)
 
 
 def _only(found: dict[str, LatencyTable | LinkError]) -> LatencyTable:
@@ -197,46 +179,3 @@ def _check(runs: int, warmup: int, sustained: float | None = None) -> None:
             raise ConfigError(f"{name} = {count!r}: it must be a whole number from {least} to 10000", code="runs")
     if sustained is not None and not 1 <= sustained <= 86_400:
         raise ConfigError(f"sustained = {sustained!r}: it must be from 1 to 86400 seconds", code="runs")
-
-
-def _run_worker(job: dict[str, Any], progress: Progress | None) -> Any:
-    """Runs `python -m edgediff.profiling` on the job and hands on its progress, its result or its error."""
-    environment = dict(os.environ)
-    package = str(Path(errors.__file__).parent.parent)
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH")]))
-    command = [sys.executable, "-P", "-m", "edgediff.profiling", json.dumps(job)]
-    result: Any = None
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=said, env=environment, encoding="utf-8"
-        ) as worker:
-            try:
-                for line in worker.stdout or ():
-                    message = json.loads(line)
-                    if "progress" in message and progress is not None:
-                        progress(*message["progress"])
-                    result = message.get("result", result)
-                    if "error" in message:
-                        raise _as_raised(message["error"])
-            except BaseException:
-                worker.kill()
-                raise
-        if result is None or worker.returncode != 0:
-            said.seek(0)
-            raise EdgeDiffError(_why_died(worker.returncode, said.read()), code="profiling")
-    return result
-
-
-def _as_raised(error: dict[str, Any]) -> EdgeDiffError:
-    """The worker's error as the class it was there."""
-    kind = getattr(errors, error["class"], EdgeDiffError)
-    raised: EdgeDiffError = kind(error["message"], code=error["code"], where=error["where"])
-    return raised
-
-
-def _why_died(code: int, said: str) -> str:
-    last = said.strip().splitlines()[-1:] or ["it said nothing"]
-    if code < 0:
-        hint = " (the system does that when memory runs out)" if code == -9 else ""
-        return f"the measuring process was ended by signal {-code}{hint}; its last words: {last[0]}"
-    return f"the measuring process failed with status {code}: {last[0]}"

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from edgediff.bundle import Bundle, open_bundle
-from edgediff.errors import BackendError, EdgeDiffError
+from edgediff.errors import EdgeDiffError
 from edgediff.links._imports import import_etdump, import_onnxruntime_trace, join_operators
 from edgediff.plugins import load_plugin
 from edgediff.profiling.device import drop_from_cache, peak_rss_mb, pss_mb, read_device, rss_mb
@@ -35,6 +35,9 @@ from edgediff.runtime.latency import (
     graph_times,
     image_times,
 )
+
+if TYPE_CHECKING:
+    from edgediff.backends import Backend
 
 Tell = Callable[[str, int, int], None]
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -154,7 +157,8 @@ def compare(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
     facts = read_device(job["backends"][0], job["threads"])
     bundles = [open_bundle(folder) for folder in job["bundles"]]
     sessions = [
-        open_session(bundle, backend, job["threads"]) for bundle, backend in zip(bundles, job["backends"], strict=True)
+        open_session(bundle, backend, job["threads"], program)
+        for bundle, backend, program in zip(bundles, job["backends"], job["programs"], strict=True)
     ]
     for session in sessions:
         _warm_up(session, job["warmup"], Clock(), lambda done: tell("warming up", 0, job["runs"]))
@@ -205,10 +209,7 @@ def trace_operators(session: Session, folder: str, backend: str, threads: int | 
 
     The graphs are opened once more, with their tracer on, and given what they were given last. Raises BackendError
     for a backend that writes no such trace."""
-    module = load_plugin("backends", backend)
-    if not hasattr(module, "write_trace"):
-        message = f"{backend} writes no trace of its operators here; take --per-op with --backend onnxruntime"
-        raise BackendError(message, code="trace")
+    module: Backend = load_plugin("backends", backend)
     seen = _last_inputs(session)
     tables: dict[str, LatencyTable] = {}
     for (name, batch), inputs in seen.items():

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import Literal
 
 from edgediff.errors import MethodError, unknown
-from edgediff.graph.units import Unit, UnitGraph
+from edgediff.graph.units import Role, Unit, UnitGraph
 
 Granularity = Literal["pair", "layer", "unit"]
-SUB_LAYERS = ("self_attention", "cross_attention", "feed_forward")
+SUB_LAYERS: tuple[Role, ...] = ("self-attention", "cross-attention", "feed-forward")
 
 
 def candidates(graph: UnitGraph, granularity: Granularity, keep: Iterable[str] = ()) -> tuple[str, ...]:
@@ -48,9 +48,9 @@ def close_selection(graph: UnitGraph, names: Iterable[str]) -> tuple[str, ...]:
     cuts = graph.expand(chosen) | graph.cuts
     extra: list[str] = []
     for unit in graph.units:
-        if unit.kind == "projection_out" and unit.name not in cuts:
+        if unit.role == "projection" and len(unit.reads) > 1 and unit.name not in cuts:
             transformer = unit.name.rpartition(".")[0]
-            if all(u.name in cuts for u in graph.select(transformer) if u.kind in SUB_LAYERS):
+            if all(u.name in cuts for u in graph.select(transformer) if u.role in SUB_LAYERS):
                 extra.append(transformer)
     return (*chosen, *extra)
 
@@ -74,14 +74,12 @@ def _candidate_of(graph: UnitGraph, unit: Unit, granularity: Granularity) -> str
     if unit.cutting == "protected" or unit.name in graph.cuts:
         return None
     if granularity == "pair":
-        return unit.layer if unit.kind == "resnet" else None
-    if unit.kind in ("resnet", "spatial_attention"):
-        return unit.name
-    if unit.kind not in SUB_LAYERS:
+        return unit.layer if unit.role == "resnet" else None
+    if unit.role not in ("resnet", *SUB_LAYERS):
         return None
-    if granularity == "unit":
+    block, inside, _ = unit.name.rpartition(".transformer_blocks.")
+    if granularity == "unit" or not inside:
         return unit.name
-    block = unit.name.rpartition(".")[0]
-    transformer = block.split(".transformer_blocks.")[0]
-    blocks = {u.name.rpartition(".")[0] for u in graph.select(transformer) if u.kind in SUB_LAYERS}
+    transformer, block = block, unit.name.rpartition(".")[0]
+    blocks = {u.name.rpartition(".")[0] for u in graph.select(transformer) if u.role in SUB_LAYERS}
     return transformer if len(blocks) == 1 else block

@@ -49,7 +49,7 @@ class Moments:
 
 def shift(original: Moments, changed: Moments) -> float:
     """|| mean - mean' ||_2 + || std - std' ||_2 over the elements of the latent (arXiv 2404.11936; that the norms
-    are not squared follows released code of the same score, see methods.md 4b)."""
+    are not squared follows released code of the same score, Hybrid-SD)."""
     return float(np.linalg.norm(original.mean - changed.mean) + np.linalg.norm(original.std - changed.std))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
-from edgediff.config import Model, cache_folder, dump_json, parse_json, write_text_atomic
+from edgediff.config import Model, cache_folder, dump_json, parse_outside, write_text_atomic
 from edgediff.errors import ConfigError
 
 
@@ -67,6 +67,6 @@ class Memo:
     def _read(self) -> dict[str, tuple[float, ...]]:
         try:
             text = self.path.read_text(encoding="utf-8")
-            return dict(parse_json(text, _Values, where=str(self.path)).values)
+            return dict(parse_outside(text, _Values, where=str(self.path)).values)
         except (OSError, UnicodeDecodeError, ConfigError):
             return {}

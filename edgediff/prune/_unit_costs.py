@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgediff.config import Model, parse_json, read_text
+from edgediff.config import Model, read_outside
 from edgediff.errors import MethodError, unknown
 from edgediff.graph.units import UnitGraph
 from edgediff.prune._budget import Budget
@@ -48,7 +48,7 @@ def budget_costs(
 
 def read_costs(path: Path, graph: UnitGraph) -> dict[str, Milliseconds]:
     """`{"unit_ms": {unit: [ms, ms when cut]}}`, an entry for every unit of the network, and for operators if known."""
-    table = parse_json(read_text(path), _Table, where=str(path)).unit_ms
+    table = read_outside(path, _Table).unit_ms
     for name in table:
         if name not in graph.by_name and name not in graph.operators:
             raise MethodError(unknown("unit", name, [*graph.by_name, *graph.operators]), where=str(path), code="costs")

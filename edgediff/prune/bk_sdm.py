@@ -48,14 +48,14 @@ def preset_cuts(graph: UnitGraph, preset: Preset) -> tuple[str, ...]:
     that has no down and up stages, or from which this preset takes nothing."""
     stages: dict[str, list[str]] = {}
     for unit in graph.units:
-        if unit.kind == "resnet":
+        if unit.role == "resnet":
             layers = stages.setdefault(unit.block, [])
             if unit.layer not in layers:
                 layers.append(unit.layer)
     down = [name for name in stages if name.startswith("down_blocks.")]
     up = [name for name in stages if name.startswith("up_blocks.")]
     if not down or not up:
-        raise MethodError(f"bk_sdm needs a U-Net; this '{graph.family}' has no down and up blocks", code="family")
+        raise MethodError(f"bk_sdm needs a U-Net; this '{graph.family}' has no down and up blocks", code="role")
     chosen = {layers[1] for name, layers in stages.items() if name in {*down, *up} and len(layers) > 1}
     if preset != "base":
         chosen.update(stages.get("mid_block", ()))

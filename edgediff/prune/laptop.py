@@ -5,8 +5,11 @@ s_i = E || eps(without i) - eps ||^2. Removing several is taken to cost the sum,
 under a budget is a covering knapsack, solved exactly here by mixed-integer programming (HiGHS). That sum is
 checked on random subsets; where it explains too little (R2 < 0.9), the selection is made in ten parts of the
 budget and all layers are scored again after each, on top of what is gone, and of the two selections the one
-whose measured loss is less is kept. Timesteps are sampled evenly along the trajectory and scored without
-guidance: the paper does not say, both are our choice, as are the ten parts (see methods.md 2f).
+whose measured loss is less is kept.
+
+Read were the paper's opening and summaries of it, no code: score and additivity are the paper's; which layers are
+candidates, the solver, timesteps sampled evenly along the trajectory and scored without guidance, and the ten parts are
+our choice.
 """
 
 from __future__ import annotations

@@ -2,7 +2,10 @@
 
 Each operator is removed by itself (the identity, or the cheapest replacement that keeps the shape), the same
 seeds are sampled again, and its score is the shift of the mean and of the standard deviation of the final latents
-over the seeds. Operators are convolutions, linear maps, norms and activations; whole attentions and feed-forwards,
+over the seeds. Of the paper the abstract and summaries were read; the score's norm, L2 and not squared, is that of
+another project which uses the same score (Hybrid-SD).
+
+Operators, by our choice, are convolutions, linear maps, norms and activations; whole attentions and feed-forwards,
 whose branch becomes zero; and whole resnets, which keep their shortcut. They go in ascending order of score, of
 score per MAC or of score per millisecond that their removal saves, until the budget is met.
 
@@ -40,10 +43,10 @@ if TYPE_CHECKING:
 
 Kind = Literal["conv", "linear", "norm", "activation", "attention", "feed_forward", "resnet"]
 KINDS: tuple[Kind, ...] = ("conv", "linear", "norm", "activation", "attention", "feed_forward", "resnet")
-UNIT_KINDS = {
-    "self_attention": "attention",
-    "cross_attention": "attention",
-    "feed_forward": "feed_forward",
+UNIT_KINDS: dict[str, Kind] = {  # by role
+    "self-attention": "attention",
+    "cross-attention": "attention",
+    "feed-forward": "feed_forward",
     "resnet": "resnet",
 }
 RUNGS = (4, 2, 1)  # a rung samples this part of the seeds; after each but the last, half of the operators goes on
@@ -112,7 +115,7 @@ def operators(graph: UnitGraph, spec: Spec) -> tuple[str, ...]:
     for unit in graph.units:
         if unit.name in kept or unit.name in graph.cuts:
             continue
-        if UNIT_KINDS.get(unit.kind) in spec.kinds and unit.cutting != "protected":
+        if UNIT_KINDS.get(unit.role) in spec.kinds and unit.cutting != "protected":
             found.append(unit.name)
         found += [o.name for o in unit.operators if o.kind in spec.kinds and o.name in graph.operators]
     found = [name for name in found if name not in kept]

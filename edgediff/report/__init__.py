@@ -7,7 +7,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgediff.config import write_text_atomic
+from pydantic import RootModel
+
+from edgediff.config import read_outside, write_text_atomic
 from edgediff.errors import ConfigError
 from edgediff.report.page import build_page
 from edgediff.report.subject import Source, make_subject
@@ -48,11 +50,32 @@ def render_report(
         raise ConfigError("a report needs at least one bundle", code="usage")
     found = _in_order("evaluations", evaluations, len(several))
     tables = _in_order("profiles", profiles, len(several))
-    subjects = [make_subject(one, found[index], tables[index]) for index, one in enumerate(several)]
-    maps = _in_order("graphs", graphs, len(several))
+    subjects, maps = [], []
+    for index, (one, graph) in enumerate(zip(several, _in_order("graphs", graphs, len(several)), strict=True)):
+        for program in _programs(one):
+            view = one.as_program(program)
+            evaluation = found[index] if program == _evaluated(one, found[index]) else None
+            table = tables[index] if program == one.manifest.default else None
+            subjects.append(make_subject(view, evaluation, table))
+            maps.append(graph)
     page = build_page(subjects, maps, when or datetime.now().astimezone(), estimates or {})
     write_text_atomic(Path(out), str(page))
     return Path(out)
+
+
+def _programs(bundle: Bundle) -> list[str]:
+    """Every program, the default one first: each is shown as a bundle of its own, beside the others."""
+    default = bundle.manifest.default
+    return [default, *(name for name in bundle.manifest.programs if name != default)]
+
+
+def _evaluated(bundle: Bundle, source: Source | None) -> str:
+    """The program that an evaluation is about: the default one where it does not say."""
+    if source is None or len(bundle.manifest.programs) == 1:
+        return bundle.manifest.default
+    data = source if isinstance(source, Mapping) else read_outside(Path(source), RootModel[dict[str, Any]]).root
+    named = data.get("program_name")
+    return named if named in bundle.manifest.programs else bundle.manifest.default
 
 
 def _in_order(what: str, values: Sequence[Any] | None, count: int) -> Sequence[Any]:

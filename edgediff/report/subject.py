@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import RootModel
 
-from edgediff.config import parse, read_json
+from edgediff.config import parse, read_outside
 from edgediff.documents.plan import Plan
 from edgediff.errors import EvaluationError
 from edgediff.evaluation.pictures import PictureCache, program_digest
 from edgediff.graph.schedule import HOLD, Row, used_rows
-from edgediff.report.forms import EvaluationForm, ParityForm
+from edgediff.report.forms import EvaluationForm
 from edgediff.runtime.latency import LatencyTable
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ class Subject:
 
     @property
     def title(self) -> str:
-        return self.bundle.manifest.name
+        manifest = self.bundle.manifest
+        return manifest.name if len(manifest.programs) == 1 else f"{manifest.name}, {manifest.default}"
 
     @property
     def quoted(self) -> str:
@@ -76,10 +77,9 @@ def make_subject(bundle: Bundle, evaluation: Source | None, profile: LatencyTabl
     """Raises ConfigError or EvaluationError for a file that is not what it should be, or that is about another
     bundle; a profile in the manifest is used when none is given."""
     found = None if evaluation is None else _read_evaluation(bundle, evaluation)
-    kept = bundle.manifest.profile if profile is None else profile
-    parity = bundle.manifest.parity
-    if parity is not None:
-        parse(parity, ParityForm, where=f"parity of {bundle.manifest.name}")
+    evidence, default = bundle.evidence, bundle.manifest.default
+    kept = evidence.profile.get(default) if profile is None else profile
+    parity = None if evidence.parity is None else evidence.parity.report(default)
     return Subject(bundle, bundle.plan, found, _read_profile(bundle, kept), parity)
 
 
@@ -117,7 +117,7 @@ def _quoted(word: str) -> str:
 
 def _read_evaluation(bundle: Bundle, source: Source) -> Mapping[str, Any]:
     where = str(source) if isinstance(source, str | Path) else "evaluation"
-    data = source if isinstance(source, Mapping) else read_json(Path(source), RootModel[dict[str, Any]]).root
+    data = source if isinstance(source, Mapping) else read_outside(Path(source), RootModel[dict[str, Any]]).root
     for key in ("reference", "equal_compute"):
         if not isinstance(data.get(key), Mapping):
             raise EvaluationError(
@@ -140,5 +140,5 @@ def _read_profile(bundle: Bundle, source: LatencyTable | Source | None) -> Laten
     if source is None or isinstance(source, LatencyTable):
         return source
     if isinstance(source, str | Path):
-        return read_json(Path(source), LatencyTable)
+        return read_outside(Path(source), LatencyTable)
     return parse(dict(source), LatencyTable, where=f"profile of {bundle.manifest.name}")

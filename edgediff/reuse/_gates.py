@@ -49,7 +49,7 @@ class Gating:
         found = dict.fromkeys(u.block for u in graph.units if u.cutting != "protected" and u.block)
         self.blocks = tuple(blocks) if blocks is not None else tuple(found)
         if not self.blocks:
-            raise MethodError(f"a network of family '{graph.family}' has no block to gate", code="family")
+            raise MethodError(f"a network of family '{graph.family}' has no block to gate", code="role")
         self.units = tuple(frozenset(u.name for u in graph.select(self._known(block))) for block in self.blocks)
         self.full: Pattern = (1,) * len(self.blocks)
         self.off: Pattern = (0,) * len(self.blocks)

@@ -17,11 +17,10 @@ from typing import Literal
 from pydantic import Field
 
 from edgediff.config import Model
-from edgediff.errors import MethodError
 from edgediff.graph.schedule import Row, Schedule, full_schedule
-from edgediff.graph.units import UnitGraph
 from edgediff.reuse import Setting
 from edgediff.reuse._keys import centre_keys
+from edgediff.reuse._skips import deep_feature
 
 
 class Spec(Model):
@@ -35,8 +34,8 @@ class Spec(Model):
 
 
 def propose(spec: Spec, setting: Setting) -> Schedule:
-    """Full at the keys, shallow between them. Raises MethodError for a network without an up path, a branch deeper
-    than it, and a centre outside the calls."""
+    """Full at the keys, shallow between them. Raises MethodError for a network without skips, a branch deeper than
+    they go, and a centre outside the calls."""
     calls = setting.calls
     held = deep_feature(setting.graph, spec.branch)
     if spec.interval == 1:
@@ -49,19 +48,3 @@ def propose(spec: Spec, setting: Setting) -> Schedule:
         keys = centre_keys(calls, count, centre, spec.power, released=spec.mode == "released")
     names = tuple("full" if call in keys else "shallow" for call in range(calls))
     return Schedule(rows={"full": Row(), "shallow": Row(hold=(held,))}, calls=names)
-
-
-def deep_feature(graph: UnitGraph, branch: int) -> str:
-    """The unit whose output the up layer `branch` (0: the shallowest) takes from below."""
-    joins = [
-        unit
-        for unit in graph.units
-        if unit.kind == "resnet" and unit.block.startswith("up_blocks") and len(unit.stream) > 1
-    ]
-    if not joins:
-        raise MethodError(f"deepcache serves networks with an up path; family '{graph.family}' has none")
-    if branch >= len(joins):
-        raise MethodError(
-            f"branch = {branch} is deeper than the network: it has branches 0 to {len(joins) - 1}", code="branch"
-        )
-    return joins[-1 - branch].stream[0]

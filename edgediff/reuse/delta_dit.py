@@ -28,16 +28,16 @@ class Spec(Model):
 
 
 def propose(spec: Spec, setting: Setting) -> Schedule:
-    """Rows `full`, `front` (runs the front blocks) and `rear`. Raises MethodError for a network that is no DiT, and
-    for a switch past the last call."""
-    setting.need("dit", method="delta_dit")
+    """Rows `full`, `front` (runs the front blocks) and `rear`. Raises MethodError for a network whose
+    branches are no units of their own, and for a switch past the last call."""
+    setting.need("stream", method="delta_dit")
     calls = setting.calls
     if spec.interval == 1:
         return full_schedule(calls)
     switch = spec.switch if spec.switch is not None else calls // 2
     if switch > calls:
         raise MethodError(f"switch = {switch}: it needs 0 to {calls}, the calls of the sampler", code="switch")
-    blocks = list(dict.fromkeys(u.block for u in setting.graph.units if u.kind == "residual"))
+    blocks = list(dict.fromkeys(u.block for u in setting.graph.of_role("stream")))
     count = max(1, round(spec.share * len(blocks)))
     rows = {
         "full": Row(),
@@ -51,4 +51,4 @@ def propose(spec: Spec, setting: Setting) -> Schedule:
 
 
 def _additions(setting: Setting, blocks: list[str]) -> tuple[str, ...]:
-    return tuple(u.name for u in setting.graph.units if u.kind == "residual" and u.block in blocks)
+    return tuple(u.name for u in setting.graph.of_role("stream") if u.block in blocks)

@@ -18,6 +18,7 @@ from edgediff.errors import MethodError
 from edgediff.graph.schedule import Row, Schedule
 from edgediff.reuse import Setting
 from edgediff.reuse._keys import check_keys
+from edgediff.reuse._skips import encoder_blocks
 
 PUBLISHED = {50: (0, 1, 2, 3, 5, 10, 15, 25, 35)}
 
@@ -38,10 +39,9 @@ class Spec(Model):
 def propose(spec: Spec, setting: Setting) -> Schedule:
     """Full at the keys, the decoder alone elsewhere. Raises MethodError for networks without an encoder, for keys that
     do not exist, and for a step count without published keys."""
-    setting.need("unet2d", method="faster_diffusion")
+    encoder = encoder_blocks(setting.graph, "faster_diffusion")
     keys = _keys(spec, setting.calls)
-    encoder = [u.block for u in setting.graph.units if u.block in ("conv_in", "mid_block") or u.block[:4] == "down"]
-    rows = {"full": Row(), "decoder": Row(hold=tuple(dict.fromkeys(encoder)))}
+    rows = {"full": Row(), "decoder": Row(hold=encoder)}
     calls = tuple("full" if call in keys else "decoder" for call in range(setting.calls))
     return Schedule(rows={name: row for name, row in rows.items() if name in calls}, calls=calls)
 

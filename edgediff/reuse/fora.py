@@ -1,5 +1,6 @@
 """FORA (arXiv 2407.01425): a DiT's attention and feed-forward outputs are stored and taken again between key calls.
-For DiTs.
+For DiTs:
+networks whose branches are units of their own.
 
 What is held is a branch's output before its adaLN gate: the gate of the current call still applies to it, so the
 modulations run at every call. A key call is one from which a multiple of `interval` calls remain (and the first).
@@ -12,9 +13,7 @@ from pydantic import Field
 
 from edgediff.config import Model
 from edgediff.graph.schedule import Row, Schedule, full_schedule
-from edgediff.reuse import Setting
-
-BRANCHES = ("attention_branch", "mlp_branch")
+from edgediff.reuse import BRANCHES, Setting
 
 
 class Spec(Model):
@@ -24,11 +23,11 @@ class Spec(Model):
 
 
 def propose(spec: Spec, setting: Setting) -> Schedule:
-    """Raises MethodError for a network that is no DiT."""
-    setting.need("dit", method="fora")
+    """Raises MethodError for a network whose units add their branches themselves."""
+    setting.need("stream", method="fora")
     if spec.interval == 1:
         return full_schedule(setting.calls)
-    held = tuple(unit.name for unit in setting.graph.units if unit.kind in BRANCHES)
+    held = setting.branches(*BRANCHES)
     last = setting.calls - 1
     names = tuple(
         "full" if call == 0 or (last - call) % spec.interval == 0 else "reuse" for call in range(setting.calls)

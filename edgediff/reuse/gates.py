@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import model_validator
 
-from edgediff.config import Model, read_json
+from edgediff.config import Model, read_outside
 from edgediff.errors import MethodError, unknown
 from edgediff.graph.schedule import HOLD, Row, Schedule
 from edgediff.reuse import Setting
@@ -42,7 +42,7 @@ class Spec(Model):
 def propose(spec: Spec, setting: Setting) -> Schedule:
     """Raises ConfigError for a file that is no table, MethodError for another number of calls or unknown blocks."""
     if spec.file is not None:
-        return gate_schedule(read_json(Path(spec.file), GateTable), setting.graph, setting.calls)
+        return gate_schedule(read_outside(Path(spec.file), GateTable), setting.graph, setting.calls)
     calls, keys = PRESETS[str(spec.preset)]
     if calls != setting.calls:
         message = f"preset '{spec.preset}' is for {calls} network calls; the sampler makes {setting.calls}"

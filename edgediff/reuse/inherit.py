@@ -22,10 +22,8 @@ from edgediff.config import Model
 from edgediff.errors import MethodError
 from edgediff.graph.schedule import Row, Schedule
 from edgediff.graph.units import UnitGraph
-from edgediff.reuse import Setting
+from edgediff.reuse import BRANCHES, Setting
 from edgediff.reuse._keys import Mode, spread_keys
-
-KINDS = ("self_attention", "cross_attention", "spatial_attention", "feed_forward", "attention_branch", "mlp_branch")
 
 
 class Spec(Model):
@@ -47,7 +45,7 @@ def propose(spec: Spec, setting: Setting) -> Schedule:
     graph, calls = setting.graph, setting.calls
     names = _checked(graph, spec) if spec.names else _inheritable(graph, spec.level)
     if not names:
-        raise MethodError(f"inherit finds nothing at level '{spec.level}' in a {graph.family} network", code="family")
+        raise MethodError(f"inherit finds nothing at level '{spec.level}' in a {graph.family} network", code="role")
     if spec.form == "change":
         _check_change(graph, spec, names)
     row = Row(hold=tuple(names)) if spec.form == "output" else Row(delta=tuple(names))
@@ -65,7 +63,7 @@ def _level_names(graph: UnitGraph, level: str) -> list[str]:
 
 def _inheritable(graph: UnitGraph, level: str) -> list[str]:
     if level == "unit":
-        return [unit.name for unit in graph.units if unit.kind in KINDS]
+        return [unit.name for unit in graph.of_role(*BRANCHES)]
     known = set(_level_names(graph, level))
     units = [unit for unit in graph.units if unit.cutting != "protected"]
     found = dict.fromkeys(n for u in units if (n := u.block if level == "block" else u.layer) in known)

@@ -1,5 +1,9 @@
 """Learned linear forecasts of the output between the calls that are computed, and held guidance.
 
+In the field's words a learned multistep solver: weights over the last outputs, one set for each step, fitted to the
+model's own trajectories. Bespoke Non-Stationary solvers (Shaul et al., ICML 2024, arXiv 2403.01329) and S4S (Frankel et
+al., ICML 2025, arXiv 2502.17423) are of that family too; none of the systems that edgediff was made for is.
+
 Two exact facts are put together. Every forecasting cache is a fixed linear combination of past features, whose
 coefficients can be learned per step from a few trajectories (L2P, arXiv 2604.26365; TaylorSeer, 2503.06923, fixes
 them). And for a single-step sampler the best such combination, its error, and the best calls to compute follow from

@@ -6,8 +6,8 @@ computed call on, R = prod gamma, err = sum |1 - R|, n = calls since; a call is 
 n <= longest, and never among the first `retention` of the calls. The paper decides while it runs; gamma is fixed after
 calibration, so the same decisions are made here, at export.
 
-r is what all blocks of a DiT add to their input. It is wired as the change of every residual addition (two carries per
-block; their sum is the paper's one). A U-Net has no such sum: there r is the network's output and a skipped call holds
+r is what all blocks of a DiT add to their input. It is wired as the change of every unit of role `stream` (two carries
+per block; their sum is the paper's one). A U-Net has no such sum: there r is the output and a skipped call holds
 it (ours), which needs no carry.
 """
 
@@ -50,7 +50,6 @@ def measure(spec: Spec, rollout: Rollout, setting: Setting, progress: Progress |
 
     from edgediff.reuse._features import visit_features
 
-    setting.need("dit", "unet2d", method="magcache")
     additions = _additions(setting)
     sums, before, batches = [0.0] * setting.calls, torch.zeros(0), 0
 
@@ -74,8 +73,7 @@ def measure(spec: Spec, rollout: Rollout, setting: Setting, progress: Progress |
 
 
 def propose(spec: Spec, setting: Setting) -> Schedule:
-    """Raises MethodError for a family that it does not serve, and for ratios of another step count."""
-    setting.need("dit", "unet2d", method="magcache")
+    """Raises MethodError for ratios of another step count."""
     ratios = setting.measured.get("ratios", [])
     if len(ratios) != setting.calls:
         raise MethodError("the measured ratios belong to another network or step count", code="step_count")
@@ -104,4 +102,4 @@ def decide(ratios: Sequence[float], spec: Spec) -> list[bool]:
 
 
 def _additions(setting: Setting) -> tuple[str, ...]:
-    return tuple(u.name for u in setting.graph.units if u.kind == "residual")
+    return tuple(u.name for u in setting.graph.of_role("stream"))

@@ -1,5 +1,5 @@
 """SmoothCache (arXiv 2411.10510): each kind of component is computed again when its output has changed enough. For
-DiTs, and U-Nets with transformers.
+networks with attention.
 
 One calibration run gives, for each kind c and lag j = 1..lags,
 
@@ -9,8 +9,8 @@ y_i the layer's output at call i. Scan: at call i the largest lag with e_c(i, j)
 i and taken again at the next j calls; none: it is computed, and i goes on by one. The first and the last call compute
 everything. Rows are the sets of kinds that are computed.
 
-For a DiT the kinds are attention and feed-forward before their gates, which are held. For a U-Net (ours: the paper has
-transformers) self-attention, cross-attention and feed-forward, whose change is added, and resnets are always computed.
+The kinds are self-attention, cross-attention and feed-forward: those of a DiT before their gates, which are held; those
+of a U-Net (ours: the paper has transformers) as changes that are added, and resnets are always computed.
 Layers count alike; an error is the mean over calibration prompts and both guidance halves.
 """
 
@@ -23,7 +23,7 @@ from pydantic import Field
 from edgediff.config import Model
 from edgediff.errors import MethodError
 from edgediff.graph.schedule import Row, Schedule
-from edgediff.reuse import Setting
+from edgediff.reuse import BRANCHES, Setting, reuse_row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,11 +32,6 @@ if TYPE_CHECKING:
 
     from edgediff.plugins import Progress
     from edgediff.sampling.rollout import Rollout
-
-KINDS = {
-    "dit": ("attention_branch", "mlp_branch"),
-    "unet2d": ("self_attention", "cross_attention", "feed_forward"),
-}
 
 
 class Spec(Model):
@@ -78,7 +73,7 @@ def measure(spec: Spec, rollout: Rollout, setting: Setting, progress: Progress |
 
 
 def propose(spec: Spec, setting: Setting) -> Schedule:
-    """Raises MethodError for a family without such components, and for measurements of another step count."""
+    """Raises MethodError for a network without such units, and for measurements of another step count."""
     layers = component_layers(setting)
     computed = {}
     for kind in layers:
@@ -91,7 +86,7 @@ def propose(spec: Spec, setting: Setting) -> Schedule:
     for call in range(setting.calls):
         reused = [kind for kind in layers if not computed[kind][call]]
         name = "_".join(["reuse", *reused]) if reused else "full"
-        rows.setdefault(name, _row(setting, [carry for kind in reused for carry in layers[kind]]))
+        rows.setdefault(name, reuse_row(carry for kind in reused for carry in layers[kind]))
         order.append(name)
     return Schedule(rows=rows, calls=tuple(order))
 
@@ -111,22 +106,13 @@ def scan(errors: Sequence[Sequence[float]], threshold: float) -> list[bool]:
 
 def component_layers(setting: Setting) -> dict[str, list[str]]:
     """The carries of each kind. Raises MethodError where there are none."""
-    setting.need(*KINDS, method="smoothcache")
-    plus = "" if setting.graph.family == "dit" else "+"
+    setting.need(*BRANCHES, method="smoothcache")
+    cuts = setting.graph.cuts
     found = {
-        kind: [f"{u.name}{plus}" for u in setting.graph.units if u.kind == kind and u.name not in setting.graph.cuts]
-        for kind in KINDS[setting.graph.family]
+        role.replace("-", "_"): [carry for carry in setting.branches(role) if carry.rstrip("+") not in cuts]
+        for role in BRANCHES
     }
-    kinds = {kind: names for kind, names in found.items() if names}
-    if not kinds:
-        raise MethodError("smoothcache serves networks with attention; this one has none", code="family")
-    return kinds
-
-
-def _row(setting: Setting, carries: list[str]) -> Row:
-    if setting.graph.family == "dit":
-        return Row(hold=tuple(carries))
-    return Row(delta=tuple(carry.rstrip("+") for carry in carries))
+    return {kind: names for kind, names in found.items() if names}
 
 
 def _relative(now: Tensor, before: Tensor) -> float:

@@ -22,9 +22,8 @@ from pydantic import Field
 
 from edgediff.config import Model
 from edgediff.graph.schedule import HOLD, OUTPUT, Forecast, Row, Schedule
-from edgediff.reuse import Setting
-from edgediff.reuse.deepcache import deep_feature
-from edgediff.reuse.fora import BRANCHES
+from edgediff.reuse import BRANCHES, Setting
+from edgediff.reuse._skips import deep_feature
 
 
 class Spec(Model):
@@ -38,8 +37,7 @@ class Spec(Model):
 
 
 def propose(spec: Spec, setting: Setting) -> Schedule:
-    """Raises MethodError for a family that it does not serve and a branch deeper than the network."""
-    setting.need("dit", "unet2d", method="taylorseer")
+    """Raises MethodError for a branch deeper than the network, and one without such features."""
     calls = setting.calls
     keys = [call for call in range(calls) if call < spec.first or (call - spec.first + 1) % spec.interval == 0]
     carries = _carries(spec, setting)
@@ -78,6 +76,6 @@ def taylor_weights(keys: Sequence[int], call: int, order: int) -> tuple[float, .
 def _carries(spec: Spec, setting: Setting) -> tuple[str, ...]:
     if spec.what == "output":
         return ()
-    if setting.graph.family == "dit":
-        return tuple(unit.name for unit in setting.graph.units if unit.kind in BRANCHES)
-    return (deep_feature(setting.graph, spec.branch),)
+    if setting.graph.of_role("stream"):
+        return setting.branches(*BRANCHES)
+    return (deep_feature(setting.graph, spec.branch, "taylorseer"),)

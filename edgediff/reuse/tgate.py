@@ -1,5 +1,5 @@
-"""T-GATE (arXiv 2404.02747): from call `gate` on no text is looked at, and guidance is off. For U-Nets with
-cross-attention.
+"""T-GATE (arXiv 2404.02747): from call `gate` on no text is looked at, and guidance is off. For networks
+with cross-attention.
 
 Cross-attention adds the branch output that it stored at call gate - 1; from then on the prompt runs alone. Before the
 gate, from call `warm_up` on, self-attention is computed at every `self_interval`-th call only, after the gate at every
@@ -18,7 +18,7 @@ from pydantic import Field
 from edgediff.config import Model
 from edgediff.errors import MethodError
 from edgediff.graph.schedule import Row, Schedule
-from edgediff.reuse import Setting
+from edgediff.reuse import Setting, reuse_row
 
 
 class Spec(Model):
@@ -34,20 +34,17 @@ class Spec(Model):
 def propose(spec: Spec, setting: Setting) -> Schedule:
     """Up to four rows: `full`, `sparse` (self-attention's change), `gated` (cross-attention's), `gated_sparse`. Raises
     MethodError for networks without cross-attention, and for a gate outside the calls."""
-    setting.need("unet2d", method="tgate")
-    graph, calls = setting.graph, setting.calls
-    cross = tuple(unit.name for unit in graph.units if unit.kind == "cross_attention")
-    own = tuple(unit.name for unit in graph.units if unit.kind == "self_attention")
-    if not cross:
-        raise MethodError("tgate serves unet2d networks with cross-attention; this one has none", code="family")
+    setting.need("cross-attention", method="tgate")
+    calls = setting.calls
+    cross, own = setting.branches("cross-attention"), setting.branches("self-attention")
     gate = spec.gate if spec.gate is not None else max(1, round(0.4 * calls))
     if gate >= calls:
         raise MethodError(f"gate = {gate}: it needs 1 to {calls - 1}, the sampler makes {calls} calls", code="gate")
     rows = {
         "full": Row(),
-        "sparse": Row(delta=own),
-        "gated": Row(delta=cross),
-        "gated_sparse": Row(delta=(*own, *cross)),
+        "sparse": reuse_row(own),
+        "gated": reuse_row(cross),
+        "gated_sparse": reuse_row((*own, *cross)),
     }
     order = tuple(_row(spec, call, gate) for call in range(calls))
     return Schedule(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -18,6 +18,7 @@ class Runner(Protocol):
         ...
 
 
+@runtime_checkable
 class StatefulRunner(Runner, Protocol):
     """A runner that keeps carries itself, between its calls and those of the other graphs of its file.
 
@@ -33,5 +34,4 @@ class StatefulRunner(Runner, Protocol):
 
 def held_states(runner: Runner) -> Mapping[str, str]:
     """The states of a runner; none of one that keeps nothing."""
-    found: Mapping[str, str] = getattr(runner, "states", {})
-    return found
+    return runner.states if isinstance(runner, StatefulRunner) else {}

@@ -23,6 +23,7 @@ class GraphParity(Model):
     max_abs: float = Field(ge=0)
     finite: bool = True
     floor_db: float
+    precision: str = ""
 
     @property
     def ok(self) -> bool:
@@ -35,6 +36,8 @@ class TrajectoryParity(Model):
 
     worst_step: int = Field(ge=0)
     psnr_db: float
+    finite: bool = True
+    problem: str | None = None
 
 
 class PictureParity(Model):
@@ -53,13 +56,14 @@ class ProgramParity(Model):
     @property
     def ok(self) -> bool:
         """Whether the picture keeps its floor."""
-        return self.image.psnr_db >= self.image.floor_db
+        return self.trajectory.finite and self.image.psnr_db >= self.image.floor_db
 
 
 class BackendParity(Model):
-    """One backend. `executed_by`: what computed its artifacts, such as a runtime and its version, or a stand-in."""
+    """One backend. `executed_by`: what computed its artifacts: its own runtime, or what stood in for it here."""
 
     executed_by: str
+    stand_in: bool = False
     graphs: dict[str, GraphParity]
     programs: dict[str, ProgramParity]
 
@@ -103,7 +107,14 @@ class Parity(Model):
         """The JSON of `edgediff verify`: each backend's graphs, the default program's trajectory and image under the
         names that other programs rely on, and all programs beside them."""
         whole: dict[str, Any] = self.model_dump(mode="json", exclude_none=True)
-        for backend in whole["backends"].values():
+        for name, backend in whole["backends"].items():
+            found = self.backends[name]
+            backend["ok"] = found.ok
+            backend["stand_in"] = found.executed_by if found.stand_in else ""
+            for graph, one in found.graphs.items():
+                backend["graphs"][graph]["ok"] = one.ok
+            for program, made in found.programs.items():
+                backend["programs"][program]["image"]["ok"] = made.ok
             backend |= backend["programs"].get(default, {})
         return whole
 

@@ -18,6 +18,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from edgediff.config import Model
 from edgediff.errors import BundleError, ConfigError, did_you_mean
+from edgediff.runtime.precision import Word
 from edgediff.runtime.steps import Number, StepRow, StepTable, Update
 
 VERSION = "2.0"
@@ -28,7 +29,6 @@ SCALE: Literal["scale"] = "scale"
 Makes = Literal["image", "audio"]
 Kind = Literal["text-to-image", "class-to-image", "unconditional-image", "unconditional-audio"]  # of a model
 Mode = Literal["batched", "sequential"]
-Precision = Literal["fp32", "tf32", "fp16", "bf16", "w8", "w8a8", "w8a16", "w4", "w4a8"]
 DType = Literal["float32", "float16", "int64", "int32"]
 Stream = Literal["mt19937", "philox"]
 Takes = Literal["prompt", "negative_prompt", "picture", "mask"]
@@ -172,7 +172,7 @@ class Artifact(Model):
 
     file: Path
     function: Short | None = None
-    precision: Precision
+    precision: Word
     data: Annotated[tuple[Path, ...], Length(0, 64)] = ()
     chunks: Annotated[tuple[Path, ...], Length(0, 64)] = ()
     delegates: Annotated[dict[Name, Count], Field(max_length=512)] = {}

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from edgediff.errors import BackendError, unknown
 from edgediff.plugins import load_plugin
 from edgediff.runtime.conditions import used_encoders
 from edgediff.runtime.engine import Array, Runner, StatefulRunner, held_states
-from edgediff.runtime.manifest import Manifest
+from edgediff.runtime.manifest import Artifact, Graph, Manifest
+
+
+class Engine(Protocol):
+    """The part of a backend that runs on a device."""
+
+    def open_runner(
+        self, folder: Path, graph: Graph, artifact: Artifact, *, batch: int, threads: int | None = None
+    ) -> Runner: ...
+
+    def stand_in(self, artifact: Artifact) -> str: ...
 
 
 def used_graphs(manifest: Manifest, program: str | None = None) -> tuple[tuple[str, int], ...]:
@@ -27,10 +37,8 @@ def used_graphs(manifest: Manifest, program: str | None = None) -> tuple[tuple[s
 
 def find_stand_in(manifest: Manifest, backend: str, program: str | None = None) -> str:
     """What computes a backend's programs on this machine where its own runtime is not, in a few words; else empty."""
-    ask = getattr(load_plugin("backends", backend), "stand_in", None)
-    if ask is None:
-        return ""
-    found = [ask(manifest.graphs[graph].artifacts[backend]) for graph, _ in used_graphs(manifest, program)]
+    engine: Engine = load_plugin("backends", backend)
+    found = [engine.stand_in(manifest.graphs[graph].artifacts[backend]) for graph, _ in used_graphs(manifest, program)]
     return " and ".join(filter(None, dict.fromkeys(found)))
 
 
@@ -58,7 +66,7 @@ def open_runners(
 ) -> tuple[dict[str, Runner], dict[str, float]]:
     """The runner of each graph, and the seconds that each took to load, by `<graph>` or `<graph>@<batch>`."""
     name, loaded, seconds = choose_backend(manifest, backend, program), {}, {}
-    opener = load_plugin("backends", name).open_runner
+    engine: Engine = load_plugin("backends", name)
     batches: dict[str, list[int]] = {}
     for graph, batch in used_graphs(manifest, program):
         batches.setdefault(graph, []).append(batch)
@@ -67,7 +75,7 @@ def open_runners(
         opened: dict[int, Runner] = {}
         for batch in sizes:
             start = time.perf_counter()
-            opened[batch] = opener(folder, typed, typed.artifacts[name], batch=batch, threads=threads)
+            opened[batch] = engine.open_runner(folder, typed, typed.artifacts[name], batch=batch, threads=threads)
             seconds[graph if len(sizes) == 1 else f"{graph}@{batch}"] = time.perf_counter() - start
         loaded[graph] = opened[sizes[0]] if len(sizes) == 1 else _ByBatch(opened, latent_input(manifest, graph))
     return loaded, seconds

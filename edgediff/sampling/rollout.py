@@ -205,7 +205,7 @@ class _Calls:
             both = {name: torch.cat([self.null[name], value]) for name, value in self.given.items()}
             empty, prompt = self._evaluate(own, torch.cat([sample, sample]), both).chunk(2)
             self.differences.insert(0, prompt - empty)
-            output = empty + own.guidance * self.differences[0]
+            output = empty + float(own.guidance) * self.differences[0]  # rollouts follow no asked scale
             del self.differences[self.held :]
         if self.watch is not None:
             self.watch(Call(index, self.latent, prompt, empty, output))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from edgediff.config import read_text
+from edgediff.config import read_lines
 from edgediff.documents.recipe import CalibrationTable, GuidanceTable, Recipe
 from edgediff.errors import ConfigError, SamplerError
+from edgediff.networks import family_of
 from edgediff.plugins import Progress
 from edgediff.runtime.rng import Rng
 from edgediff.runtime.steps import StepRow, StepTable, run_steps
@@ -179,7 +181,7 @@ def _sample_batch(
     place: tuple[int, int],
 ) -> Tensor:
     streams = [Rng(seed) for seed in seeds]
-    network, device = denoiser or _denoiser(pipeline), pipeline.device
+    network, device = denoiser or own_denoiser(pipeline), pipeline.device
     given, null = ({k: v.to(device) for k, v in side.items()} for side in pipeline.conditions(prompts))
     both = {name: torch.cat([empty.expand_as(given[name]), given[name]]) for name, empty in null.items()}
 
@@ -204,18 +206,13 @@ def _sample_batch(
     return torch.as_tensor(latent).clone()
 
 
-def _denoiser(pipeline: Pipeline) -> Denoiser:
-    network: Any = pipeline.denoiser
-
-    def call(sample: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
-        result: Tensor = network(sample, timestep=time.expand(len(sample)), **conditions, return_dict=False)[0]
-        return result[:, : sample.shape[1]]  # of learned variances the noise alone
-
-    return call
+def own_denoiser(pipeline: Pipeline) -> Denoiser:
+    """The untouched network's own forward."""
+    return partial(family_of(pipeline.denoiser).forward, pipeline.denoiser)
 
 
 def _read_prompts(path: Path, count: int) -> tuple[str, ...]:
-    prompts = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    prompts = [line.strip() for line in read_lines(path) if line.strip()]
     if not prompts:
         raise ConfigError("has no prompts; write one a line", where=str(path), code="prompts")
     if len(prompts) < count:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from edgediff.config import Model, dump_json, parse, parse_json
+from edgediff.config import Model, dump_json, parse, parse_outside
 from edgediff.documents.recipe import Recipe, StageTable
 from edgediff.errors import MethodError
 from edgediff.graph.units import UnitGraph
@@ -53,7 +53,7 @@ class Scores:
     @classmethod
     def from_json(cls, graph: UnitGraph, text: str, *, where: str) -> Scores:
         """Reads what `to_json` wrote. Raises ConfigError naming `where`."""
-        return cls(graph, parse_json(text, _Stages, where=where).stages)
+        return cls(graph, parse_outside(text, _Stages, where=where).stages)
 
 
 class _Stages(Model):

@@ -8,13 +8,13 @@
 Sizes are fixed, as the Neural Engine wants them. A graph that the program runs with and without guidance has a
 second function (or package) `<graph>_batch1`; the first is for the batch of its first call. Integers are int32,
 which is all that Core ML has. Cached features cross as inputs and outputs, in fp32 as the manifest says, or stay in
-the package as states (`_coreml_states`). `chunks = 2` makes two packages of the denoiser, `unet_chunk1.mlpackage` and
-`unet_chunk2.mlpackage`, each with about half the weights of every function (`_coreml_chunks`).
+the package as states (`states`). `chunks = 2` makes two packages of the denoiser, `unet_chunk1.mlpackage` and
+`unet_chunk2.mlpackage`, each with about half the weights of every function (`chunks`).
 
 Precision `fp16` computes and keeps everything in fp16 but the *islands* of the target (`auto`: the sinusoid of the
-time embedding, and what measured parity says, see `_coreml_islands`); `int8` is `fp16` with weights in 8 bits, one
-scale per output channel, which Core ML expands when it loads. `plan.weights` codes weights otherwise (tables, 4 bits,
-zeros), whatever the precision.
+time embedding, and what measured parity says, see `islands`); `w8` and `w4` are `fp16` with weights in 8 or 4 bits, one
+scale per output channel, which Core ML expands when it loads. `plan.weights` codes weights otherwise (tables, a scale
+per group, zeros).
 """
 
 from __future__ import annotations
@@ -31,22 +31,34 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgediff.backends import Artifacts
+from edgediff.backends import Artifacts, check_precision
 from edgediff.backends._capture import function_name, graph_batches
 from edgediff.backends.coreml.runners import MAIN
+from edgediff.backends.coreml.settings import Settings
 from edgediff.errors import BackendError
 from edgediff.runtime.engine import Array, Runner
 from edgediff.runtime.manifest import Artifact, Graph
+from edgediff.runtime.precision import weight_bits
 
 if TYPE_CHECKING:
     from edgediff.backends.coreml.link import Compress, Description
-    from edgediff.documents.target import CoreMLTable, Target
-    from edgediff.documents.weight_format import Encoded
+    from edgediff.documents.target import BackendTable, Target
     from edgediff.mil import Program
     from edgediff.variants import Variant, Variants
+    from edgediff.weight_codes import Encoded
 
 NAME = "coreml"
 CODES_WEIGHTS = True  # `plan.weights` is heeded
+
+
+def precisions(table: BackendTable) -> Mapping[str, str]:
+    """What each precision that this backend serves computes."""
+    return {
+        "fp32": "all in fp32",
+        "fp16": "all in fp16 but the target's islands",
+        "w8": "as fp16, from 8-bit weights",
+        "w4": "as fp16, from 4-bit weights",
+    }
 
 
 def lower(variants: Variants, target: Target, out: Path) -> Artifacts:
@@ -59,8 +71,10 @@ def lower(variants: Variants, target: Target, out: Path) -> Artifacts:
     from edgediff.mil.package import import_coremltools
 
     import_coremltools(NAME)
-    check_deployment(target.coreml)
-    check_states(target.coreml, variants.plan, variants.plan.backends[NAME].precision)
+    table = target.settings(NAME, Settings)
+    check_precision(NAME, variants.plan.backends[NAME].precision, precisions(table))
+    check_deployment(table)
+    check_states(table, variants.plan, variants.plan.backends[NAME].precision)
     graphs: dict[str, Artifact] = {}
     components: dict[str, list[Variant]] = {}
     for variant in variants.graphs.values():
@@ -72,7 +86,7 @@ def lower(variants: Variants, target: Target, out: Path) -> Artifacts:
     return Artifacts(NAME, graphs, {"coremltools": importlib.metadata.version("coremltools")})
 
 
-def check_deployment(table: CoreMLTable) -> None:
+def check_deployment(table: Settings) -> None:
     """Raises BackendError when the release that the target names is too old for what it asks."""
     from edgediff.backends.coreml.convert import RELEASES
 
@@ -92,9 +106,10 @@ def _lower_component(
     from edgediff.backends.coreml.metadata import describe_package
     from edgediff.backends.coreml.states import name_states, size_states
 
-    table, precision = target.coreml, variants.plan.backends[NAME].precision
+    table, precision = target.settings(NAME, Settings), variants.plan.backends[NAME].precision
     batches = graph_batches(variants.plan)
-    converted, islands = _convert_members(members, batches, precision, table, work)
+    arithmetic = "fp32" if precision == "fp32" else "fp16"
+    converted, islands = _convert_members(members, batches, arithmetic, table, work)
     denoiser = members[0].name in batches
     largest = max(size for variant in members for size in batches.get(variant.name, (1,)))
     linker = _Linking(
@@ -131,7 +146,7 @@ def _lower_component(
 
 
 def _convert_members(
-    members: list[Variant], batches: Mapping[str, tuple[int, ...]], precision: str, table: CoreMLTable, work: Path
+    members: list[Variant], batches: Mapping[str, tuple[int, ...]], precision: str, table: Settings, work: Path
 ) -> tuple[dict[str, tuple[Variant, Path]], tuple[str, ...]]:
     """Function -> its graph and the package of it alone; and the islands, which the first function's parity chose."""
     islands: tuple[str, ...] | None = None if table.islands == "auto" else tuple(table.islands)
@@ -195,7 +210,7 @@ class _Linking:
 
 
 def _convert(
-    variant: Variant, batch: int, path: Path, precision: str, table: CoreMLTable, islands: tuple[str, ...] | None
+    variant: Variant, batch: int, path: Path, precision: str, table: Settings, islands: tuple[str, ...] | None
 ) -> tuple[str, ...] | None:
     """Writes one function; returns the islands that it has. None of them given: they are measured."""
     from edgediff.backends._attention import rewrite_attention
@@ -219,14 +234,16 @@ def _convert(
 
 
 def _compress(variants: Variants, component: str) -> Compress | None:
-    """How weights are coded: as the plan says, 8 bits where it says int8 and nothing else. Layers of the denoiser
-    that have a format of their own are known again by their values."""
-    from edgediff.documents.weight_format import MIN_WEIGHTS, encode, parse_format
+    """How weights are coded: as the plan says, or else as its precision does. Layers of the denoiser that have a format
+    of their own are known again by their values."""
+    from edgediff.documents.weight_format import parse_format
+    from edgediff.weight_codes import MIN_WEIGHTS, encode
 
     plan = variants.plan
-    word = plan.weights.format if plan.weights else "int8" if plan.backends[NAME].precision == "int8" else ""
-    if not word:
+    precision = plan.backends[NAME].precision
+    if not plan.weights and weight_bits(precision) is None:
         return None
+    word = plan.weights.format if plan.weights else precision
     own = _known_layers(variants) if component == next(iter(variants.denoisers().values())).component else {}
 
     def code(name: str, weight: Array) -> Encoded | None:
@@ -261,7 +278,7 @@ def _check_sizes(out: Path, target: Target) -> None:
     for package in sorted((out / NAME).iterdir()):
         size = sum(path.stat().st_size for path in package.rglob("*") if path.is_file())
         if size > target.memory_ceiling_gb * 1e9:
-            chunks = "" if target.coreml.chunks > 1 else ", chunks = 2"
+            chunks = "" if target.settings(NAME, Settings).chunks > 1 else ", chunks = 2"
             message = (
                 f"'{package.name}' has {size / 1e9:.2f} GB, and an app on {target.name} may hold "
                 f"{target.memory_ceiling_gb:g} GB; choose fewer bits{chunks}, or cut more"

@@ -26,9 +26,9 @@ from edgediff.backends.coreml.messages import (
     describe_function,
     values_of,
 )
-from edgediff.documents.weight_format import Encoded
 from edgediff.mil.blobs import Array
 from edgediff.mil.package import FLOATS, Package, open_package, value_type
+from edgediff.weight_codes import Encoded
 
 FOLDER = "com.apple.CoreML"
 IOS_18 = 9  # its specification version

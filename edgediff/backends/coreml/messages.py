@@ -10,10 +10,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from edgediff.documents.weight_format import Encoded, Linear, Palette, Sparse
 from edgediff.errors import BackendError
 from edgediff.mil.blobs import RECORD, SENTINEL, TYPES, VERSION, Array, pack_bits
 from edgediff.mil.package import DTYPES, NARROW, STRING, value_type
+from edgediff.weight_codes import Encoded, Linear, Palette, Sparse
 
 WEIGHTS = "@model_path/weights/weight.bin"
 ALIGNMENT = 64

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgediff.backends.coreml.link import Description
+from edgediff.backends.coreml.settings import Settings
 from edgediff.backends.coreml.states import name_states
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ CACHES = {
 
 def describe_package(variants: Variants, target: Target, component: str, islands: tuple[str, ...]) -> Description:
     """The texts and notes of one package."""
-    plan, table = variants.plan, target.coreml
+    plan, table = variants.plan, target.settings("coreml", Settings)
     tensors = dict(TENSORS)
     for variant in variants.graphs.values():
         for spec in (*variant.inputs, *variant.outputs):

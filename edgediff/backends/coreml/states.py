@@ -20,15 +20,15 @@ from edgediff.errors import BackendError
 from edgediff.mil.package import value_type
 
 if TYPE_CHECKING:
+    from edgediff.backends.coreml.settings import Settings
     from edgediff.documents.plan import Plan
-    from edgediff.documents.target import CoreMLTable
     from edgediff.variants import Variant
 
 PREFIX = "cache_"
 DTYPE = "float16"  # the only one that Core ML keeps state in
 
 
-def check_states(table: CoreMLTable, plan: Plan, precision: str) -> None:
+def check_states(table: Settings, plan: Plan, precision: str) -> None:
     """Raises BackendError where the target wants states and cannot have them: an old release, fp32, a schedule that
     mixes several past values of a feature, a denoiser in chunks (no two packages share a state)."""
     if table.cache != "state":

@@ -7,9 +7,8 @@
     executorch/tosa/<sha256>.tosa   for Ethos-U: what Vela made the piece with that hash from, to check it by here
 
 Sizes are fixed. A graph that the program runs with and without guidance has a second method `<graph>_batch1`.
-Inputs and outputs are those of the manifest, in its order. The graphs are rewritten (`_executorch_rewrite`) so that
-XNNPACK takes all of each; what stays outside is counted in the manifest. `int8` is said in `_executorch_quantize`;
-`fp16` computes in halves but for the time embedding; with XNNPACK, text encoder and decoder stay fp32.
+Inputs and outputs are those of the manifest, in its order. The graphs are rewritten (`rewrite`) so that XNNPACK
+takes all of each; what stays outside is counted in the manifest. What each precision computes is said in `served`.
 """
 
 from __future__ import annotations
@@ -29,6 +28,8 @@ import numpy as np
 
 from edgediff.backends import Artifacts
 from edgediff.backends._output import ERR, Said, hear_output
+from edgediff.backends.executorch.served import precisions as precisions
+from edgediff.backends.executorch.settings import Settings
 from edgediff.errors import BackendError, first_line, unknown
 from edgediff.plugins import import_or_explain
 from edgediff.runtime.engine import Array, Runner
@@ -37,7 +38,7 @@ from edgediff.runtime.manifest import Artifact, Graph
 if TYPE_CHECKING:
     from edgediff.backends.executorch.delegates import Delegate
     from edgediff.backends.executorch.ethos import Watch
-    from edgediff.backends.executorch.lower import Lowered, Method
+    from edgediff.backends.executorch.lowering import Lowered, Method
     from edgediff.documents.plan import Plan
     from edgediff.documents.target import Target
     from edgediff.variants import Variant, Variants
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 NAME = "executorch"
 TOSA = f"{NAME}/tosa"
 TOOLS = ("executorch", "torchao")
-CODES_WEIGHTS = True  # `plan.weights` is heeded: `int4/32` and the like
+CODES_WEIGHTS = True  # `plan.weights` is heeded: `w4/32` and the like
 STAND_INS = {
     "CoreMLBackend": "edgediff's evaluator of Core ML programs",
     "EthosUBackend": "Arm's reference model of TOSA",
@@ -58,14 +59,15 @@ def lower(variants: Variants, target: Target, out: Path) -> Artifacts:
     """Writes every component below `out/executorch`.
 
     Raises BackendError: an operator without a form (`export`) or outside a delegate that must take all (`delegate`),
-    int8 without calibration (`calibration`), more memory than the target lets an app hold (`too_large`);
+    integers without calibration (`calibration`), more memory than the target lets an app hold (`too_large`);
     MissingLibrary.
     """
     import_or_explain("executorch.exir", needed_by=NAME)
     from edgediff.backends.executorch.delegates import find_delegate
 
     precision = variants.plan.backends[NAME].precision
-    delegate = find_delegate(target.executorch, precision)
+    delegate = find_delegate(target.settings(NAME, Settings), precision)
+    _check_weights(variants.plan)
     components: dict[str, list[Variant]] = {}
     for variant in variants.graphs.values():
         components.setdefault(variant.component, []).append(variant)
@@ -93,7 +95,7 @@ def _lower_component(
     seen: Watch | None,
 ) -> dict[str, Artifact]:
     from edgediff.backends._capture import function_name, graph_batches
-    from edgediff.backends.executorch.lower import Method, peak_bytes, write_program
+    from edgediff.backends.executorch.lowering import Method, peak_bytes, write_program
 
     plan = variants.plan
     batches, wanted = graph_batches(plan), plan.backends[NAME]
@@ -153,45 +155,55 @@ def _program(
     import torch
 
     from edgediff.backends._capture import capture_program
-    from edgediff.backends.executorch.lower import quiet_executorch
+    from edgediff.backends.executorch.lowering import quiet_executorch
     from edgediff.backends.executorch.rewrite import rewrite_program
 
-    if variants.plan.weights and variant.name in variants.plan.graphs:
+    if precision == "w4a8":
         from edgediff.backends.executorch.quantize import group_linears
 
-        group = _group_size(variants.plan, precision, delegate)
+        group = _group_size(variants.plan)
         variant = replace(variant, module=group_linears(variant.module, variant.example, group))
     program = rewrite_program(
         capture_program(variant, batch),
         delegate.forms,
-        query_chunk=target.executorch.query_chunk,
+        query_chunk=target.settings(NAME, Settings).query_chunk,
         dtype=torch.float16 if precision == "fp16" and delegate.halves else torch.float32,
     )
     if delegate.quantize is not None:
         calls = calibration_calls(variants, variant, batch)
         with quiet_executorch():
             program = delegate.quantize(program, calls, variant.name)
-    elif precision == "int8":
+    elif precision == "w8a8":
         from edgediff.backends.executorch.quantize import quantize_program
 
         program = quantize_program(program, calibration_calls(variants, variant, batch), name=variant.name)
     return program
 
 
-def _group_size(plan: Plan, precision: str, delegate: Delegate) -> int:
+def _check_weights(plan: Plan) -> None:
+    """Raises BackendError unless the plan codes weights exactly where its precision wants that."""
+    precision, weights = plan.backends[NAME].precision, plan.weights
+    if (precision == "w4a8") != (weights is not None):
+        asked = f"weights in '{weights.format}' at precision '{precision}'" if weights else "no coded weights"
+        message = f"{asked}: ExecuTorch's coded weights are those of"
+        raise BackendError(f"{message} {_PAIR}; write both, or neither", where="[weights]", code="precision")
+    if weights is not None:
+        _group_size(plan)
+
+
+_PAIR = 'precision = "w4a8" with [weights] format = "w4/32" (or w4/64 and so on), one format for all linear layers'
+
+
+def _group_size(plan: Plan) -> int:
     """Weights per scale of the plan's format. Raises BackendError for formats that XNNPACK has not."""
     from edgediff.documents.weight_format import parse_format
 
     assert plan.weights is not None
     word, chosen = plan.weights.format, parse_format(plan.weights.format)
-    fits = (chosen.kind, chosen.bits, chosen.sparse) == ("int", 4, 0) and chosen.group > 0 and chosen.group % 32 == 0
-    if not fits or plan.weights.layers or precision != "fp32" or delegate.name != "xnnpack":
-        message = (
-            f"weights in '{word}' at {precision} for delegate '{delegate.name}' cannot be had: ExecuTorch takes "
-            'int4/32, int4/64 and so on, one format for all linear layers, with [precision] weights = "fp32" on '
-            "'xnnpack'; leave format and bits out for int8"
-        )
-        raise BackendError(message, where="[precision]", code="precision")
+    fits = (chosen.kind, chosen.bits, chosen.sparse) == ("w", 4, 0) and chosen.group > 0 and chosen.group % 32 == 0
+    if not fits or plan.weights.layers:
+        message = f"weights in '{word}' cannot be had: ExecuTorch takes {_PAIR}"
+        raise BackendError(message, where="[weights]", code="precision")
     return chosen.group
 
 

@@ -7,13 +7,15 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edgediff.backends import check_precision
 from edgediff.backends.executorch.rewrite import REWRITES
+from edgediff.backends.executorch.served import delegate_name, precisions
 from edgediff.errors import BackendError, unknown
 from edgediff.plugins import import_or_explain
 
 if TYPE_CHECKING:
     from edgediff.backends.executorch.ethos import Watch
-    from edgediff.documents.target import ExecuTorchTable
+    from edgediff.backends.executorch.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -21,14 +23,13 @@ class Delegate:
     """`partitioners` makes them anew for every method. `forms` are the rewrites of `_executorch_rewrite` that it
     wants. `backend_ids` are its names in a program. `may_leave`: operators may stay outside it. `halves`: for fp16 it
     wants a graph in halves, and text encoder and decoder stay fp32; others turn all fp32 graphs themselves. `quantize`
-    makes int8 of every component in the delegate's own way (program, calls, graph's name), `watch` is entered around
-    lowering and keeps what the vendor's compiler says. `tools`: packages whose versions the manifest names."""
+    makes integers of every component in the delegate's own way (program, calls, graph's name), `watch` is entered
+    around lowering and keeps what the vendor's compiler says. `tools`: packages whose versions the manifest names."""
 
     name: str
     partitioners: Callable[[], list[Any]]
     forms: tuple[str, ...]
     backend_ids: tuple[str, ...]
-    precisions: tuple[str, ...]
     may_leave: bool
     halves: bool = False
     quantize: Callable[[Any, Sequence[Any], str], Any] | None = None
@@ -36,29 +37,23 @@ class Delegate:
     tools: tuple[str, ...] = ()
 
 
-def find_delegate(table: ExecuTorchTable, precision: str) -> Delegate:
+def find_delegate(table: Settings, precision: str) -> Delegate:
     """The delegate of a target's `[executorch]` table.
 
     Raises BackendError for an unknown one, for a precision that it has not, for what the installed ExecuTorch cannot
     lower to; MissingLibrary.
     """
-    name = table.delegate or "xnnpack"
-    if name not in _MAKERS:
-        raise BackendError(unknown("delegate", name, sorted(_MAKERS)), where="[executorch]", code="delegate")
-    found = _MAKERS[name](table, precision)
-    if precision not in found.precisions:
-        message = f"delegate '{name}' has no precision '{precision}'; it has {', '.join(found.precisions)}"
-        raise BackendError(message, where="[executorch]", code="precision")
-    return found
+    name = delegate_name(table)
+    check_precision(f"executorch with delegate '{name}'", precision, precisions(table), where="[executorch]")
+    return _MAKERS[name](table, precision)
 
 
-def _xnnpack(table: ExecuTorchTable, precision: str) -> Delegate:
+def _xnnpack(table: Settings, precision: str) -> Delegate:
     return Delegate(
         "xnnpack",
         _xnnpack_partitioners,
         REWRITES,
         ("XnnpackBackend",),
-        ("fp32", "fp16", "int8"),
         may_leave=True,
         halves=True,
     )
@@ -70,7 +65,7 @@ def _xnnpack_partitioners() -> list[Any]:
     return [XnnpackPartitioner()]
 
 
-def _coreml(table: ExecuTorchTable, precision: str) -> Delegate:
+def _coreml(table: Settings, precision: str) -> Delegate:
     """Core ML takes networks as they are; precision is its own affair (fp16 computes in halves, but for the
     sinusoid of a timestep)."""
     from edgediff.mil.package import import_coremltools
@@ -89,12 +84,10 @@ def _coreml(table: ExecuTorchTable, precision: str) -> Delegate:
         )
         return [CoreMLPartitioner(compile_specs=specs), *_fallback(table)]
 
-    return Delegate(
-        "coreml", make, ("identity",), ("CoreMLBackend",), ("fp32", "fp16"), table.fallback, watch=watch_core_ml
-    )
+    return Delegate("coreml", make, ("identity",), ("CoreMLBackend",), table.fallback, watch=watch_core_ml)
 
 
-def _vulkan(table: ExecuTorchTable, precision: str) -> Delegate:
+def _vulkan(table: Settings, precision: str) -> Delegate:
     """Attention as PyTorch decomposes it holds infinities, which Vulkan's writer cannot spell."""
 
     def make() -> list[Any]:
@@ -104,10 +97,10 @@ def _vulkan(table: ExecuTorchTable, precision: str) -> Delegate:
         return [VulkanPartitioner(options), *_fallback(table)]
 
     forms = ("attention", "split", "shapes", "identity")
-    return Delegate("vulkan", make, forms, ("VulkanBackend",), ("fp32", "fp16"), table.fallback)
+    return Delegate("vulkan", make, forms, ("VulkanBackend",), table.fallback)
 
 
-def _ethos_u(table: ExecuTorchTable, precision: str) -> Delegate:
+def _ethos_u(table: Settings, precision: str) -> Delegate:
     """With `fallback` the rest runs on the CPU's own kernels: beside an Ethos-U there need be no XNNPACK."""
     import_or_explain("tosa_serializer", needed_by="ethos-u")
     import_or_explain("ethosu.vela", needed_by="ethos-u")
@@ -121,14 +114,13 @@ def _ethos_u(table: ExecuTorchTable, precision: str) -> Delegate:
         return [EthosUPartitioner(compile_spec(table))]
 
     def quantize(program: Any, calls: Sequence[Any], name: str) -> Any:
-        return quantize_for_npu(program, calls, table, name)
+        return quantize_for_npu(program, calls, table, name, activation_bits=16 if precision == "w8a16" else 8)
 
     return Delegate(
         "ethos-u",
         make,
         REWRITES,
         ("EthosUBackend",),
-        ("int8",),
         table.fallback,
         quantize=quantize,
         watch=watch_vela,
@@ -136,7 +128,7 @@ def _ethos_u(table: ExecuTorchTable, precision: str) -> Delegate:
     )
 
 
-def _qnn(table: ExecuTorchTable, precision: str) -> Delegate:
+def _qnn(table: Settings, precision: str) -> Delegate:
     """The wheel has the partitioner, and needs Qualcomm's SDK for all that it does."""
     import os
 
@@ -163,14 +155,14 @@ def _qnn(table: ExecuTorchTable, precision: str) -> Delegate:
         specs = generate_qnn_executorch_compiler_spec(soc_model=chip, backend_options=options)
         return [QnnPartitioner(specs), *_fallback(table)]
 
-    return Delegate("qnn", make, ("split", "identity"), ("QnnBackend",), ("fp16",), table.fallback)
+    return Delegate("qnn", make, ("split", "identity"), ("QnnBackend",), table.fallback)
 
 
-def _fallback(table: ExecuTorchTable) -> list[Any]:
+def _fallback(table: Settings) -> list[Any]:
     return _xnnpack_partitioners() if table.fallback else []
 
 
-_MAKERS: dict[str, Callable[[ExecuTorchTable, str], Delegate]] = {
+_MAKERS: dict[str, Callable[[Settings, str], Delegate]] = {
     "xnnpack": _xnnpack,
     "coreml": _coreml,
     "vulkan": _vulkan,

@@ -1,7 +1,7 @@
 """Arm Ethos-U through TOSA and Vela: a compile spec, the quantizer that its compiler wants, and what Vela says.
 
 Everything between a graph's inputs and outputs is in integers, norms and softmax included: weights of 8 bits with a
-scale per output channel, activations of 8, or of 16 where the target says so. What that would ruin stays fp32 on the
+scale per output channel, activations of 8 (`w8a8`) or 16 (`w8a16`). What that would ruin stays fp32 on the
 CPU that feeds the NPU: whatever is made of the timestep or of integer inputs alone, up to the first layer (the sinusoid
 of the time embedding, the look-up of tokens).
 
@@ -25,6 +25,7 @@ from edgediff.backends._capture import operator_name, place_of
 from edgediff.backends._output import ERR, OUT, Said, hear_output
 from edgediff.backends.executorch.retrace import sizes_in_place, weights_by_name
 from edgediff.backends.executorch.rewrite import MASKED
+from edgediff.backends.executorch.settings import Settings
 from edgediff.backends.executorch.standin import tosa_file
 from edgediff.errors import BackendError, unknown
 from edgediff.runtime.latency import DeviceFacts, LatencyTable, NpuEstimate, graph_times, image_times
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     import torch
 
     from edgediff.documents.plan import Plan
-    from edgediff.documents.target import ExecuTorchTable, Target
+    from edgediff.documents.target import Target
 
 HEADROOM = 4.0
 HIDDEN = 12.0  # e^-12 beside a place's own logit is less than 16 bits of a softmax can tell from 0
@@ -41,7 +42,7 @@ MEMORIES = ("sram", "dram", "on_chip_flash", "off_chip_flash")
 Call = tuple["torch.Tensor", ...]
 
 
-def compile_spec(table: ExecuTorchTable) -> Any:
+def compile_spec(table: Settings) -> Any:
     """ExecuTorch's `EthosUCompileSpec` of a target's `chip`, `system` and `memory`.
 
     Raises BackendError (code `delegate`) for a chip that Vela does not know; MissingLibrary.
@@ -59,8 +60,11 @@ def compile_spec(table: ExecuTorchTable) -> Any:
 # Quantizing
 
 
-def quantize_for_npu(program: Any, calls: Sequence[Call], table: ExecuTorchTable, name: str) -> Any:
-    """The exported program in 8 bits for the NPU; `calls` are inputs along calibration trajectories.
+def quantize_for_npu(
+    program: Any, calls: Sequence[Call], table: Settings, name: str, *, activation_bits: int = 8
+) -> Any:
+    """The exported program in integers for the NPU, weights in 8 bits; `calls` are inputs along calibration
+    trajectories.
 
     Raises BackendError (code `calibration`) without calls: there are no scales without them.
     """
@@ -85,7 +89,7 @@ def quantize_for_npu(program: Any, calls: Sequence[Call], table: ExecuTorchTable
         )
     module = _decomposable(program.module(check_guards=False), calls)
     quantizer = OutsideTheHost(compile_spec(table))
-    quantizer.set_global(npu_config(table.activation_bits))
+    quantizer.set_global(npu_config(activation_bits))
     for node in host_nodes(module.graph):
         quantizer.set_node_name(node.name, None)
     return _run_pt2e(module, quantizer, calls, program.example_inputs[0])
@@ -308,13 +312,14 @@ def vendor_table(reports: Mapping[str, Sequence[VelaReport]], plan: Plan, target
     times = {graph: one.cycles / one.clock_mhz / 1e3 for graph, one in npu.items()}
     image = sum(count * times.get(graph, 0.0) for graph, count in calls_per_image(plan, tuple(reports)).items())
     tool = f"Vela {importlib.metadata.version('ethos-u-vela')}"
+    chip = target.settings("executorch", Settings).chip
     return LatencyTable(
         source="vendor-estimate",
         npu=npu,
         device=DeviceFacts(
             name=target.name,
             backend="executorch",
-            runtime=f"{tool}, {target.executorch.chip} at {first.clock_mhz:g} MHz, {first.system}, {first.memory_mode}",
+            runtime=f"{tool}, {chip} at {first.clock_mhz:g} MHz, {first.system}, {first.memory_mode}",
         ),
         graphs={graph: graph_times([ms]) for graph, ms in times.items()},
         end_to_end_ms=image_times([image]),

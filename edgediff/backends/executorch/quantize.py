@@ -4,8 +4,8 @@ one scale per tensor.
 Scales of activations come from calibration trajectories, for inputs and outputs of a layer alike. What is between
 layers (norms, softmax, sums) stays fp32, and so do layers that are hardly any of the work but all of the signal: those
 with fewer than 16 channels on either side (the first and the last), and those that see one vector per picture (the
-time embedding). Our choice. Weights of 4 bits are for linear layers, in groups, with activations of 8 bits whose scales
-are taken from each token.
+time embedding). Our choice. That is `w8a8`; `w4a8` has weights of 4 bits in linear layers alone, in groups, with
+activations of 8 bits whose scales are taken from each token.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def quantize_program(program: Any, calls: Sequence[Call], *, name: str = "") -> 
     """
     if not calls:
         raise BackendError(
-            f"graph '{name}' in int8 needs calibration data and has none: build it with `edgediff build`, which makes "
+            f"graph '{name}' in w8a8 needs calibration data and has none: build it with `edgediff build`, which makes "
             "pictures of calibration prompts, or give Variants.calibration",
             code="calibration",
         )
@@ -73,7 +73,7 @@ def group_linears(module: nn.Module, example: Call, group: int) -> nn.Module:
     }
     if not chosen:
         message = f"no linear layer here takes weights in groups of {group}: their inputs are no multiple of it"
-        raise BackendError(f"{message}; choose another [precision] format", code="precision")
+        raise BackendError(f"{message}; choose another [weights] format", code="precision")
     bits = torch.int4  # type: ignore[attr-defined]
     config = Int8DynamicActivationIntxWeightConfig(weight_dtype=bits, weight_granularity=PerGroup(group))
     quantize_(made, config, filter_fn=lambda layer, name: layer in chosen)

@@ -4,7 +4,7 @@
     onnxruntime/text_encoder/model.onnx  weights.bin
     onnxruntime/vae_decoder/model.onnx   weights.bin
 
-What the precisions mean is said in `_onnx_fp16.to_fp16` and `_onnx_int8.to_int8`. Format `ort` is for builds of
+What the precisions mean is said in `fp16.to_fp16` and `w8a8.to_w8a8`. Format `ort` is for builds of
 ONNX Runtime without the ONNX parser. It is a flatbuffer with the weights inside: nothing is shared between graphs,
 none may pass 2 GB, and there is no fp16 (an `.ort` file is optimized for the machine that writes it, and desktop
 builds, which have hardly any fp16 kernels, put fp32 weights in). What such a build must contain is listed in
@@ -17,11 +17,12 @@ import contextlib
 import importlib.metadata
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from edgediff.backends import Artifacts
+from edgediff.backends import Artifacts, check_precision
+from edgediff.documents.target import BackendTable
 from edgediff.errors import BackendError, did_you_mean, first_line
 from edgediff.plugins import import_or_explain
 from edgediff.runtime.engine import Array, Runner
@@ -29,7 +30,7 @@ from edgediff.runtime.manifest import BATCH, Artifact, Graph, TensorSpec
 
 if TYPE_CHECKING:
     from edgediff.documents.plan import BackendPlan
-    from edgediff.documents.target import Target
+    from edgediff.documents.target import BackendTable, Target
     from edgediff.variants import Variant, Variants
 
 NAME = "onnxruntime"
@@ -45,6 +46,22 @@ TRACED_CALLS = 4  # the first pays what is done late, and is left out when the t
 DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(int64)": "int64", "tensor(int32)": "int32"}
 
 
+class Settings(BackendTable):
+    """The table `[onnxruntime]` of a target."""
+
+    format: Literal["onnx", "ort"] = "onnx"
+
+
+def precisions(table: BackendTable) -> Mapping[str, str]:
+    """What each precision that this backend serves computes."""
+    return {
+        "fp32": "all in fp32",
+        "fp16": "all in fp16 but the sinusoid of the timestep",
+        "w8a8": "matrix products of 8-bit integers, their inputs scaled as they come; convolutions and embeddings "
+        "from 8-bit weights in fp32",
+    }
+
+
 def lower(variants: Variants, target: Target, out: Path) -> Artifacts:
     """Writes every graph below `out/onnxruntime`. Peak memory is the loaded model and one tensor.
 
@@ -54,6 +71,7 @@ def lower(variants: Variants, target: Target, out: Path) -> Artifacts:
     for library in ("onnxscript", "onnxruntime"):
         import_or_explain(library, needed_by=NAME)
     plan = variants.plan.backends[NAME]
+    check_precision(NAME, plan.precision, precisions(target.backend(NAME)))
     _check_format(plan)
     components: dict[str, list[Variant]] = {}
     for variant in variants.graphs.values():
@@ -139,7 +157,7 @@ def _check_format(plan: BackendPlan) -> None:
     if plan.format not in FORMATS:
         raise BackendError(f"{NAME} has no format '{plan.format}'{did_you_mean(plan.format, FORMATS)}", code="format")
     if (plan.format, plan.precision) == ("ort", "fp16"):
-        message = "an .ort file written here would hold fp32 weights; choose format 'onnx' for fp16, or int8 weights"
+        message = "an .ort file written here would hold fp32 weights; choose format 'onnx' for fp16, or precision w8a8"
         raise BackendError(message, code="format")
 
 
@@ -156,7 +174,7 @@ def _lower_component(members: list[Variant], plan: BackendPlan, out: Path, folde
             if plan.format == "ort" and size > ORT_LIMIT:
                 message = (
                     f"graph '{variant.name}' has {size / 1e9:.1f} GB of weights in {plan.precision}, and an .ort file "
-                    "ends at 2 GB; choose fp16 or int8 weights, or format 'onnx'"
+                    "ends at 2 GB; choose precision w8a8, or format 'onnx'"
                 )
                 raise BackendError(message, code="too_large")
             graphs[variant.name] = Artifact(file=file, precision=plan.precision, data=(f"{folder}/weights.bin",))
@@ -166,13 +184,13 @@ def _lower_component(members: list[Variant], plan: BackendPlan, out: Path, folde
 def _make_program(variant: Variant, precision: str) -> Any:
     from edgediff.backends.onnxruntime.export import export_graph
     from edgediff.backends.onnxruntime.fp16 import to_fp16
-    from edgediff.backends.onnxruntime.int8 import to_int8
+    from edgediff.backends.onnxruntime.w8a8 import to_w8a8
 
     model = export_graph(variant)
     if precision == "fp16":
         to_fp16(model)
-    elif precision == "int8":
-        to_int8(model)
+    elif precision == "w8a8":
+        to_w8a8(model)
     return model
 
 

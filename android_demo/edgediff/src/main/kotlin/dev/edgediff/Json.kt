@@ -1,7 +1,7 @@
 package dev.edgediff
 
 /**
- * Strict JSON, as Python's `config.parse_json` reads it: a key given twice, NaN, a trailing comma or text after the
+ * Strict JSON, as Python's `config.load_plain` reads it: a key given twice, NaN, a trailing comma or text after the
  * end are errors. Values are Map, List, String, Boolean, null and [JsonNumber].
  *
  * [unholdable] names the first number or text that the JSON can spell but no file may hold (1e999, half of a

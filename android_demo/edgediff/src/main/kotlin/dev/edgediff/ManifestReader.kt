@@ -53,7 +53,7 @@ private fun foldCase(path: String): String =
     Normalizer.normalize(path, Normalizer.Form.NFC).uppercase().lowercase()
 
 private val KINDS = listOf("text-to-image", "class-to-image", "unconditional-image", "unconditional-audio")
-private val PRECISIONS = listOf("fp32", "fp16", "int8")
+private val PRECISIONS = listOf("fp32", "fp16", "bf16", "w8", "w8a8", "w8a16", "w4", "w4a8")
 private val HASH = Regex("[0-9a-f]{64}")
 
 private fun readManifest(fields: Fields) = Manifest(

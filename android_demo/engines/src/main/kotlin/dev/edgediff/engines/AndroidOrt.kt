@@ -12,7 +12,7 @@ public enum class OrtProvider { CPU, XNNPACK, NNAPI, QNN }
 
 /**
  * ONNX Runtime with a provider's options from what the manifest says of a graph: an fp16 graph lets NNAPI and QNN
- * compute in half precision, an fp32 graph does not, and int8 graphs go to QNN's HTP as they are. [qnnLibrary] is the
+ * compute in half precision, an fp32 graph does not, and a w8a8 graph is handed over as it is. [qnnLibrary] is the
  * HTP library that `onnxruntime-android-qnn` brings. Raises `provider` when this build of ONNX Runtime lacks it.
  */
 public fun ortEngine(

@@ -21,7 +21,7 @@ class AndroidOrtTest {
     @Test
     fun `options follow the manifest's precision`() {
         assertEquals(EnumSet.of(NNAPIFlags.USE_FP16), nnapiFlags(artifact("fp16")))
-        assertTrue(nnapiFlags(artifact("fp32")).isEmpty() && nnapiFlags(artifact("int8")).isEmpty())
+        assertTrue(nnapiFlags(artifact("fp32")).isEmpty() && nnapiFlags(artifact("w8a8")).isEmpty())
         assertEquals("1", qnnOptions(artifact("fp16"), "lib.so")["enable_htp_fp16_precision"])
         assertEquals("0", qnnOptions(artifact("fp32"), "lib.so")["enable_htp_fp16_precision"])
         assertEquals("3", xnnpackOptions(3)["intra_op_num_threads"])

@@ -1,4 +1,4 @@
-"""An ONNX program from fp32 to int8 weights, in place; its inputs and outputs stay float32 and int64."""
+"""An ONNX program from fp32 to w8a8, in place; its inputs and outputs stay float32 and int64."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ QMAX = 127
 ZERO = 128  # what uint8 weights of matrix products call zero
 
 
-def to_int8(model: ir.Model) -> None:
+def to_w8a8(model: ir.Model) -> None:
     """Weights as 8-bit integers, symmetric around zero, with a scale of their own per output channel.
 
     *Matrix products* run in integers: the other operand is quantized to uint8 on the fly, per tensor (ONNX
@@ -25,7 +25,7 @@ def to_int8(model: ir.Model) -> None:
     (Integer convolutions are slower than fp32 ones on CPUs, measured.) Biases and norms stay fp32.
     """
     graph = model.graph
-    refuse_subgraphs(graph, "int8")
+    refuse_subgraphs(graph, "w8a8")
     operands: dict[ir.Value, tuple[ir.Value, ...]] = {}
     for node in list(graph):
         if node.op_type in ("MatMul", "Gemm") and _weight(node, 1) is not None:
