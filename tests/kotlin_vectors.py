@@ -65,7 +65,7 @@ def main(folder: Path) -> None:
 
 def change_manifests() -> list[dict[str, Any]]:
     """`[{"valid", "cases": [[path, value, code]]}]`; a value of `{"absent": true}` takes the key away. All of the
-    valid bundle's manifest; its graphs once more with a state; of manifests that say more than it does, what they say."""
+    valid bundle's manifest; its graphs once more with a state; of manifests that say more, that."""
     found = [_change(valid_tree().files["manifest.json"].decode(), ()), _change(_stateful(), ("graphs",))]
     for case in make_cases():
         if case.name in PROGRAMS:
