@@ -103,7 +103,8 @@ TEXT_CASES = (
     ("number", "value", "a manifest is an object", raw("manifest.json", b"2.0")),
     # Versions
     ("version_1", "version", "build the bundle again", both(put("schema_version", "1.0"), put("shards", 3))),
-    ("version_3", "version", "update edgediff", both(put("schema_version", "3.0"), drop("programs"))),
+    ("version_3", "version", "update edgediff", both(put("schema_version", "3.0"), put("shards", 3))),
+    ("version_first", "version", "update edgediff", both(put("schema_version", "3.0"), drop("programs"))),
     ("version_missing", "version", "every manifest states", drop("schema_version")),
     ("version_null", "version", "every manifest states", put("schema_version", None)),
     ("version_number", "version", "every manifest states", put("schema_version", 2.0)),

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import io
+import inspect
 import json
 import os
-import shutil
-import signal
-import stat
-import struct
+import re
 import subprocess
 import sys
 import tracemalloc
-import warnings
-import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hostile import CASES, GOLDEN, ZIP_CASES, Case, Tree, ZipCase, make_manifest, render_golden, valid_parts, valid_tree
 
 from edgediff.bundle import (
     MANIFEST_LIMIT,
@@ -30,12 +22,21 @@ from edgediff.bundle import (
     open_bundle,
     pack_bundle,
     refuse_pickle,
-    unpack_bundle,
-    update_manifest,
 )
 from edgediff.config import Model
 from edgediff.documents.schemas import FOLDER, MODELS, render_schema
-from edgediff.errors import BundleError, OutputError
+from edgediff.errors import BundleError
+from edgediff.runtime import choose_backend, generate, generate_steps
+from tests.hostile import (
+    CASES,
+    GOLDEN,
+    Case,
+    Tree,
+    make_manifest,
+    render_golden,
+    valid_parts,
+    valid_tree,
+)
 
 
 @pytest.fixture
@@ -70,9 +71,97 @@ def test_valid_bundle_opens(folder: Path) -> None:
 def test_bundle_prints_in_80_columns(folder: Path) -> None:
     lines = str(open_bundle(folder)).splitlines()
     assert max(map(len, lines)) <= 80
-    assert lines[0] == "bundle     red-panda (text-to-image, schema 1.0)"
-    assert lines[3] == "program    ddim, 4 steps in 4 rows: 1 held, 2 guided (batched)"
-    assert lines[6].split() == ["full", "1", "0.000", "0.00", "onnxruntime"]
+    assert lines[0] == "bundle     red-panda (makes image, schema 2.0)"
+    assert lines[5].split() == ["main", "*", "ddim", "4", "4", "1", "2", "prompt,", "negative"]
+    assert lines[6].split() == ["fast", "ddim", "2", "2", "0", "0", "prompt"]
+    assert lines[9].split() == ["full", "2", "0.000", "0.00", "onnxruntime"]
+
+
+def test_every_code_and_every_rule_has_a_case() -> None:
+    """Section 9 of the page: what a reader may refuse a folder for."""
+    page = (GOLDEN.parent.parent / "docs" / "format.md").read_text(encoding="utf-8")
+    rows = page[page.index("## 9.") : page.index("## 10.")].splitlines()
+    reading = [cell for row in rows if row.startswith("| `") for cell in _reading_cells(row)]
+    codes = {code for cell in reading for code in re.findall(r"`(\w+)`", cell)}
+    assert {case.code for case in CASES} == codes
+    assert len({case.name for case in CASES}) == len(CASES) > 300
+
+
+def _reading_cells(row: str) -> list[str]:
+    """The codes of steps 1 to 6 in a row of the table: the cells beside `step` or `section 7`."""
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    return [cells[at] for at in (0, 3) if cells[at + 1].startswith(("step", "section 7"))]
+
+
+def test_null_leaves_an_optional_key_out(folder: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["picture"] = manifest["safety"] = manifest["programs"]["main"]["rows"][2]["graph"] = None
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert open_bundle(folder)
+
+
+def test_a_newer_minor_version_is_read(folder: Path) -> None:
+    text = (folder / "manifest.json").read_text()
+    (folder / "manifest.json").write_text(text.replace('"2.0"', '"2.17"'))
+    assert open_bundle(folder).manifest.schema_version == "2.17"
+    (folder / "manifest.json").write_text(text.replace('"2.0"', '"2.17"').replace('"image"', '"film"', 1))
+    with pytest.raises(BundleError, match=r"schema 2\.17, which is newer: update edgediff"):
+        open_bundle(folder)
+
+
+def test_the_limits_themselves_are_allowed(folder: Path) -> None:
+    """One beyond each of them is a case."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["name"] = "\U0001f43c" * 200
+    manifest["source"]["model"] = "\U0001f43c" * 65_536
+    manifest["decoder"]["scale"] = 1e30
+    manifest["evidence"] = {"a": "HERE", "b": "NUMBER"}
+    manifest["tokenizers"]["clip"]["added"].append({"content": "x", "ids": [2**24] * 64})
+    manifest["graphs"]["full"]["macs"] = 2**53 - 1
+    text = json.dumps(manifest).replace('"HERE"', "[" * 30 + "]" * 30).replace('"NUMBER"', "1" * 40)
+    (folder / "manifest.json").write_text(text)
+    assert open_bundle(folder)
+
+
+def test_maps_keep_their_order(tmp_path: Path) -> None:
+    """A graph's artifacts stand in the order of preference, which is not that of the alphabet."""
+    manifest = make_manifest()
+    graphs = {
+        name: graph.model_copy(update={"artifacts": dict.fromkeys(("z", "b", "m"), graph.artifacts["onnxruntime"])})
+        for name, graph in manifest.graphs.items()
+    }
+    with BundleWriter(tmp_path / "out") as writer:
+        for path, data in valid_parts().items():
+            writer.path(path).write_bytes(data)
+        writer.commit(manifest.model_copy(update={"graphs": graphs}))
+    read = open_bundle(tmp_path / "out").manifest
+    assert [list(graph.artifacts) for graph in read.graphs.values()] == [["z", "b", "m"]] * 4
+    assert choose_backend(read) == "z"
+
+
+def test_tokenizers_by_name(folder: Path) -> None:
+    bundle = open_bundle(folder)
+    assert list(bundle.tokenizers()) == ["clip"]
+    assert bundle.tokenizers()["clip"].encode("a", 6) == [1, 0, 2, 2, 2, 2]
+    (folder / "tokenizer" / "vocab.json").write_bytes(b"{}")
+    with pytest.raises(BundleError, match=r"tokenizer/vocab\.json: holds no tokens") as caught:
+        bundle.tokenizers()
+    assert caught.value.code == "tokenizer"
+
+
+def test_the_public_door_has_the_names_that_others_rely_on() -> None:
+    steps = inspect.signature(Bundle.generate_steps).parameters
+    assert list(steps)[1:10] == [
+        *("prompt", "negative_prompt", "seed", "program", "noise", "picture", "mask", "strength", "guidance"),
+    ]
+    assert [steps[name].default for name in ("prompt", "negative_prompt", "seed")] == ["", "", 0]
+    whole = inspect.signature(Bundle.generate).parameters
+    assert [name for name in whole if name not in steps] == ["progress"]
+    for ours, theirs in ((Bundle.generate_steps, generate_steps), (Bundle.generate, generate)):
+        own, other = (list(inspect.signature(one).parameters.values())[1:] for one in (ours, theirs))
+        assert [(one.name, one.default, one.kind) for one in own] == [
+            (one.name, one.default, one.kind) for one in other
+        ]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -158,313 +247,6 @@ def test_hashing_needs_little_memory(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert digest == hashlib.sha256(bytes(48 << 20)).hexdigest()
     assert peak < 6 << 20
-
-
-# Writing
-
-
-def test_written_bundle_lists_its_files(tmp_path: Path) -> None:
-    bundle = write(tmp_path / "out")
-    assert open_bundle(tmp_path / "out") == bundle
-    entries = bundle.manifest.files
-    assert [entry.path for entry in entries] == sorted(valid_parts())
-    assert all(entry.bytes == len(valid_parts()[entry.path]) for entry in entries)
-    assert os.listdir(tmp_path) == ["out"]
-    assert contents(write(tmp_path / "again").folder) == contents(bundle.folder)
-
-
-@pytest.mark.parametrize("name", ["folder", "file", "link", "bundle"])
-def test_existing_output_is_refused_before_any_work(name: str, tmp_path: Path) -> None:
-    _occupy(tmp_path / name, name)
-    with pytest.raises(OutputError, match="exists already; choose another name or pass --overwrite") as caught:
-        BundleWriter(tmp_path / name)
-    assert caught.value.code == "exists"
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("folder", "is not an edgediff bundle"),
-        ("empty", "is not an edgediff bundle"),
-        ("file", "is not a folder"),
-        ("link", "is a link"),
-        ("notes", "not the bundle's own \\('tokenizer/notes.txt'\\)"),
-        ("other_json", "is not an edgediff bundle"),
-    ],
-)
-def test_overwrite_never_deletes_what_is_not_ours(name: str, text: str, tmp_path: Path) -> None:
-    _occupy(tmp_path / name, name)
-    with pytest.raises(OutputError, match=f"{text}.*not replaced even with --overwrite") as caught:
-        BundleWriter(tmp_path / name, overwrite=True)
-    assert caught.value.code == "not_a_bundle"
-    assert os.path.lexists(tmp_path / name)
-
-
-def _occupy(path: Path, what: str) -> None:
-    if what == "file":
-        path.write_text("mine")
-    elif what == "link":
-        path.symlink_to(valid_tree().write(path.parent / "bundle"))
-    elif what == "bundle":
-        valid_tree().write(path)
-    elif what == "notes":
-        valid_tree().write(path)
-        (path / "tokenizer" / "notes.txt").write_text("mine")
-    else:
-        path.mkdir()
-        if what == "folder":
-            (path / "thesis.tex").write_text("mine")
-        elif what == "other_json":
-            (path / "manifest.json").write_text('{"files": []}')
-
-
-def test_overwrite_replaces_a_bundle_of_any_version_or_damage(tmp_path: Path) -> None:
-    for name in ("version_2", "missing_file", "hash", "graph_row"):
-        next(case for case in CASES if case.name == name).tree().write(tmp_path / name)
-        write(tmp_path / name, overwrite=True)
-        assert open_bundle(tmp_path / name)
-    assert sorted(os.listdir(tmp_path)) == ["graph_row", "hash", "missing_file", "version_2"]
-
-
-@pytest.mark.parametrize(("out", "text"), [("no/such/out", "does not exist; create it"), ("..", "has no name")])
-def test_output_that_cannot_be(out: str, text: str, tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=text):
-        BundleWriter(tmp_path / out)
-
-
-@pytest.mark.parametrize("error", [RuntimeError("boom"), KeyboardInterrupt(), FileNotFoundError(2, "no model")])
-def test_a_failure_inside_leaves_nothing(error: BaseException, folder: Path) -> None:
-    before = contents(folder)
-    for out, overwrite in ((folder.parent / "new", False), (folder, True)):
-        with pytest.raises(type(error)) as caught:
-            _write_half(out, lambda: _raise(error), overwrite=overwrite)
-        assert caught.value is error, "the error is passed on as it was"
-    assert os.listdir(folder.parent) == [folder.name]
-    assert contents(folder) == before
-
-
-def test_sigterm_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit) as caught:
-        _write_half(tmp_path / "out", lambda: os.kill(os.getpid(), signal.SIGTERM))
-    assert caught.value.code == 128 + signal.SIGTERM
-    assert os.listdir(tmp_path) == []
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-
-
-def test_leaving_without_a_commit_leaves_nothing(tmp_path: Path) -> None:
-    _write_half(tmp_path / "out", lambda: None)
-    assert os.listdir(tmp_path) == []
-
-
-def _write_half(out: Path, then: Callable[[], object], *, overwrite: bool = False) -> None:
-    with BundleWriter(out, overwrite) as writer:
-        writer.path("plan.json").write_text("half")
-        then()
-
-
-def _raise(error: BaseException) -> None:
-    raise error
-
-
-@pytest.mark.parametrize("function", ["fsync", "rename"])
-def test_full_disk(function: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    before = contents(folder)
-    monkeypatch.setattr(os, function, full)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 8, 123_000_000))
-    with pytest.raises(OutputError, match=r"disk is full.*reached 3802 bytes|reached .*123\.00 MB are free") as caught:
-        write(folder, overwrite=True)
-    assert caught.value.code == "disk_full"
-    assert "123.00 MB are free; make room or write elsewhere" in str(caught.value)
-    monkeypatch.undo()
-    assert os.listdir(folder.parent) == [folder.name]
-    assert contents(folder) == before
-
-
-def test_a_failed_swap_puts_the_old_bundle_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before, rename = contents(folder), os.rename
-
-    def second_fails(source: Path, target: Path) -> None:
-        if ".partial-" in Path(source).name:
-            raise KeyboardInterrupt
-        rename(source, target)
-
-    monkeypatch.setattr(os, "rename", second_fails)
-    with pytest.raises(KeyboardInterrupt):
-        write(folder, overwrite=True)
-    assert os.listdir(folder.parent) == [folder.name]
-    assert contents(folder) == before
-
-
-def test_a_read_only_place_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    writer = BundleWriter(tmp_path / "out")
-    monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(OutputError, match="cannot be written: Permission denied"), writer:
-        pass
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-
-
-def test_the_writer_refuses_what_the_reader_would(tmp_path: Path) -> None:
-    parts = valid_parts()
-    for code, broken in {
-        "pickle": {**parts, "extra.pth": b"x"},
-        "path": {**parts, "Plan.json": b"x"},
-        "file": {path: data for path, data in parts.items() if path != "plan.json"},
-    }.items():
-        with pytest.raises(BundleError) as caught:
-            write(tmp_path / "out", parts=broken)
-        assert caught.value.code == code
-    with pytest.raises(BundleError, match="never leaves it"), BundleWriter(tmp_path / "out") as writer:
-        writer.path("../outside")
-    with BundleWriter(tmp_path / "out") as writer:
-        writer.path("plan.json").symlink_to("/etc/hostname")
-        with pytest.raises(BundleError, match="is a link"):
-            writer.commit(make_manifest())
-    assert os.listdir(tmp_path) == []
-
-
-# Changing the manifest
-
-
-def test_update_manifest_keeps_results(folder: Path) -> None:
-    bundle = open_bundle(folder)
-    update_manifest(bundle, parity={"ok": True})
-    update_manifest(bundle, profile={"p50_ms": 4.5})  # `bundle` is from before the parity: it must not get lost
-    read = open_bundle(folder).manifest
-    assert (read.parity, read.profile) == ({"ok": True}, {"p50_ms": 4.5})
-    assert read.model_copy(update={"parity": None, "profile": None}) == bundle.manifest
-
-
-@pytest.mark.parametrize(
-    ("changes", "code", "text"),
-    [
-        ({"paritty": {}}, "unknown_key", "did you mean 'parity'"),
-        ({"parity": {"psnr": float("nan")}}, "value", "JSON has not"),
-        ({"kind": "film"}, "value", "kind"),
-        ({"schema_version": "3.0"}, "version", "update edgediff"),
-        ({"files": ()}, "file", "plan"),
-    ],
-)
-def test_a_bad_update_changes_nothing(folder: Path, changes: dict[str, object], code: str, text: str) -> None:
-    before = contents(folder)
-    with pytest.raises(BundleError, match=text) as caught:
-        update_manifest(open_bundle(folder), **changes)
-    assert caught.value.code == code
-    assert contents(folder) == before
-
-
-def test_an_update_is_whole_or_not_at_all(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise OSError(errno.EIO, "Input/output error")
-
-    before = contents(folder)
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OutputError, match="Input/output error"):
-        update_manifest(open_bundle(folder), parity={"ok": True})
-    monkeypatch.undo()
-    assert contents(folder) == before
-
-
-# One file
-
-
-def test_packing_is_deterministic_and_comes_back(folder: Path, tmp_path: Path) -> None:
-    bundle = open_bundle(folder)
-    first = pack_bundle(bundle, tmp_path / "a.zip").read_bytes()
-    os.utime(folder / "plan.json", (1, 1))
-    os.chmod(folder / "plan.json", 0o600)
-    assert pack_bundle(bundle, tmp_path / "b.zip").read_bytes() == first
-    with zipfile.ZipFile(io.BytesIO(first)) as archive:
-        assert archive.namelist() == sorted(valid_tree().files)
-        assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
-    unpacked = unpack_bundle(tmp_path / "a.zip", tmp_path / "out")
-    assert unpacked.manifest == bundle.manifest
-    assert contents(tmp_path / "out") == contents(folder)
-
-
-def test_packing_refuses_an_existing_file_and_a_changed_bundle(folder: Path, tmp_path: Path) -> None:
-    bundle, file = open_bundle(folder), tmp_path / "a.zip"
-    file.write_text("mine")
-    with pytest.raises(OutputError, match="exists already"):
-        pack_bundle(bundle, file)
-    (folder / "tokenizer" / "merges.txt").write_text("#version: 0.3\n")
-    with pytest.raises(BundleError, match="changed or damaged"):
-        pack_bundle(bundle, file, overwrite=True)
-    assert file.read_text() == "mine"
-    assert sorted(os.listdir(tmp_path)) == ["a.zip", folder.name]
-
-
-@pytest.mark.parametrize("case", ZIP_CASES, ids=lambda case: case.name)
-def test_hostile_zip_is_refused_and_leaves_nothing(case: ZipCase, tmp_path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        file = case.write(tmp_path / "hostile.zip")
-    with pytest.raises(BundleError) as caught:
-        unpack_bundle(file, tmp_path / "inside" / ".." / "out")
-    assert (caught.value.code, os.listdir(tmp_path)) == (case.code, ["hostile.zip"]), str(caught.value)
-    assert case.text in str(caught.value)
-    assert str(file) in str(caught.value)
-
-
-def _eocd(size: int, comment: bytes = b"") -> bytes:
-    return struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 1, 1, size, 0, len(comment)) + comment
-
-
-def _zip64(size: int) -> bytes:
-    record = struct.pack("<4sQ2H2I4Q", b"PK\6\6", 44, 45, 45, 0, 0, 1, 1, size, 0)
-    return record + struct.pack("<4sIQI", b"PK\6\7", 0, 0, 1) + _eocd(46)
-
-
-@pytest.mark.parametrize(
-    ("data", "code"),
-    [
-        (b"", "not_a_bundle"),
-        (b"not a zip at all, but long enough", "not_a_bundle"),
-        (_eocd(0, b"comment"), "not_a_bundle"),
-        (_eocd(1 << 30), "limit"),
-        (_zip64(1 << 40), "limit"),
-        (_eocd(9000), "archive"),
-        (_eocd(0), "not_a_bundle"),
-    ],
-)
-def test_zip_directories(data: bytes, code: str, tmp_path: Path) -> None:
-    (tmp_path / "a.zip").write_bytes(data)
-    with pytest.raises(BundleError) as caught:
-        unpack_bundle(tmp_path / "a.zip", tmp_path / "out")
-    assert (caught.value.code, os.listdir(tmp_path)) == (code, ["a.zip"]), str(caught.value)
-
-
-def test_damaged_and_missing_zips(folder: Path, tmp_path: Path) -> None:
-    file = pack_bundle(open_bundle(folder), tmp_path / "a.zip")
-    data = file.read_bytes()
-    at = data.index(b"graph unet/full")
-    file.write_bytes(data[:at] + b"GRAPH" + data[at + 5 :])
-    with pytest.raises(BundleError, match="is damaged: Bad CRC-32") as caught:
-        unpack_bundle(file, tmp_path / "out")
-    assert caught.value.code == "archive"
-    with pytest.raises(BundleError, match="cannot be read: No such file"):
-        unpack_bundle(tmp_path / "b.zip", tmp_path / "out")
-
-
-def test_unpacking_does_not_replace(folder: Path, tmp_path: Path) -> None:
-    file = pack_bundle(open_bundle(folder), tmp_path / "a.zip")
-    with pytest.raises(OutputError, match="exists already"):
-        unpack_bundle(file, folder)
-    assert unpack_bundle(file, folder, overwrite=True).folder == folder.resolve()
-
-
-def test_a_zip_from_another_packer_is_fine(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.mkdir("tokenizer")
-        for path, data in valid_tree().files.items():
-            archive.writestr(path, data)
-    assert unpack_bundle(tmp_path / "a.zip", tmp_path / "out")
-    assert not stat.S_IMODE((tmp_path / "out" / "plan.json").stat().st_mode) & 0o111
 
 
 # Files of the repository, and imports

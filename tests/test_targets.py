@@ -123,7 +123,7 @@ def test_a_backends_table_is_its_own_settings(tmp_path):
     path = tmp_path / "phone.toml"
     path.write_text('name = "p"\nbackends = ["coreml"]\n[coreml]\nchunks = 2\n')
     table = load_target(path).backend("coreml")
-    assert (table.chunks, table.format, table.weights) == (2, "mlpackage", "fp16")
+    assert (table.chunks, table.format, table.precision) == (2, "mlpackage", "fp16")
     assert Target(name="t", backends=("executorch",)).backend("executorch").format == "pte"
 
 

@@ -34,9 +34,10 @@ from edgediff.backends.executorch import calibration_calls, ethos
 from edgediff.backends.executorch.delegates import Delegate, find_delegate
 from edgediff.backends.executorch.lowering import Method, write_program
 from edgediff.backends.executorch.rewrite import rewrite_program
+from edgediff.backends.executorch.settings import Settings
 from edgediff.bundle.assemble import make_manifest
 from edgediff.documents.recipe import CalibrationTable, load_recipe
-from edgediff.documents.target import BackendTable, Target, load_target
+from edgediff.documents.target import Target, load_target
 from edgediff.embedded.judge import load_judge
 from edgediff.flow import plan_pipeline
 from edgediff.metrics import psnr
@@ -86,9 +87,9 @@ def near(exact: Any, coarse: Any) -> float:
     return psnr(exact, coarse, float(np.abs(exact).max()))
 
 
-def delegate_for(name: str, bits: int) -> tuple[BackendTable, Delegate]:
+def delegate_for(name: str, bits: int) -> tuple[Settings, Delegate]:
     """A target's table, and its delegate with activations of so many bits."""
-    table = load_target(name).backend("executorch")
+    table = load_target(name).settings("executorch", Settings)
     return table, find_delegate(table, f"w8a{bits}")
 
 

@@ -4,14 +4,14 @@ each member is."""
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from edgediff.backends import Artifacts
+from edgediff.backends import Artifacts, check_precision
 from edgediff.documents.target import BackendTable
-from edgediff.errors import BackendError
 from edgediff.runtime.engine import Array
 from edgediff.runtime.manifest import BATCH, Artifact, Graph
 
@@ -29,10 +29,13 @@ class Settings(BackendTable):
     decimals: int = Field(default=6, ge=1, le=8)
 
 
+def precisions(table: Settings) -> Mapping[str, str]:
+    return {"fp32": f"all in fp32, from weights of {table.decimals} decimals"}
+
+
 def lower(variants: Variants, target: Target, out: Path) -> Artifacts:
-    if (precision := variants.plan.backends[NAME].precision) != "fp32":
-        raise BackendError(f"{NAME} computes in fp32, not {precision}", where=f"[{NAME}]", code="precision")
     settings = target.settings(NAME, Settings)
+    check_precision(NAME, variants.plan.backends[NAME].precision, precisions(settings))
     graphs = {name: _write(variant, settings, out) for name, variant in variants.graphs.items()}
     return Artifacts(NAME, graphs, {"torch": importlib.metadata.version("torch")})
 
