@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from edgediff.estimate.operators import OperatorTable
     from edgediff.pipeline import Pipeline
     from edgediff.pipeline.distilled import Distilled
+    from edgediff.scoring.scores import Scores
 
 STAGES = 6
 
@@ -99,7 +100,7 @@ def _plan_weights(pipeline: Pipeline, recipe: Recipe, plan: Plan, progress: Prog
                     where=f"recipe '{recipe.name}'",
                     code="format",
                 )
-    return plan_weights(pipeline, recipe, plan, progress)
+    return plan_weights(pipeline, next(iter(recipe.programs().values())), plan, progress)
 
 
 def distill_model(
@@ -142,7 +143,7 @@ def distill_model(
     if state.is_main_process:
         prepare_folder(folder, resume=resume, overwrite=overwrite)
     state.wait_for_everyone()
-    cuts = propose_cuts(chosen, measured_scores(pipeline, chosen, progress))
+    cuts = propose_cuts(chosen, measured_scores(pipeline, next(iter(chosen.programs().values())), progress))
     fused = None
     if lora is not None:
         kept = kept_modules(pipeline.denoiser, pipeline.graph, [cut.unit for cut in cuts])
@@ -211,32 +212,60 @@ def plan_pipeline(
     progress: Progress | None = None,
 ) -> Plan:
     """Scores the loaded pipeline as the recipe asks, and plans for the target. Reuse is calibrated on `device`."""
-    from edgediff.planning.calibration import Calibration, calibrated_on, measured_scores
-    from edgediff.planning.planner import make_plan
+    from edgediff.planning.calibration import calibrated_on, measured_scores
+    from edgediff.planning.programs import merge_plans
     from edgediff.scoring.scores import Scores
 
     distilled = pipeline.distilled is not None or recipe.distill is not None
-    scores = Scores(pipeline.graph) if distilled else measured_scores(pipeline, recipe, progress)
-
-    chosen = tuple(backends) if backends else None
-    components = component_operators(pipeline) if recipe.budget is not None else {}
+    programs = recipe.programs()
+    reference = next(iter(programs.values()))
+    scores = Scores(pipeline.graph) if distilled else measured_scores(pipeline, reference, progress)
+    plans: dict[str, Plan] = {}
     with calibrated_on(pipeline, device):
-        calibration = Calibration(pipeline, recipe, progress)
-        if recipe.budget is None:
-            return make_plan(pipeline, scores, recipe, target, backends=chosen, calibrator=calibration)
-        from edgediff.planning.search import search_plan
+        for name, one in programs.items():
+            told = _named(progress, name) if len(programs) > 1 else progress
+            plans[name] = _plan_program(pipeline, scores, one, target, tuple(backends) if backends else None, told)
+    if not recipe.program:
+        return plans["main"]
+    plan = merge_plans(plans, recipe)
+    plan.check(pipeline.graph)
+    return plan
 
-        return search_plan(
-            pipeline,
-            scores,
-            recipe,
-            target,
-            calibrator=calibration,
-            measure=calibration,
-            backends=chosen,
-            components=components,
-            progress=progress,
-        )
+
+def _plan_program(
+    pipeline: Pipeline,
+    scores: Scores,
+    recipe: Recipe,
+    target: Target,
+    backends: tuple[str, ...] | None,
+    progress: Progress | None,
+) -> Plan:
+    """The plan of a recipe without `[[program]]` tables."""
+    from edgediff.planning.calibration import Calibration
+    from edgediff.planning.planner import make_plan
+    from edgediff.planning.search import search_plan
+
+    calibration = Calibration(pipeline, recipe, progress)
+    if recipe.budget is None:
+        return make_plan(pipeline, scores, recipe, target, backends=backends, calibrator=calibration)
+    return search_plan(
+        pipeline,
+        scores,
+        recipe,
+        target,
+        calibrator=calibration,
+        measure=calibration,
+        backends=backends,
+        components=component_operators(pipeline),
+        progress=progress,
+    )
+
+
+def _named(progress: Progress | None, program: str) -> Progress | None:
+    """Says which program is being planned."""
+    if progress is None:
+        return None
+    return lambda text, done, total: progress(f"{program}: {text}", done, total)
 
 
 def component_operators(pipeline: Pipeline) -> dict[str, OperatorTable]:
@@ -260,7 +289,8 @@ def check_methods(recipe: Recipe) -> None:
     """Raises ConfigError for a method of the recipe that does not exist or is configured wrongly."""
     from edgediff.scoring.scores import read_spec
 
-    for folder, stages in (("prune", recipe.prune), ("reuse", recipe.reuse)):
+    reuse = [stage for one in recipe.programs().values() for stage in one.reuse]
+    for folder, stages in (("prune", recipe.prune), ("reuse", reuse)):
         for stage in stages:
             read_spec(folder, stage)
 
@@ -317,7 +347,8 @@ def _write(pipeline: Pipeline, plan: Plan, target: Target, writer: Any, told: _S
     told("recording golden inputs and outputs")
     write_parts(pipeline, plan, writer.folder)
     manifest = make_manifest(pipeline, plan, variants, lowered, name=writer.out.stem)
-    write_golden(writer.folder / "golden", eager_recordings(pipeline, variants, manifest, whole=False))
+    recordings = [eager_recordings(pipeline, variants, manifest, whole=False, program=one) for one in manifest.programs]
+    write_golden(writer.folder / "golden", recordings)
     told("writing the bundle")
     bundle: Bundle = writer.commit(manifest)
     return bundle

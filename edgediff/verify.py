@@ -174,14 +174,20 @@ def _recording_session(
     return Session(manifest, tokenizers, runners, program=program), runners, counts
 
 
-def write_golden(folder: Path, recordings: Recordings) -> None:
+def write_golden(folder: Path, recordings: Sequence[Recordings]) -> None:
     """Writes `<graph>.safetensors`, for a device to check itself: tensors `<call>.in.<name>` and what PyTorch
-    makes of them in fp32, `<call>.out.<name>`. As many calls as fit into 16 MB, at least one."""
+    makes of them in fp32, `<call>.out.<name>`. As many calls as fit into 16 MB, at least one; of the first of the
+    programs' `recordings` that has the graph."""
     from safetensors.numpy import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, dict[str, Array]] = {}
-    for one in recordings.calls:
+    seen: set[str] = set()
+    calls: list[Recording] = []
+    for recorded in recordings:
+        calls += [one for one in recorded.calls if one.graph not in seen]
+        seen |= {one.graph for one in recorded.calls}
+    for one in calls:
         named = {f"{one.call}.in.{name}": value for name, value in one.inputs.items()}
         named.update({f"{one.call}.out.{name}": value for name, value in one.outputs.items()})
         file = tensors.setdefault(one.graph, {})

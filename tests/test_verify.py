@@ -190,5 +190,5 @@ def test_golden_files_have_a_size(tmp_path, monkeypatch):
     )
     recordings = verify.Recordings("p", calls, (), np.zeros((2, 2, 3), np.uint8))
     monkeypatch.setattr(verify, "GOLDEN_BYTES", 17_000)
-    verify.write_golden(tmp_path, recordings)
+    verify.write_golden(tmp_path, [recordings])
     assert sorted(load_file(tmp_path / "g.safetensors")) == ["0.in.x", "0.out.y", "1.in.x", "1.out.y"]

@@ -169,7 +169,7 @@ def tiny_bundle(out: Path, pipeline: Pipeline, backends: dict[str, BackendPlan],
         lowered = lower_variants(variants, load_target("host"), writer.folder)
         write_parts(pipeline, plan, writer.folder)
         manifest = make_manifest(pipeline, plan, variants, lowered, name=out.stem)
-        write_golden(writer.folder / "golden", eager_recordings(pipeline, variants, manifest, whole=False))
+        write_golden(writer.folder / "golden", [eager_recordings(pipeline, variants, manifest, whole=False)])
         return writer.commit(manifest)
 
 
