@@ -195,7 +195,9 @@ def write_golden(folder: Path, recordings: Sequence[Recordings]) -> None:
             file.update(named)
     for graph, file in tensors.items():
         contiguous = {name: np.ascontiguousarray(value) for name, value in file.items()}
-        save_file(contiguous, folder / f"{graph}.safetensors", metadata={"reference": "PyTorch, fp32"})
+        path = folder / f"{graph}.safetensors"
+        save_file(contiguous, path, metadata={"reference": "PyTorch, fp32"})
+        path.chmod(0o644)  # safetensors makes files that only their owner reads
 
 
 @dataclass

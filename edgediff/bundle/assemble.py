@@ -33,7 +33,7 @@ from edgediff.runtime.manifest import (
     TextOutput,
     TokenizerSpec,
 )
-from edgediff.sampling.rows import program_rows
+from edgediff.sampling.rows import follow_scale, program_rows
 from edgediff.sampling.trace import step_table
 
 if TYPE_CHECKING:
@@ -161,6 +161,10 @@ def _program(pipeline: Pipeline, plan: Plan) -> Program:
     if pipeline.text_encoder is not None and guides:
         takes.append("negative_prompt")
     scales = {float(row.guidance) for row in rows if row.guidance is not None and row.guidance != SCALE}
+    scale = Scale.fixed(scales.pop()) if len(scales) == 1 else None
+    if scale is not None and (span := plan.guidance.range) is not None:
+        rows = follow_scale(rows, scale.scale)
+        scale = Scale(scale=scale.scale, low=span[0], high=span[1])
     return Program(
         takes=tuple(takes),
         latent=pipeline.latent,
@@ -168,6 +172,6 @@ def _program(pipeline: Pipeline, plan: Plan) -> Program:
         sampler=table.sampler,
         steps=table.steps,
         mode=plan.guidance.mode,
-        guidance=Scale.fixed(scales.pop()) if len(scales) == 1 else None,
+        guidance=scale,
         rows=rows,
     )

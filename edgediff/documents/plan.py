@@ -64,12 +64,14 @@ class GuidancePlan(Model):
     `held` is empty, or per call the weights at which the differences of the last guided calls (newest first) are
     added to the prompt alone.
     `asked` is what the recipe asks for where a method departs from it (empty: `calls`): the reference samples so.
+    `range` is what a caller may ask for in place of the scale (None: nothing else).
     """
 
     mode: Mode
     calls: tuple[float | None, ...]
     held: tuple[tuple[float, ...] | None, ...] = ()
     asked: tuple[float | None, ...] = ()
+    range: tuple[float, float] | None = None
 
     @property
     def reference(self) -> tuple[float | None, ...]:

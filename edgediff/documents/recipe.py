@@ -46,10 +46,18 @@ Interval = Annotated[tuple[float, float], AfterValidator(_ordered)]
 
 class GuidanceTable(Model):
     """Classifier-free guidance: `scale` 1.0 or less turns it off; it acts on calls whose relative
-    position in the trajectory (0 first, 1 last) lies in `interval`."""
+    position in the trajectory (0 first, 1 last) lies in `interval`. `range` lets whoever runs the bundle ask for
+    another scale within it, where nothing was fitted to this one."""
 
     scale: float = Field(default=7.5, ge=0.0, le=100.0)
     interval: Interval = (0.0, 1.0)
+    range: tuple[float, float] | None = None
+
+    @model_validator(mode="after")
+    def _range_around_scale(self) -> GuidanceTable:
+        if self.range is not None and not 1.0 < self.range[0] <= self.scale <= self.range[1] <= 100.0:
+            raise ValueError(f"range = {list(self.range)}: it needs 1 < low <= scale ({self.scale:g}) <= high <= 100")
+        return self
 
 
 class CalibrationTable(Model):

@@ -72,6 +72,7 @@ def make_plan(
         for name, w in wirings.items()
     }
     guidance = plan_guidance(asked, schedule, _guidance_mode(target, backends))
+    guidance = guidance.model_copy(update={"range": recipe.guidance.range})
     plan = Plan(
         model=ModelRef(
             id=pipeline.id,
@@ -142,6 +143,12 @@ def _propose_schedule(
     schedule = full_schedule(setting.calls)
     for stage in recipe.reuse[:1]:
         method: ReuseMethod = load_plugin("reuse", stage.kind)
+        if method.measure is not None and recipe.guidance.range is not None:
+            raise MethodError(
+                f"reuse by '{stage.kind}' is fitted at one guidance scale; leave [guidance] range out, or use a method "
+                "that is not calibrated",
+                code="guidance",
+            )
         if method.measure is not None:
             if phases is not None:
                 raise MethodError(

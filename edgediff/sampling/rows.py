@@ -5,7 +5,7 @@ from __future__ import annotations
 from edgediff.documents.plan import GuidancePlan
 from edgediff.errors import PlanError
 from edgediff.graph.schedule import HOLD, Schedule, carry_name, fold_forecasts, mixes
-from edgediff.runtime.manifest import Held, Mode, ProgramRow
+from edgediff.runtime.manifest import SCALE, Held, Mode, ProgramRow
 from edgediff.runtime.steps import StepTable
 
 
@@ -32,6 +32,21 @@ def _folded(weights: tuple[float, ...] | None, scale: float | None) -> tuple[flo
     if weights is None or scale is None:
         return None
     return tuple(weight * (scale - 1.0) for weight in weights)
+
+
+def follow_scale(rows: tuple[ProgramRow, ...], scale: float) -> tuple[ProgramRow, ...]:
+    """The rows with the scale that is asked for in place of `scale`: guided rows name it, and held differences are
+    multiplied by it less 1 when the program runs."""
+    found = []
+    for row in rows:
+        changes: dict[str, object] = {}
+        if row.guidance == scale:
+            changes["guidance"] = SCALE
+        if row.held is not None:
+            weights = tuple(weight / (scale - 1.0) for weight in row.held.weights)
+            changes["held"] = Held(weights=weights, times="scale_minus_one")
+        found.append(row.model_copy(update=changes))
+    return tuple(found)
 
 
 def program_rows(table: StepTable, schedule: Schedule, guidance: GuidancePlan) -> tuple[ProgramRow, ...]:
