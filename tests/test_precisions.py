@@ -13,7 +13,7 @@ from edgediff.backends import check_precision
 from edgediff.config import parse
 from edgediff.documents.plan import BackendPlan, WeightPlan
 from edgediff.documents.recipe import ParityTable, Recipe, load_recipe
-from edgediff.documents.target import Target, list_targets, load_target
+from edgediff.documents.target import Target, list_targets, load_target, parse_target
 from edgediff.errors import BackendError, ConfigError
 from edgediff.estimate import estimate_graph
 from edgediff.estimate.device import PRICED_AS, open_device
@@ -55,7 +55,7 @@ COMPUTED = {
 
 def target_of(backend, delegate=None, **table):
     given = {"delegate": delegate, **table} if delegate else table
-    return Target.model_validate({"name": "t", "backends": [backend], backend: given})
+    return parse_target({"name": "t", "backends": [backend], backend: given}, where="t")
 
 
 def served(backend, delegate):
