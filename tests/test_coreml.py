@@ -190,7 +190,7 @@ def test_coded_weights_are_what_compression_says_for_us_and_for_coremltools(buil
 def test_w8_and_w4_are_halves_from_fewer_bits(built, pipeline, tmp_path):
     """The conversion is that of fp16; weights have a scale per output channel."""
     out, _, artifacts = built
-    target = Target.model_validate({"name": "t", "backends": ["coreml"], "coreml": {"islands": ["time"]}})
+    target = parse_target({"name": "t", "backends": ["coreml"], "coreml": {"islands": ["time"]}}, where="t")
     sizes = {"fp16": size(out / artifacts.graphs["shallow"].file)}
     for word, floor in (("w8", FLOORS["w8"]), ("w4", 8.0)):
         plans = {"coreml": BackendPlan(precision=word, format="mlpackage")}

@@ -10,10 +10,9 @@ import pytest
 
 from edgediff import flow
 from edgediff.backends import check_precision
-from edgediff.config import parse
 from edgediff.documents.plan import BackendPlan, WeightPlan
 from edgediff.documents.recipe import ParityTable, Recipe, load_recipe
-from edgediff.documents.target import Target, list_targets, load_target
+from edgediff.documents.target import list_targets, load_target, parse_target
 from edgediff.errors import BackendError, ConfigError
 from edgediff.estimate import estimate_graph
 from edgediff.estimate.device import PRICED_AS, open_device
@@ -55,7 +54,7 @@ COMPUTED = {
 
 def target_of(backend, delegate=None, **table):
     given = {"delegate": delegate, **table} if delegate else table
-    return Target.model_validate({"name": "t", "backends": [backend], backend: given})
+    return parse_target({"name": "t", "backends": [backend], backend: given}, where="t")
 
 
 def served(backend, delegate):
@@ -165,7 +164,7 @@ def test_what_ships_asks_for_what_is_served():
 )
 def test_old_words_and_keys_of_a_target_name_the_new_ones(table, message):
     with pytest.raises(ConfigError) as caught:
-        parse({"name": "x", "backends": ["onnxruntime"], **table}, Target, where="x.toml")
+        parse_target({"name": "x", "backends": ["onnxruntime"], **table}, where="x.toml")
     assert str(caught.value).startswith("x.toml: ") and message in str(caught.value)
 
 
