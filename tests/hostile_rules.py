@@ -498,8 +498,8 @@ FOUND_CASES = (
     ("tokenizer-cfg_pad_false", "value", "pad", put("tokenizers.clip.pad", False)),
     ("tokenizer-cfg_special_str", "value", "normalized", put("tokenizers.clip.added.0.normalized", "x")),
     ("tokenizer-cfg_sw_str", "value", "single_word", put("tokenizers.clip.added.0.single_word", "x")),
-    ("tokenizer-merges_cr", "tokenizer", "line 1", rewrite("tokenizer/merges.txt", b"a b\rc d\r")),
-    ("tokenizer-merges_version_cr", "tokenizer", "line 2", rewrite("tokenizer/merges.txt", b"#version\r\na b\r\n")),
+    ("tokenizer-merges_cr", "tokenizer", "carriage return", rewrite("tokenizer/merges.txt", b"#version\ra b")),
+    ("tokenizer-merges_crlf", "tokenizer", "carriage return", rewrite("tokenizer/merges.txt", b"#version\r\n")),
     (
         "tokenizer-vocab_2e32",
         "tokenizer",
