@@ -112,8 +112,8 @@ def _write(chance: random.Random, tree: Any) -> str:
     layout = {"indent": chance.choice((None, None, 2)), "ensure_ascii": chance.random() < 0.5}
     separators = chance.choice(((",", ":"), (", ", ": "), (" ,\t", "\r\n:\n")))
     text = json.dumps(tree, separators=separators, **layout)
-    escaped = json.dumps(RAW)
-    return re.sub(f'(?:"{RAW}|"{escaped[1:-1]})(.*?)(?:{RAW}"|{re.escape(escaped[1:-1])}")', _token, text)
+    marks = f"(?:{RAW}|{re.escape(json.dumps(RAW)[1:-1])})"
+    return re.sub(f'"{marks}(\\d+){marks}"', _token, text)
 
 
 def _token(match: re.Match[str]) -> str:

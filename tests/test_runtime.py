@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import re
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hostile import CARRY, LATENT, LENGTH, WIDTH, make_manifest, valid_tree
 from PIL import Image
 
 from edgediff import plugins
@@ -21,14 +22,17 @@ from edgediff.runtime import (
     GenerationStep,
     Session,
     choose_backend,
+    choose_program,
     generate,
     generate_steps,
     open_session,
     used_graphs,
 )
-from edgediff.runtime.manifest import Graph, Manifest
+from edgediff.runtime.manifest import Graph, Held, Init, Manifest
 from edgediff.runtime.rng import Rng
 from edgediff.runtime.steps import Update
+from tests.hostile import CARRY, LATENT, LENGTH, WIDTH, make_manifest, valid_tree
+from tests.program_cases import Letters, ProgramCase, StandIn, make_cases
 
 Calls = tuple[tuple[str | None, float | None], ...]
 GUIDED: Calls = (("full", 3.0), ("shallow", 5.0), (None, None), ("shallow", 2.0), ("full", 1.5))
@@ -37,6 +41,8 @@ CUT_OFF: Calls = (("full", 3.0), ("shallow", 3.0), ("shallow", None), (None, Non
 
 class Tokenizer:
     """Ids are the letters."""
+
+    end = 0
 
     def encode(self, text: str, max_length: int) -> list[int]:
         return [ord(letter) for letter in text.ljust(max_length)[:max_length]]
@@ -88,7 +94,7 @@ def make_runners() -> dict[str, Any]:
 
 
 def make_session(mode: str = "batched", calls: Calls = GUIDED, **others: Any) -> Session:
-    return Session(make_manifest(mode, calls), Tokenizer(), {**make_runners(), **others})
+    return Session(make_manifest(mode, calls), {"clip": Tokenizer()}, {**make_runners(), **others})
 
 
 def run(session: Session, *args: Any, **options: Any) -> list[GenerationStep]:
@@ -122,7 +128,7 @@ def _by_the_formulas(manifest: Manifest, texts: tuple[str, str], seed: int) -> I
         once.run({"input_ids": np.array([Tokenizer().encode(text, LENGTH)])})["last_hidden_state"] for text in texts
     ]
     output = latent
-    for row in manifest.program.rows:
+    for row in manifest.program().rows:
         if row.graph is not None:
             found = []
             for side in (0, 1):
@@ -193,34 +199,39 @@ def test_guidance_off_runs_the_prompt_alone() -> None:
     run(session, "b")
     assert session.runners["full"].inputs[0]["sample"].shape[0] == 1
     assert len(session.runners["text_encoder"].inputs) == 1, "the negative prompt is not encoded"
-    with pytest.raises(ConfigError, match="has no guidance, so a negative prompt has no effect"):
+    with pytest.raises(
+        ConfigError, match=r"a negative prompt has no effect on this program \(it has no guidance\)"
+    ) as caught:
         session.steps("b", "a")
+    assert caught.value.code == "negative_prompt"
 
 
 def test_inputs_have_the_manifests_types() -> None:
-    manifest = _retyped(make_manifest("batched", CUT_OFF), "float16", "int64")
+    manifest = _retyped(make_manifest("batched", CUT_OFF), "float16")
     runners = make_runners()
-    list(Session(manifest, Tokenizer(), runners).steps("b"))
+    list(Session(manifest, {"clip": Tokenizer()}, runners).steps("b"))
     for inputs in runners["full"].inputs:
         assert {name: str(value.dtype) for name, value in inputs.items()} == {
             "sample": "float16",
-            "timestep": "int64",
+            "timestep": "float16",
             "encoder_hidden_states": "float16",
         }
     assert runners["shallow"].inputs[0]["cache_in_mid"].dtype == np.float32
 
 
-def _retyped(manifest: Manifest, dtype: str, timestep: str) -> Manifest:
+def _retyped(manifest: Manifest, dtype: str) -> Manifest:
     def retype(graph: Graph) -> Graph:
         inputs = tuple(
-            spec.model_copy(update={"dtype": timestep if spec.name == "timestep" else dtype})
+            spec.model_copy(update={"dtype": dtype})
             if spec.name in ("sample", "timestep", "encoder_hidden_states")
             else spec
             for spec in graph.inputs
         )
         return graph.model_copy(update={"inputs": inputs})
 
-    return manifest.model_copy(update={"graphs": {name: retype(graph) for name, graph in manifest.graphs.items()}})
+    changed = manifest.model_copy(update={"graphs": {name: retype(graph) for name, graph in manifest.graphs.items()}})
+    changed.check()
+    return changed
 
 
 def test_a_runner_that_hands_its_sample_back_is_safe() -> None:
@@ -266,15 +277,15 @@ def test_the_same_seed_the_same_picture_and_seed_0_is_a_seed() -> None:
 
 
 def _noisy(manifest: Manifest) -> Manifest:
-    rows = tuple(
-        row.model_copy(update={"update": Update(x=(1.0,), e=(0.0,), noise=0.5)}) for row in manifest.program.rows
-    )
-    program = manifest.program.model_copy(update={"rows": rows, "init_scale": 3.0})
-    return manifest.model_copy(update={"program": program})
+    program = manifest.program()
+    rows = tuple(row.model_copy(update={"update": Update(x=(1.0,), e=(0.0,), noise=0.5)}) for row in program.rows)
+    program = program.model_copy(update={"rows": rows, "init": Init(noise=3.0)})
+    return manifest.model_copy(update={"programs": {"main": program}})
 
 
 def test_one_stream_of_noise_first_latent_first() -> None:
-    session = Session(_noisy(make_manifest(calls=(("full", 2.0), (None, None)))), Tokenizer(), make_runners())
+    manifest = _noisy(make_manifest(calls=(("full", 2.0), (None, None))))
+    session = Session(manifest, {"clip": Tokenizer()}, make_runners())
     rng = Rng(5)
     draws = [rng.normal((1, *LATENT)) for _ in range(3)]
     steps = run(session, "b", seed=5)
@@ -282,42 +293,200 @@ def test_one_stream_of_noise_first_latent_first() -> None:
     np.testing.assert_allclose(steps[1].latent, steps[0].latent + 0.5 * draws[2], rtol=1e-6)
     given = run(session, "b", seed=5, latent=draws[0] * np.float32(3.0))
     np.testing.assert_array_equal(given[1].latent, steps[1].latent)
+    asked = run(session, "b", seed=5, noise=draws[1])  # in the place of x_0's draw, which the stream then leaves out
+    np.testing.assert_allclose(asked[0].latent, 3.0 * draws[1] + 0.5 * draws[0], rtol=1e-6)
 
 
-def test_embeddings_stand_in_for_prompts() -> None:
+def test_given_conditions_stand_in_for_prompts() -> None:
     session = make_session()
     expected = run(session, "red", "blue", seed=1)[-1].latent
-    embeddings = session.embed("red", "blue")
-    assert embeddings is not None
-    assert embeddings.shape == (2, LENGTH, WIDTH)
-    without = Session(session.manifest, None, make_runners())
-    np.testing.assert_array_equal(run(without, seed=1, embeddings=embeddings)[-1].latent, expected)
-    with pytest.raises(ConfigError, match=r"shape \(1, 6, 4\), this bundle needs \[2, length, width\]: negative"):
-        without.steps(embeddings=embeddings[:1])
-    with pytest.raises(ConfigError, match="no tokenizer; pass embeddings"):
+    given = session.embed("red", "blue")
+    assert {name: value.shape for name, value in given.items()} == {"encoder_hidden_states": (2, LENGTH, WIDTH)}
+    without = Session(session.manifest, {}, make_runners())
+    np.testing.assert_array_equal(run(without, seed=1, given=given)[-1].latent, expected)
+    half = {"encoder_hidden_states": given["encoder_hidden_states"][:1]}
+    with pytest.raises(ConfigError, match=r"shape \(1, 6, 4\), this program needs \(2, 6, 4\) \(empty side first"):
+        without.steps(given=half)
+    with pytest.raises(ConfigError, match="'sample' is no condition of this program"):
+        without.steps(given={"sample": zeros()})
+    with pytest.raises(ConfigError, match="no tokenizer 'clip'; pass the conditions"):
         without.steps("red")
 
 
 def test_unconditional_bundles_need_no_text() -> None:
-    manifest = make_manifest(calls=(("full", None), ("full", None)))
-    full = manifest.graphs["full"]
-    graphs = {**manifest.graphs, "full": full.model_copy(update={"inputs": full.inputs[:2]})}
-    program = manifest.program.model_copy(update={"tokenize": None, "encode": None})
-    manifest = manifest.model_copy(update={"kind": "unconditional-image", "graphs": graphs, "program": program})
+    manifest = next(case.manifest for case in make_cases() if case.name == "no_prompt")
 
     class Denoiser:
         def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-            assert set(inputs) == {"sample", "timestep"}
+            assert set(inputs) - {"cache_in_mid"} == {"sample", "timestep"}
             return {"noise_pred": inputs["sample"] * 0.5, "cache_out_mid": np.zeros((1, *CARRY), np.float32)}
 
-    session = Session(manifest, None, {"full": Denoiser(), "vae_decoder": Once("vae_decoder")})
+    runners = {"full": Denoiser(), "shallow": Denoiser(), "vae_decoder": Once("vae_decoder")}
+    session = Session(manifest, {}, runners)
     assert session.decode(run(session, seed=2)[-1].latent).shape == (16, 16, 3)
-    for prompt in ({"prompt": "red"}, {"negative_prompt": "blue"}):
-        with pytest.raises(ConfigError, match="unconditional-image bundle takes no prompt; leave it empty"):
-            session.steps(**prompt)
-    guided = program.model_copy(update={"rows": (program.rows[0].model_copy(update={"guidance": 3.0}),)})
-    with pytest.raises(BundleError, match="guided, but the program has no text"):
-        Session(manifest.model_copy(update={"program": guided}), None, session.runners)
+    with pytest.raises(ConfigError, match="this program takes no prompt; leave it empty"):
+        session.steps("red")
+    with pytest.raises(ConfigError, match="a negative prompt has no effect"):
+        session.steps("", "blue")
+
+
+# Programs
+
+
+def test_each_program_is_that_of_a_bundle_of_its_own() -> None:
+    """Programs share graphs and weights, and nothing else."""
+    both = make_manifest("batched", GUIDED)
+    for name in both.programs:
+        alone = both.model_copy(update={"programs": {name: both.programs[name]}, "default": name})
+        alone.check()
+        ours = run(Session(both, {"clip": Tokenizer()}, make_runners(), program=name), "red panda", seed=4)
+        theirs = run(Session(alone, {"clip": Tokenizer()}, make_runners()), "red panda", seed=4)
+        assert [step.latent.tobytes() for step in ours] == [step.latent.tobytes() for step in theirs]
+
+
+def test_unknown_programs_and_strengths_name_those_there_are() -> None:
+    manifest = make_manifest()
+    with pytest.raises(ConfigError, match=r"no program 'fst'; did you mean 'fast'.*it has main, fast") as caught:
+        choose_program(manifest, "fst", None)
+    assert caught.value.code == "program"
+    strong = manifest.programs["fast"].model_copy(update={"strength": 0.6})
+    manifest = manifest.model_copy(update={"programs": {**manifest.programs, "edit60": strong}})
+    assert choose_program(manifest, None, 0.6) == "edit60"
+    assert choose_program(manifest, None, None) == "main"
+    for program, strength, text in ((None, 0.5, r"this bundle has 0\.6 \('edit60'\)"), ("fast", 0.6, "not both")):
+        with pytest.raises(ConfigError, match=text) as caught:
+            choose_program(manifest, program, strength)
+        assert caught.value.code == "strength"
+
+
+def _case(name: str, **changes: Any) -> tuple[Session, ProgramCase]:
+    case = next(case for case in make_cases() if case.name == name)
+    case = dataclasses.replace(case, **changes)
+    tokenizers = {name: Letters() for name in case.manifest.tokenizers}
+    runners = {name: StandIn(name) for name in case.manifest.graphs}
+    return Session(case.manifest, tokenizers, runners, program=case.program), case
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "code", "text"),
+    [
+        ("guidance_asked", {"guidance": 9.5}, "guidance", "takes 1 to 9"),
+        ("guidance_asked", {"guidance": float("nan")}, "guidance", "takes 1 to 9"),
+        ("guidance_asked", {"guidance": True}, "guidance", "takes 1 to 9"),
+        ("batched", {"guidance": 4.0}, "guidance", "was fitted for 3 alone; build it with a range"),
+        ("second_program", {"guidance": 4.0}, "guidance", "has no guidance"),
+        ("picture_mean", {}, "picture", "this program needs picture"),
+        ("batched", {"picture": np.zeros((16, 16, 3), np.uint8)}, "picture", "takes no picture"),
+        ("batched", {"mask": np.zeros((16, 16), np.uint8)}, "mask", "takes no mask"),
+        (
+            "picture_mean",
+            {"picture": np.zeros((16, 16, 4), np.uint8)},
+            "picture",
+            "16x16x4 uint8; this bundle takes 16x16x3",
+        ),
+        ("picture_mean", {"picture": np.zeros((16, 16, 3), np.float32)}, "picture", "float32; this bundle"),
+        ("picture_mean", {"picture": np.zeros((8, 16, 3), np.uint8)}, "picture", "resize"),
+        (
+            "blended",
+            {"picture": np.zeros((16, 16, 3), np.uint8), "mask": np.full((16, 16), 127, np.uint8)},
+            "mask",
+            "is below 128 all over",
+        ),
+        ("classes_by_name", {"prompt": "number 12"}, "prompt", "is no class: give a number from 0 to 9, or a name"),
+        ("classes_by_number", {"prompt": "10"}, "prompt", "is no class"),
+        ("classes_by_number", {"prompt": "1", "negative_prompt": "2"}, "negative_prompt", "its guidance reads no text"),
+        ("batched", {"noise": zeros(batch=2)}, "noise", "this program needs (1, 4, 8, 8)"),
+    ],
+)
+def test_what_a_program_does_not_take(name: str, arguments: dict[str, Any], code: str, text: str) -> None:
+    session, _ = _case(name)
+    with pytest.raises(ConfigError) as caught:
+        session.steps(**{"prompt": "" if "class" in name else "a", **arguments})
+    assert (caught.value.code, text in str(caught.value)) == (code, True), str(caught.value)
+
+
+def test_a_picture_starts_and_a_mask_keeps() -> None:
+    """x_0 = 0.6 z + 0.8 y; where the mask is below 128 a blended row leaves the picture and its noise."""
+    session, case = _case("picture_mean")
+    given = case.arguments()
+    first = run(session, "a", seed=3, **given)[0]
+    start = 0.6 * Rng(3).normal((1, *LATENT)) + 0.8 * _latent_of(given["picture"])
+    expected = run(session, "a", seed=3, latent=start.astype(np.float32), **given)[0]
+    np.testing.assert_allclose(first.latent, expected.latent, atol=1e-6)
+
+    session, case = _case("blended_sequential")
+    given = case.arguments()
+    last = run(session, "a", seed=3, **given)[-1].latent
+    blend = session.program.rows[-1].blend
+    assert blend is not None
+    outside = blend.picture * _latent_of(given["picture"]) + blend.noise * Rng(3).normal((1, *LATENT))
+    kept = (given["mask"][::2, ::2] < 128)[None, None]
+    assert 0 < kept.sum() < kept.size
+    np.testing.assert_allclose(
+        last[np.broadcast_to(kept, last.shape)], outside[np.broadcast_to(kept, last.shape)], atol=1e-6
+    )
+
+
+def _latent_of(picture: np.ndarray) -> np.ndarray:
+    """((the stand-in's mean) - shift) scale."""
+    pixels = picture.transpose(2, 0, 1)[None].astype(np.float64) / 127.5 - 1
+    mean = pixels[:, [0, 1, 2, 0], ::2, ::2] / 2 + np.arange(4)[None, :, None, None] / 10
+    return (mean - 0.1) * 0.7
+
+
+def test_the_asked_scale_reaches_guided_and_held_rows() -> None:
+    session, _ = _case("held_scale_minus_one_asked")
+    ours = run(session, "a", seed=1, guidance=6.0)
+    fixed = session.program.model_copy(
+        update={
+            "rows": (
+                *(row.model_copy(update={"guidance": 6.0}) for row in session.program.rows[:2]),
+                session.program.rows[2].model_copy(update={"held": Held(weights=(0.75 * 5.0, 0.25 * 5.0))}),
+            )
+        }
+    )
+    manifest = session.manifest.model_copy(update={"programs": {"main": fixed}})
+    theirs = run(Session(manifest, session.tokenizers, session.runners), "a", seed=1)
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(one.latent, other.latent, atol=1e-6)
+
+
+def test_a_text_that_no_row_reads_is_not_encoded() -> None:
+    runners = make_runners()
+    session = Session(make_manifest(), {"clip": Tokenizer()}, runners, program="fast")
+    run(session, "b")
+    assert len(runners["text_encoder"].inputs) == 1
+    zero, _ = _case("zeros_for_no_negative_prompt")
+    counted = Once("text_encoder")
+    zero.runners["text_encoder"] = counted
+    run(zero, "a")
+    assert len(counted.inputs) == 1, "zeros need no encoder"
+
+
+def test_what_a_step_says_and_shows(tmp_path: Path) -> None:
+    session, case = _case("preview_by_weights")
+    step = next(session.steps("a"))
+    assert re.fullmatch(r"step 1 of 4, full at time 750, \d+ ms", str(step))
+    pixels = np.asarray(step.preview())
+    assert pixels.shape == (*LATENT[1:], 3)
+    assert case.manifest.preview is not None and case.manifest.preview.weights is not None
+    value = sum(np.array(w)[:, None, None] * step.latent[0, c] for c, w in enumerate(case.manifest.preview.weights))
+    value = value + np.array(case.manifest.preview.bias)[:, None, None]
+    expected = np.rint(np.clip(value / 2 + 0.5, 0, 1) * 255)
+    np.testing.assert_allclose(pixels.transpose(2, 0, 1), expected, atol=1)
+    plain, _ = _case("batched")
+    assert next(plain.steps("a")).preview().size == (16, 16), "without a preview of its own the decoder draws it"
+
+
+def test_safety_runs_on_the_one_decoding() -> None:
+    session, _ = _case("flagged")
+    decoder = Once("vae_decoder")
+    session.runners["vae_decoder"] = decoder
+    pixels, flagged = session.decode_judged(zeros(fill=4.0))
+    assert flagged
+    assert not session.decode_judged(zeros(fill=-4.0))[1]
+    assert len(decoder.inputs) == 2
+    np.testing.assert_array_equal(pixels, session.decode(zeros(fill=4.0)))
 
 
 # Pictures
@@ -332,10 +501,9 @@ def test_decode_scales_shifts_and_rounds() -> None:
     # 2 x + 0.25, then round((v / 2 + 1/2) 255): 0.5 -> 191.25, 0.25 -> 159.375
     assert pixels[0, 0].tolist() == [0, 191, 255]
     assert pixels[9, 9].tolist() == [159, 159, 159]
+    sound = session.manifest.model_copy(update={"makes": "audio"})
     with pytest.raises(BundleError, match="makes sound"):
-        Session(
-            session.manifest.model_copy(update={"kind": "unconditional-audio"}), Tokenizer(), session.runners
-        ).decode(latent)
+        Session(sound, {"clip": Tokenizer()}, session.runners).decode(latent)
 
 
 @pytest.fixture
@@ -356,7 +524,7 @@ def opened(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, i
 
     plugin = SimpleNamespace(open_runner=open_runner)
     monkeypatch.setattr("edgediff.runtime.runners.load_plugin", lambda folder, kind: plugin)
-    monkeypatch.setattr(Bundle, "tokenizer", lambda self: Tokenizer())
+    monkeypatch.setattr(Bundle, "tokenizers", lambda self: {"clip": Tokenizer()})
     return found
 
 
@@ -385,6 +553,8 @@ def test_generate_ends_with_a_picture(bundle: Bundle, opened: list[Any]) -> None
     assert seen == [0, 1, 2, 3]
     assert again.tobytes() == picture.tobytes() == bundle.generate("red panda", seed=7).tobytes()
     assert len(list(bundle.generate_steps("red panda"))) == 5
+    fast = list(bundle.generate_steps("red panda", program="fast", seed=7))
+    assert [(step.index, step.total, step.graph) for step in fast[:-1]] == [(0, 2, "full"), (1, 2, "shallow")]
 
 
 def test_closing_the_generator_cancels(bundle: Bundle, opened: list[Any]) -> None:
@@ -404,7 +574,7 @@ def test_closing_the_generator_cancels(bundle: Bundle, opened: list[Any]) -> Non
     [
         ({"prompt": 3}, "prompt", "a prompt is one text, not int (3)"),
         ({"prompt": ["a", "b"]}, "prompt", "not list (['a', 'b'])"),
-        ({"prompt": "a", "negative_prompt": None}, "prompt", "not NoneType"),
+        ({"prompt": "a", "negative_prompt": None}, "negative_prompt", "not NoneType"),
         (
             {"prompt": "a", "seed": -1},
             "seed",
@@ -413,7 +583,7 @@ def test_closing_the_generator_cancels(bundle: Bundle, opened: list[Any]) -> Non
         ({"prompt": "a", "seed": 2**64}, "seed", "whole number"),
         ({"prompt": "a", "seed": 1.5}, "seed", "the seed is 1.5"),
         ({"prompt": "a", "seed": True}, "seed", "the seed is True"),
-        ({"prompt": "a", "latent": zeros(batch=2)}, "latent", "(2, 4, 8, 8), this bundle needs (1, 4, 8, 8)"),
+        ({"prompt": "a", "latent": zeros(batch=2)}, "latent", "(2, 4, 8, 8), this program needs (1, 4, 8, 8)"),
     ],
 )
 def test_bad_arguments_at_the_call(arguments: dict[str, Any], code: str, text: str) -> None:
@@ -476,16 +646,10 @@ def test_carries_that_are_not_there(calls: Calls, code: str, text: str) -> None:
 
 
 def test_graphs_that_nothing_can_feed() -> None:
+    runners = make_runners()
+    del runners["shallow"]
     with pytest.raises(BundleError, match="graph 'shallow', which has no runner"):
-        Session(
-            make_manifest(), Tokenizer(), {name: runner for name, runner in make_runners().items() if name != "shallow"}
-        )
-    manifest = make_manifest()
-    full = manifest.graphs["full"]
-    extra = (*full.inputs, full.inputs[0].model_copy(update={"name": "class_labels"}))
-    graphs = {**manifest.graphs, "full": full.model_copy(update={"inputs": extra})}
-    with pytest.raises(BundleError, match="reads 'class_labels', which this runtime cannot supply"):
-        Session(manifest.model_copy(update={"graphs": graphs}), Tokenizer(), make_runners())
+        Session(make_manifest(), {"clip": Tokenizer()}, runners)
 
 
 def test_backends_of_the_bundle(bundle: Bundle) -> None:

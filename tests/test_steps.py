@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from edgediff.config import parse
-from edgediff.errors import SamplerError
+from edgediff.errors import ConfigError, SamplerError
 from edgediff.runtime.rng import Rng
 from edgediff.runtime.steps import Clip, StepRow, StepTable, Update, apply_update, run_steps
 
@@ -145,10 +145,6 @@ BROKEN = {
         "row 1 of step table 'hand' reads output e_-2, before the first one; its 'e' has 4 coefficients",
     ),
     "no rows": (table(), "has steps = 0 and 0 rows; both must be at least 1"),
-    "limit 0": (
-        table(Update(x=(), e=(), clip=Clip(x=1, e=0, limit=0, weight=1))),
-        "row 0 of step table 'hand' clips to +-0; the limit must be above 0",
-    ),
 }
 
 
@@ -160,6 +156,27 @@ def test_check_names_the_row_that_is_wrong(name: str):
     assert message in str(error.value)
     with pytest.raises(SamplerError):
         run_steps(broken, array(0), lambda *_: array(0))
+
+
+@pytest.mark.parametrize(
+    "key", ["update.clip.limit", "update.noise", "update.x.0", "update.clip.weight", "update.e.64", "update.e.0"]
+)
+def test_coefficients_have_limits(key: str):
+    """Finite, of magnitude 1e30 at most, 64 of a kind; what a clip goes to is above 0."""
+    row = {"timestep": 1.0, "update": {"x": [1.0], "e": [1.0] * 64, "noise": 0.5}}
+    row["update"]["clip"] = {"x": 1.0, "e": 0.0, "limit": 1.0, "weight": 1.0}
+    good = {"sampler": "hand", "steps": 1, "init_scale": 1.0, "rows": [row]}
+    assert parse(good, StepTable, where="test")
+    at, rest = row, key.split(".")
+    for part in rest[:-1]:
+        at = at[part]
+    last = int(rest[-1]) if rest[-1].isdigit() else rest[-1]
+    if last == 64:
+        at.append(1.0)
+    else:
+        at[last] = 0.0 if last == "limit" else 1.1e30
+    with pytest.raises(ConfigError, match=key.split(".")[-2]):
+        parse(good, StepTable, where="test")
 
 
 def test_closing_the_generator_stops_the_run():

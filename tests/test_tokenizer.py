@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import unicodedata
@@ -341,6 +342,80 @@ def test_added_tokens_of_tokenizer_config_are_read_as_transformers_reads_them(go
         assert ours.encode(text, 20) == expected, repr(text)
 
 
+def agree(folder: Path, texts: list[str], length: int = 24) -> None:
+    from transformers import CLIPTokenizer
+
+    theirs, ours = CLIPTokenizer.from_pretrained(folder), load_tokenizer(folder)
+    for text in texts:
+        expected = theirs(text, padding="max_length", truncation=True, max_length=length).input_ids
+        assert ours.encode(text, length) == expected, repr(text)
+
+
+@pytest.mark.parametrize("name", SPECIAL)
+def test_tokenizer_json_alone_is_enough(name: str, golden: dict, tmp_path: Path):
+    """What transformers 5 saves."""
+    from transformers import CLIPTokenizer
+
+    folder = write_folder(tmp_path / "t", golden["vocab"], golden["merges"], SPECIAL[name])
+    CLIPTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "saved")
+    assert sorted(path.name for path in (tmp_path / "saved").iterdir()) == ["tokenizer.json", "tokenizer_config.json"]
+    agree(tmp_path / "saved", WRITTEN)
+    two, one = read_tokenizer(folder), read_tokenizer(tmp_path / "saved")
+    assert (one.vocab, list(one.merges), one.named) == (two.vocab, list(two.merges), two.named)
+
+
+def test_added_tokens_json_adds_tokens(golden: dict, tmp_path: Path):
+    """Textual inversion as transformers 4 saved it: tokens after the vocabulary, looked for after lowercasing."""
+    folder = write_folder(tmp_path / "t", golden["vocab"], golden["merges"], {})
+    size = len(golden["vocab"])
+    (folder / "added_tokens.json").write_text(json.dumps({"<cat-toy>": size, "Big": size + 1, END: size - 1}))
+    texts = [*WRITTEN, "a <cat-toy> b", "a<CAT-TOY>b", "big Big BIG", "xbigx", f"<cat-toy>{END}"]
+    agree(folder, texts)
+    ids = load_tokenizer(folder).encode("a <cat-toy> b", 8)
+    assert size in ids
+    (folder / "added_tokens.json").write_text(json.dumps({"<cat-toy>": size + 6}))
+    with pytest.raises(ConfigError, match=f"has id {size + 6}, and transformers would give it {size}"):
+        load_tokenizer(folder)
+
+
+def test_properties_of_added_tokens_are_those_of_transformers(golden: dict, tmp_path: Path):
+    """The group `added` of the golden file, but for its tokens of several ids, as a tokenizer_config.json says it."""
+    folder, vocab = write_folder(tmp_path / "t", golden["vocab"], golden["merges"], {}), golden["vocab"]
+    names = {"single_word": "single_word", "left_strip": "lstrip", "right_strip": "rstrip", "normalized": "normalized"}
+    listed = [{"content": BEGIN}, {"content": END}, *ADDED]
+    decoder = {
+        str(len(vocab) - 2 + index): {
+            "content": one["content"],
+            "special": True,
+            **{theirs: one.get(ours, False) for ours, theirs in names.items()},
+        }
+        for index, one in enumerate(listed)
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": decoder}), encoding="utf-8")
+    agree(folder, [*ADDED_TEXTS, *WRITTEN])
+
+
+def test_one_token_may_stand_for_several_ids(golden: dict, tmp_path: Path):
+    parts = read_tokenizer(write_folder(tmp_path / "t", golden["vocab"], golden["merges"], {}))
+    tokenizer = Tokenizer.make(parts.vocab, parts.merges, added_spec(parts.spec(77)))
+    a, begin, end = golden["vocab"]["a</w>"], golden["vocab"][BEGIN], golden["vocab"][END]
+    assert tokenizer.encode("a <cat> a", 8) == [begin, a, 700, 701, 702, a, end, end]
+    assert tokenizer.encode("a <cat> a", 5) == [begin, a, 700, 701, end], "cut in the middle of it"
+
+
+def test_the_normal_form_is_the_same_tokenizer(golden: dict, tmp_path: Path):
+    """What a bundle holds, read by `Tokenizer.load`; ids may have gaps, and a merge that stands twice counts once."""
+    parts = read_tokenizer(write_folder(tmp_path / "t", golden["vocab"], golden["merges"], SPECIAL["sd15"]))
+    parts.write(tmp_path / "tokenizer")
+    ours, again = parts.load(), Tokenizer.load(tmp_path, parts.spec(77))
+    assert all(ours.encode(text, 24) == again.encode(text, 24) for text in WRITTEN)
+    sparse = {token: 3 * index for token, index in parts.vocab.items()}
+    added = tuple(one.model_copy(update={"ids": tuple(3 * i for i in one.ids)}) for one in parts.added)
+    spec = parts.spec(77).model_copy(update={"added": added})
+    wide = Tokenizer.make(sparse, [*parts.merges, *parts.merges[:5][::-1]], spec)
+    assert all([3 * index for index in ours.encode(text, 24)] == wide.encode(text, 24) for text in WRITTEN)
+
+
 def test_truncation_keeps_the_end_and_padding_fills_up(golden: dict, tmp_path: Path):
     tokenizer = load_tokenizer(write_folder(tmp_path / "t", golden["vocab"], golden["merges"], {}))
     short, long = tokenizer.encode("a", 8), tokenizer.encode("the red heart " * 50, 8)
@@ -369,6 +444,19 @@ DAMAGE = {
     "pad unknown": ("special_tokens_map.json", '{"pad_token": "<pad>"}', "pad_token '<pad>' is not in this voc"),
     "token a number": ("special_tokens_map.json", '{"pad_token": 3}', "a special token is 3; it must be text"),
     "config cut off": ("tokenizer_config.json", "{", "is not JSON"),
+    "config of 5000 digits": ("tokenizer_config.json", '{"a": ' + "9" * 5000 + "}", "is not JSON"),
+    "pad false": ("tokenizer_config.json", '{"pad_token": false}', "a special token is False"),
+    "decoder a list": ("tokenizer_config.json", '{"added_tokens_decoder": [1]}', "it must map ids to tokens"),
+    "decoder a text": ("tokenizer_config.json", '{"added_tokens_decoder": "x"}', "it must map ids to tokens"),
+    "decoder of words": ("tokenizer_config.json", '{"added_tokens_decoder": {"a": "x"}}', "it must map ids"),
+    "flag a text": (
+        "tokenizer_config.json",
+        '{"added_tokens_decoder": {"0": {"content": "!", "single_word": "x"}}}',
+        "single_word = 'x'; it is true or false",
+    ),
+    "added a list": ("added_tokens.json", "[]", "holds a list; it must be a JSON object"),
+    "added id a text": ("added_tokens.json", '{"<cat>": "5"}', "has id '5'"),
+    "merges with CR alone": ("merges.txt", "#version: 0.2\rt h\r", "line 1 holds a carriage return"),
 }
 
 
@@ -395,6 +483,42 @@ def test_the_tokenizer_needs_neither_torch_nor_transformers(golden: dict, tmp_pa
         "assert not {'torch', 'transformers', 'diffusers'} & set(sys.modules), 'heavy import'"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=GOLDEN.parent.parent.parent)
+
+
+SINGLE = {
+    "no JSON": ("{", "is not JSON"),
+    "Unigram": ('{"model": {"type": "Unigram"}}', "of kind 'Unigram'"),
+    "no end of word": ('{"model": {"type": "BPE"}}', "CLIP's is served"),
+    "another normalizer": ("normalizer", {"type": "NFD"}, "CLIP's is served"),
+    "no vocabulary": ("model.vocab", None, "holds a NoneType"),
+    "a merge of three": ("model.merges", ["t h e"], "it must be two tokens"),
+    "a merge of what is no token": ("model.merges", [["t", "hx"]], "must be tokens"),
+    "added tokens a text": ("added_tokens", "x", "'added_tokens' must be a list"),
+    "an added token without content": ("added_tokens", [{"id": 3}], "an object with 'content'"),
+    "another id": ("added_tokens", [{"content": "<cat>", "id": 9}], "transformers would give it"),
+}
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_a_damaged_tokenizer_json_is_named(name: str, golden: dict, tmp_path: Path):
+    from transformers import CLIPTokenizer
+
+    *change, message = SINGLE[name]
+    folder = tmp_path / "saved"
+    source = write_folder(tmp_path / "t", golden["vocab"], golden["merges"], {})
+    CLIPTokenizer.from_pretrained(source).save_pretrained(folder)
+    if len(change) == 1:
+        (folder / "tokenizer.json").write_text(change[0])
+    else:
+        whole = json.loads((folder / "tokenizer.json").read_text())
+        at, (*parents, last) = whole, change[0].split(".")
+        for part in parents:
+            at = at[part]
+        at[last] = change[1]
+        (folder / "tokenizer.json").write_text(json.dumps(whole))
+    with pytest.raises(ConfigError, match=re.escape(message)) as error:
+        load_tokenizer(folder)
+    assert "tokenizer.json" in str(error.value)
 
 
 @pytest.mark.skipif(not (EMBEDDED / "vocab.json").exists(), reason="the embedded model is not built yet")

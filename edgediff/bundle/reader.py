@@ -63,7 +63,7 @@ def parse_manifest(data: bytes | str, where: str) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(json.dumps(document), strict=True, by_alias=True, by_name=False)
     except ValidationError as error:
-        refused = describe_error(error, Manifest, where=where)
+        refused = describe_error(error, Manifest, where=where, data=document)
         newer = version != VERSION and refused.code in ("unknown_key", "value")
         hint = f"; the manifest is of schema {version}, which is newer: update edgediff" if newer else ""
         raise broken(refused.code, where, f"{refused.message}{hint}") from None

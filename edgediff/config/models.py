@@ -10,7 +10,6 @@ import json
 from typing import Any, ClassVar, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic.fields import FieldInfo
 
 from edgediff.errors import ConfigError, did_you_mean
 
@@ -51,13 +50,25 @@ def parse(data: Any, model: type[M], *, where: str, strict: bool = False) -> M:
         raise describe_error(error, model, where=where) from None
 
 
-def describe_error(error: ValidationError, model: type[BaseModel], *, where: str) -> ConfigError:
-    """The first fault as a sentence: the key, its value, what is allowed."""
+def describe_error(error: ValidationError, model: type[BaseModel], *, where: str, data: Any = None) -> ConfigError:
+    """The first fault as a sentence: the key, its value, what is allowed. `data` is what was validated: with it the key
+    is named as it stands there, without pydantic's names for the members of a union."""
     first = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in first["loc"])
+    parts = first["loc"] if data is None else _parts_in(data, first["loc"], first["type"] == "missing")
+    key = ".".join(str(part) for part in parts)
     own = getattr(first.get("ctx", {}).get("error"), "code", "value")  # a validator's error may bring its code
     code = "unknown_key" if first["type"] == "extra_forbidden" else own
     return ConfigError(_sentence(first, key, model), where=where, code=code)
+
+
+def _parts_in(data: Any, location: tuple[int | str, ...], missing: bool) -> tuple[int | str, ...]:
+    """The parts of a location that are keys and indices of `data`, and its last one where that key is missing."""
+    found: list[int | str] = []
+    for part in location:
+        if part in data if isinstance(data, dict) else isinstance(data, list) and isinstance(part, int):
+            found.append(part)
+            data = data[part]
+    return (*found, location[-1]) if missing else tuple(found)
 
 
 def _sentence(first: Any, key: str, model: type[BaseModel]) -> str:
@@ -65,7 +76,7 @@ def _sentence(first: Any, key: str, model: type[BaseModel]) -> str:
         holder, last = _model_at(model, first["loc"][:-1]), str(first["loc"][-1])
         if instead := getattr(holder, "renamed", {}).get(last):
             return f"key '{key}' = {first['input']!r} is no longer known: {instead}"
-        return f"unknown key '{key}'{did_you_mean(last, sorted(holder.model_fields) if holder else [])}"
+        return f"unknown key '{key}'{did_you_mean(last, _keys_of(holder))}"
     if first["type"] == "missing":
         return f"key '{key}' is missing"
     message = first["msg"].removeprefix("Value error, ")
@@ -76,21 +87,26 @@ def _sentence(first: Any, key: str, model: type[BaseModel]) -> str:
 
 
 def _model_at(model: type[BaseModel], location: tuple[int | str, ...]) -> type[BaseModel] | None:
-    """The model at `location` below `model`."""
+    """The model at `location` below `model`. Names of a union's members are part of a location."""
     current: Any = model
     for part in location:
-        if isinstance(part, str) and (field := _field(current, part)) is not None:
-            current = field.annotation
-        current = _model_in(current) or current
-    return current if isinstance(current, type) and issubclass(current, BaseModel) else None
+        models = _models_in(current)
+        named = next((one for one in models if one.__name__ == part), None)
+        fields = next((one.model_fields for one in models if part in one.model_fields), None)
+        if named is not None:
+            current = named
+        elif fields is not None:
+            current = fields[str(part)].annotation
+    models = _models_in(current)
+    return models[0] if models else None
 
 
-def _field(model: Any, name: str) -> FieldInfo | None:
-    return model.model_fields.get(name) if isinstance(model, type) and issubclass(model, BaseModel) else None
+def _keys_of(model: type[BaseModel] | None) -> list[str]:
+    return sorted(field.alias or name for name, field in model.model_fields.items()) if model else []
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The first model inside an annotation such as `tuple[Row, ...]` or `dict[str, Graph] | None`."""
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models inside an annotation such as `tuple[Row, ...]` or `dict[str, Graph] | None`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for part in get_args(annotation) if (found := _model_in(part))), None)
+        return [annotation]
+    return [found for part in get_args(annotation) for found in _models_in(part)]

@@ -14,10 +14,10 @@ from typing import Any
 
 from pydantic import RootModel
 
-from edgediff.config import dump_json, read_outside
+from edgediff.config import dump_json, parse, read_outside
 from edgediff.errors import ConfigError
 from edgediff.runtime.manifest import Added, TokenizerSpec
-from edgediff.runtime.tokenizer import Merges, Tokenizer, read_merges, read_vocab
+from edgediff.runtime.tokenizer import Merges, Tokenizer, check_vocab, read_merges, read_vocab
 
 _DEFAULTS = {
     "bos_token": "<|startoftext|>",
@@ -60,15 +60,14 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
 
 
 def read_tokenizer(folder: Path) -> TokenizerParts:
-    """Reads whichever files there are. Raises ConfigError, naming the file, when one is missing or damaged."""
+    """Reads whichever files there are. Raises ConfigError (`tokenizer`), naming the file, when one is missing or
+    damaged."""
     if not (folder / "vocab.json").is_file() and (folder / "tokenizer.json").is_file():
         return _read_single(folder)
     vocab = read_vocab(folder / "vocab.json")
     merges = read_merges(folder / "merges.txt", vocab, windows=True)
     named, added = _read_special(folder)
-    extra = _read_object(folder / "added_tokens.json", optional=True)
-    ids = {**vocab, **{str(token): index for token, index in extra.items()}}
-    return _make(folder / "vocab.json", vocab, merges, named, added, ids)
+    return _make(folder / "vocab.json", vocab, merges, named, added)
 
 
 def _read_single(folder: Path) -> TokenizerParts:
@@ -76,37 +75,51 @@ def _read_single(folder: Path) -> TokenizerParts:
     path = folder / "tokenizer.json"
     whole = _read_object(path)
     model = whole.get("model")
-    if not isinstance(model, dict) or model.get("type") != "BPE" or model.get("end_of_word_suffix") != "</w>":
+    steps = [
+        _kinds(whole.get(key), inner)
+        for key, inner in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers"))
+    ]
+    if not isinstance(model, dict) or (model.get("type"), model.get("end_of_word_suffix"), steps) != _CLIP:
         kind = model.get("type") if isinstance(model, dict) else None
-        message = f"holds a tokenizer of kind {kind!r:.40}; CLIP's byte pairs (BPE, end of word '</w>') are served"
-        raise ConfigError(message, where=str(path), code="tokenizer")
+        message = (
+            f"holds a tokenizer of kind {kind!r:.40} after {steps!r:.160}; CLIP's is served: byte pairs (BPE) with "
+            f"'</w>' at the end of a word, after {_CLIP[2]}"
+        )
+        raise _damaged(message, path)
     listed = whole.get("added_tokens") or []
-    tokens = [_token(value, path) for value in listed] if isinstance(listed, list) else []
-    added_ids = {value["content"]: value.get("id") for value in listed if isinstance(value, dict)}
-    vocab = _vocab(model.get("vocab"), path)
+    if not isinstance(listed, list):
+        raise _damaged("'added_tokens' must be a list", path)
+    tokens = [_token(value, path) for value in listed]
+    vocab = check_vocab(model.get("vocab"), str(path))
     merges = _merges(model.get("merges"), vocab, path)
     named, special = _read_special(folder)
     known = {token["content"] for token in tokens}
-    added = tokens + [token for token in special if token["content"] not in known]
-    return _make(path, vocab, merges, named, added, {**vocab, **added_ids})
+    return _make(path, vocab, merges, named, tokens + [token for token in special if token["content"] not in known])
 
 
-def _vocab(value: Any, path: Path) -> dict[str, int]:
-    if not isinstance(value, dict) or not all(
-        isinstance(index, int) and 0 <= index <= 2**24 for index in value.values()
-    ):
-        raise ConfigError("'model.vocab' must map tokens to ids", where=str(path), code="tokenizer")
-    return value
+def _kinds(step: Any, inner: str) -> list[Any]:
+    """The kinds of a pipeline's steps, such as `["NFC", "Replace", "Lowercase"]`."""
+    if not isinstance(step, dict):
+        return []
+    parts = step.get(inner) if step.get("type") == "Sequence" else [step]
+    return [part.get("type") if isinstance(part, dict) else None for part in parts] if isinstance(parts, list) else []
 
 
 def _merges(value: Any, vocab: Mapping[str, int], path: Path) -> list[tuple[str, str]]:
-    pairs = [tuple(one.split(" ")) if isinstance(one, str) else one for one in value] if isinstance(value, list) else []
+    """Pairs, each given as two tokens or as one text with a space between them."""
+    if not isinstance(value, list):
+        raise _damaged("'model.merges' must be a list", path)
     found = []
-    for index, pair in enumerate(pairs):
-        if len(pair) != 2 or not all(isinstance(part, str) for part in pair) or "".join(pair) not in vocab:
-            message = f"'model.merges[{index}]' = {pair!r:.60}: two tokens whose joined text is one too"
-            raise ConfigError(message, where=str(path), code="tokenizer")
-        found.append((pair[0], pair[1]))
+    for index, one in enumerate(value):
+        pair = one.split(" ") if isinstance(one, str) else one
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
+            raise _damaged(f"'model.merges[{index}]' = {one!r:.60}: it must be two tokens", path)
+        first, second = pair
+        if not {first, second, first + second} <= vocab.keys() or any(letter in first + second for letter in " \n"):
+            raise _damaged(
+                f"'model.merges[{index}]' = {one!r:.60}: its tokens and their joined text must be tokens", path
+            )
+        found.append((first, second))
     return found
 
 
@@ -116,27 +129,31 @@ def _make(
     merges: Merges,
     named: Mapping[str, dict[str, Any]],
     added: list[dict[str, Any]],
-    ids: Mapping[str, Any],
 ) -> TokenizerParts:
-    for key, token in named.items():
-        if token["content"] not in ids:
-            message = f"{key} '{token['content']}' is not in this vocabulary; the files must come from one tokenizer"
-            raise ConfigError(message, where=str(path), code="tokenizer")
+    """The parts. A token that the vocabulary has not gets the next free id, as with transformers; where the model's
+    files say another one, their tokenizer and their embedding table do not meet, and that is an error."""
     last: dict[str, dict[str, Any]] = {}
     for token in added:  # where one text is added twice, the last one counts, in its place
         last.pop(token["content"], None)
         last[token["content"]] = token
-    following = max(vocab.values()) + 1
-    found = []
+    following, found = max(vocab.values()) + 1, []
+    known = {*vocab, *(content for content, token in last.items() if "id" in token)}
+    for key, token in named.items():
+        if token["content"] not in known:
+            message = f"{key} '{token['content']}' is not in this vocabulary; the files must come from one tokenizer"
+            raise _damaged(message, path)
     for content, token in last.items():
-        index = ids.get(content)
-        if index is None:
-            index, following = following, following + 1
-        flags = {new: bool(token.get(old, False)) for old, new in _FLAGS.items()}
-        found.append(Added(content=content, ids=(index,), **flags))
+        index = vocab.get(content, following)
+        following = max(following, index + 1)
+        if token.get("id", index) != index:
+            message = f"added token '{content:.60}' has id {token['id']!r:.20}, and transformers would give it {index}"
+            raise _damaged(f"{message}; save the tokenizer again", path)
+        values = {new: token[old] for old, new in _FLAGS.items() if old in token}
+        found.append(parse({"content": content, "ids": [index], **values}, Added, where=str(path)))
     return TokenizerParts(vocab, merges, {_NAMES[key]: token["content"] for key, token in named.items()}, tuple(found))
 
 
+_CLIP = ("BPE", "</w>", [["NFC", "Replace", "Lowercase"], ["Split", "ByteLevel"]])
 _FLAGS = {"normalized": "normalized", "single_word": "single_word", "lstrip": "left_strip", "rstrip": "right_strip"}
 
 
@@ -146,19 +163,40 @@ def _read_special(folder: Path) -> tuple[dict[str, dict[str, Any]], list[dict[st
     `added_tokens_decoder` in tokenizer_config.json decides where it exists; otherwise special_tokens_map.json
     goes before tokenizer_config.json, and CLIP's own tokens stand for what neither names. Where one text is
     added twice with other properties, the last one counts (in SD 1.5 the padding, which is not normalized).
+    `added_tokens.json` counts where there is no `added_tokens_decoder`.
     """
     path = folder / "tokenizer_config.json"
     config = _read_object(path, optional=True)
-    decoder = config.get("added_tokens_decoder")
-    added = [_token(value, path) for _, value in sorted((decoder or {}).items(), key=_by_number)]
-    known = {token["content"] for token in added}
-    if decoder is None:
+    given = {key: (config[key], path) for key in _DEFAULTS if config.get(key) is not None}
+    if (decoder := config.get("added_tokens_decoder")) is None:
         path = folder / "special_tokens_map.json"
-        config = {**config, **_read_object(path, optional=True)}
-    named = {key: _token(config.get(key) or default, path) for key, default in _DEFAULTS.items()}
-    texts = {token["content"] for token in named.values()}
-    added = [{**token, "special": token["special"] or token["content"] in texts} for token in added]
+        special = _read_object(path, optional=True)
+        given |= {key: (special[key], path) for key in _DEFAULTS if special.get(key) is not None}
+    named = {key: _token(*given.get(key, (default, path))) for key, default in _DEFAULTS.items()}
+    if decoder is None:
+        added = _saved_by_version_4(folder / "added_tokens.json", {named[key]["content"] for key in given})
+    else:
+        added = _decoded(decoder, path)
+    known = {token["content"] for token in added}
     return named, added + [token for token in named.values() if token["content"] not in known]
+
+
+def _saved_by_version_4(path: Path, special: set[str]) -> list[dict[str, Any]]:
+    """The tokens of `added_tokens.json`: token -> id. Those that are not special are looked for after lowercasing."""
+    if not path.exists():
+        return []
+    ids = check_vocab(read_outside(path, RootModel[Any]).root, str(path))
+    found = sorted(ids.items(), key=lambda item: item[1])
+    return [{"content": text, "normalized": text not in special, "id": index} for text, index in found]
+
+
+def _decoded(decoder: Any, path: Path) -> list[dict[str, Any]]:
+    """The tokens of `added_tokens_decoder`: id -> token, in the order of their ids."""
+    if decoder is None:
+        return []
+    if not isinstance(decoder, dict) or not all(key.isascii() and key.isdecimal() for key in decoder):
+        raise _damaged(f"'added_tokens_decoder' = {decoder!r:.60}: it must map ids to tokens", path)
+    return [{**_token(value, path), "id": int(key)} for key, value in sorted(decoder.items(), key=_by_number)]
 
 
 def _by_number(item: tuple[str, Any]) -> tuple[int, str]:
@@ -168,13 +206,13 @@ def _by_number(item: tuple[str, Any]) -> tuple[int, str]:
 def _token(value: Any, path: Path) -> dict[str, Any]:
     """AddedToken's arguments from its text or its JSON; a token given as text is matched before normalizing."""
     if isinstance(value, str):
-        return {"content": value, "normalized": False, "special": True}
+        return {"content": value, "normalized": False}
     if not isinstance(value, dict) or not isinstance(value.get("content"), str):
-        raise ConfigError(
-            f"a special token is {value!r}; it must be text, or an object with 'content'", where=str(path)
-        )
-    keys = ("content", "single_word", "lstrip", "rstrip", "normalized")
-    return {**{key: value[key] for key in keys if key in value}, "special": value.get("special", True)}
+        raise _damaged(f"a special token is {value!r:.60}; it must be text, or an object with 'content'", path)
+    for key in _FLAGS:
+        if not isinstance(value.get(key, False), bool):
+            raise _damaged(f"token '{value['content']:.60}' has {key} = {value[key]!r:.40}; it is true or false", path)
+    return {key: value[key] for key in ("content", "id", *_FLAGS) if key in value}
 
 
 def _read_object(path: Path, *, optional: bool = False) -> dict[str, Any]:
@@ -182,3 +220,7 @@ def _read_object(path: Path, *, optional: bool = False) -> dict[str, Any]:
         return {}
     found: dict[str, Any] = read_outside(path, RootModel[dict[str, Any]]).root
     return found
+
+
+def _damaged(message: str, path: Path) -> ConfigError:
+    return ConfigError(message, where=str(path), code="tokenizer")

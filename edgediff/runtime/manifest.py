@@ -11,9 +11,9 @@ import math
 import re
 from collections.abc import Sized
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import AfterValidator, Discriminator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, Tag
 from pydantic_core import CoreSchema, core_schema
 
 from edgediff.config import Model
@@ -218,10 +218,13 @@ class Encoder(Model):
     mask: Name | None = None
 
 
+Given = Literal["latent", "timestep", "guidance", "picture", "masked_picture", "mask"]
+
+
 class Fed(Model):
     """A source without keys of its own: the latent, the time, the embedded guidance, the picture, its mask."""
 
-    source: Literal["latent", "timestep", "guidance", "picture", "masked_picture", "mask"] = Field(alias="from")
+    source: Given = Field(alias="from")
 
 
 class TextOutput(Model):
@@ -274,7 +277,28 @@ class Constant(Model):
     empty: Annotated[tuple[Number, ...], Length(1, 4096)] | None = None
 
 
-Condition = Annotated[Fed | Text | TextMask | Classes | Constant, Field(discriminator="source")]
+_KINDS: dict[str, type[Model]] = {"text": Text, "text_mask": TextMask, "class": Classes, "constant": Constant}
+_SOURCES = (*get_args(Given), *_KINDS)
+
+
+def _kind(value: Any) -> str | None:
+    """Which table a condition has, by its `from` (`source` where Python makes one) and by nothing else."""
+    if isinstance(value, Model):
+        return type(value).__name__
+    found = value.get("from", value.get("source")) if isinstance(value, dict) else None
+    return _KINDS.get(found, Fed).__name__ if isinstance(found, str) and found in _SOURCES else None
+
+
+Condition = Annotated[
+    Annotated[Fed, Tag("Fed")]
+    | Annotated[Text, Tag("Text")]
+    | Annotated[TextMask, Tag("TextMask")]
+    | Annotated[Classes, Tag("Classes")]
+    | Annotated[Constant, Tag("Constant")],
+    Discriminator(
+        _kind, custom_error_type="from", custom_error_message=f"key 'from' is missing, or none of {', '.join(_SOURCES)}"
+    ),
+]
 
 
 class Decoder(Model):

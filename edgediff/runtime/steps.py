@@ -204,11 +204,6 @@ def _check_row(sampler: str, index: int, update: Update) -> None:
                 f"most {index + 1}",
                 code="table",
             )
-    if update.clip is not None and update.clip.limit <= 0:
-        raise SamplerError(
-            f"row {index} of step table '{sampler}' clips to +-{update.clip.limit:g}; the limit must be above 0",
-            code="table",
-        )
 
 
 def _row_text(row: StepRow) -> str:

@@ -144,15 +144,20 @@ def read_vocab(path: Path) -> dict[str, int]:
         raise _damaged(f"cannot be read: {error.strerror}", str(path)) from error
     except BundleError as error:
         raise _damaged(error.message, str(path)) from error
+    return check_vocab(vocab, str(path))
+
+
+def check_vocab(vocab: Any, where: str) -> dict[str, int]:
+    """Token -> id out of JSON. Raises ConfigError (`tokenizer`) for anything else."""
     if not isinstance(vocab, dict) or not vocab:
         kind = "no tokens" if isinstance(vocab, dict) else f"a {type(vocab).__name__}"
-        raise _damaged(f"holds {kind}; it must be a JSON object that maps each token to its id", str(path))
+        raise _damaged(f"holds {kind}; it must be a JSON object that maps each token to its id", where)
     for token, index in vocab.items():
         if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index <= MAX_ID:
-            raise _damaged(f"token '{token}' has id {index!r:.40}; ids are whole numbers from 0 to {MAX_ID}", str(path))
+            raise _damaged(f"token '{token}' has id {index!r:.40}; ids are whole numbers from 0 to {MAX_ID}", where)
     if len(set(vocab.values())) != len(vocab):
-        raise _damaged("two tokens have the same id; every token needs its own", str(path))
-    return dict(vocab)
+        raise _damaged("two tokens have the same id; every token needs its own", where)
+    return vocab
 
 
 def read_merges(path: Path, vocab: Mapping[str, int], *, windows: bool = False) -> list[tuple[str, str]]:
@@ -165,6 +170,9 @@ def read_merges(path: Path, vocab: Mapping[str, int], *, windows: bool = False) 
     except UnicodeDecodeError as error:
         raise _damaged(f"is not UTF-8 (byte {error.start})", str(path)) from error
     text = text.replace("\r\n", "\n") if windows else text
+    if "\r" in text:
+        number = text[: text.index("\r")].count("\n") + 1
+        raise _damaged(f"line {number} holds a carriage return; lines end with \\n alone", str(path))
     merges = []
     for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], start=1):
         if number == 1 and line.startswith("#version"):
