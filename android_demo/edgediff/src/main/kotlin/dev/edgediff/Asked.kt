@@ -1,5 +1,7 @@
 package dev.edgediff
 
+import kotlin.math.abs
+
 /**
  * A request, held against what the program takes before anything is drawn. Codes: `program`, `strength`, `prompt`,
  * `negative_prompt`, `picture`, `mask`, `noise`, `guidance`.
@@ -36,7 +38,7 @@ internal class Asked(private val manifest: Manifest, private val request: Genera
     private fun findProgram(): Program {
         val strength = request.strength ?: return manifest.program(request.program)
         if (request.program != null) refuse("strength", null, "give a program or a strength, not both")
-        return manifest.programs.values.firstOrNull { it.strength == strength } ?: run {
+        return manifest.programs.values.firstOrNull { it.strength != null && abs(it.strength - strength) < 1e-6 } ?: run {
             val known = manifest.programs.values.mapNotNull { it.strength }
             val have = if (known.isEmpty()) "no program with a strength" else "the strengths ${known.joinToString()}"
             refuse("strength", null, "bundle '${manifest.name}' has no program of strength $strength; it has $have")

@@ -32,9 +32,9 @@ internal class Calls(
         val output = FloatArray(latent.size)
         run(name, row, 1, 1, latent).get(output)
         val held = row.held ?: return output
-        val times = if (held.isTimesScale) checkNotNull(asked.scale) - 1.0 else 1.0
+        val times = if (held.isTimesScale) (checkNotNull(asked.scale) - 1.0).toFloat() else 1f
         held.weights.forEachIndexed { index, weight ->
-            val factor = (weight * times).toFloat()
+            val factor = weight.toFloat() * times
             val difference = differences[index]
             for (i in output.indices) output[i] += factor * difference[i]
         }

@@ -9,10 +9,12 @@ internal class Texts(
 ) {
     private val made = HashMap<Pair<String, String>, Map<String, Made>>()
 
-    /** 1 up to the text's end token, 0 after it. */
+    /** 1 up to the text's first end token, 0 after it. */
     fun mask(encoder: String, text: String): FloatArray {
-        val found = ids(encoder, text)
-        return FloatArray(found.ids.size) { if (it < found.count) 1f else 0f }
+        val ids = ids(encoder, text)
+        val end = tokenizerOf(encoder).end
+        val count = 1 + (1 until ids.size).first { ids[it] == end }
+        return FloatArray(ids.size) { if (it < count) 1f else 0f }
     }
 
     /** Outputs of encoders for a text, joined along the last axis. */
@@ -33,15 +35,19 @@ internal class Texts(
         val encoder = manifest.encoders.getValue(name)
         val inputs = HashMap<String, FloatArray>()
         encoder.mask?.let { inputs[it] = mask(name, text) }
-        inputs[encoder.ids] = ids(name, text).ids.let { ids -> FloatArray(ids.size) { ids[it].toFloat() } }
+        inputs[encoder.ids] = ids(name, text).let { ids -> FloatArray(ids.size) { ids[it].toFloat() } }
         val wanted = manifest.conditions.values.filterIsInstance<Condition.Text>().flatMap { it.outputs }
         stages.run(encoder.graph, inputs, wanted.filter { it.first == name }.map { it.second }.toSet())
     }
 
-    private fun ids(encoder: String, text: String): TextIds {
+    private fun ids(encoder: String, text: String): IntArray {
         val name = manifest.encoders.getValue(encoder).tokenizer
-        val tokenizer = tokenizers[name] ?: refuse("tokenizer", null, "tokenizer '$name' is not loaded")
-        return tokenizer.encodeText(text, manifest.tokenizers.getValue(name).length)
+        return tokenizerOf(encoder).encode(text, manifest.tokenizers.getValue(name).length)
+    }
+
+    private fun tokenizerOf(encoder: String): Tokenizer {
+        val name = manifest.encoders.getValue(encoder).tokenizer
+        return tokenizers[name] ?: refuse("tokenizer", null, "tokenizer '$name' is not loaded")
     }
 }
 

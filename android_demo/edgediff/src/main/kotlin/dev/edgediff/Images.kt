@@ -21,8 +21,7 @@ internal class Images(private val manifest: Manifest, private val stages: Stages
         val stage = manifest.preview ?: return decode(latent, program)
         if (stage.weights != null && stage.bias != null) return mixed(latent, program, stage.weights, stage.bias)
         if (stage.graph == null || stage.input == null || stage.output == null) return decode(latent, program)
-        val value = scaled(latent, program)
-        val made = stages.run(stage.graph, mapOf(stage.input to value), listOf(stage.output)).getValue(stage.output)
+        val made = stages.run(stage.graph, mapOf(stage.input to latent), listOf(stage.output)).getValue(stage.output)
         return Picture.of(made.sample, made.shape.drop(1))
     }
 

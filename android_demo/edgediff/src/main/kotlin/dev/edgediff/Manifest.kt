@@ -146,11 +146,11 @@ public class Manifest internal constructor(
         for (condition in conditionsOf(program).values) {
             for (name in condition.encoders) found.add(encoders.getValue(name).graph to 1)
         }
-        if ("picture" in program.takes || "mask" in program.takes) picture?.let { found.add(it.graph to 1) }
+        if ("picture" in program.takes) picture?.let { found.add(it.graph to 1) }
         for (row in program.rows) {
             row.graph?.let { found.add(it to if (row.guidance != null && program.isBatched) 2 else 1) }
         }
-        for (name in listOf(decoder.graph, safety?.graph)) name?.let { found.add(it to 1) }
+        for (name in listOf(decoder.graph, safety?.graph, preview?.graph)) name?.let { found.add(it to 1) }
         return found.toList()
     }
 

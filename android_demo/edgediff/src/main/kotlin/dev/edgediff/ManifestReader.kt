@@ -66,7 +66,7 @@ private fun readManifest(fields: Fields) = Manifest(
     fields.oneOr("evidence", Unit) { value, place -> if (value !is JsonObject) place.wrong(value, "an object") }
 }
 
-private fun readTokenizer(fields: Fields) = TokenizerSpec(
+internal fun readTokenizer(fields: Fields) = TokenizerSpec(
     kind = fields.one("kind", word("clip")),
     vocab = fields.one("vocab", readPath),
     merges = fields.one("merges", readPath),

@@ -2,9 +2,6 @@ package dev.edgediff
 
 import java.text.Normalizer
 
-/** What a text became: [count] of the [ids] are the text's, its begin and its end included; padding follows. */
-internal class TextIds(val ids: IntArray, val count: Int)
-
 /**
  * Text to token ids: CLIP's byte-level BPE as section 6 of docs/format.md says; the same ids as Python's
  * `edgediff.runtime.tokenizer`. Letters and digits are those of the Unicode version of the runtime.
@@ -17,9 +14,7 @@ public class Tokenizer internal constructor(
      * [maxLength] ids: begin, the text (cut where it is too long), end, padding. Raises `prompt` for a [maxLength]
      * below 2 and for a text that is no Unicode (half of a surrogate pair).
      */
-    public fun encode(text: String, maxLength: Int): IntArray = encodeText(text, maxLength).ids
-
-    internal fun encodeText(text: String, maxLength: Int): TextIds {
+    public fun encode(text: String, maxLength: Int): IntArray {
         if (maxLength < 2) refuse("prompt", null, "max_length = $maxLength; a text needs at least its begin and its end")
         if (hasLoneSurrogate(text)) refuse("prompt", null, "the prompt has half a surrogate pair; pass valid Unicode")
         val room = maxLength - 2
@@ -29,7 +24,7 @@ public class Tokenizer internal constructor(
             if (part.ids != null) ids.addAll(part.ids) else encodePlain(part.text, room, ids)
         }
         val shown = minOf(ids.size, room)
-        val all = IntArray(maxLength) { index ->
+        return IntArray(maxLength) { index ->
             when {
                 index == 0 -> begin
                 index <= shown -> ids[index - 1]
@@ -37,7 +32,6 @@ public class Tokenizer internal constructor(
                 else -> pad
             }
         }
-        return TextIds(all, shown + 2)
     }
 
     private fun encodePlain(text: String, room: Int, ids: MutableList<Int>) {

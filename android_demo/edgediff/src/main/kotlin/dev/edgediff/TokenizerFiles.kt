@@ -10,11 +10,22 @@ private const val SHOWN = 40
 internal fun loadTokenizer(spec: TokenizerSpec, folder: Path, shown: String): Tokenizer {
     val vocabulary = readVocabulary(readText(folder, spec.vocab, shown), "$shown/${spec.vocab}")
     val merges = readMerges(readText(folder, spec.merges, shown), vocabulary, "$shown/${spec.merges}")
+    return makeTokenizer(spec, vocabulary, merges, "$shown/${spec.vocab}")
+}
+
+/** What the manifest and the two files say together. Raises `tokenizer` for a token that is in neither. */
+internal fun makeTokenizer(
+    spec: TokenizerSpec, vocabulary: Map<String, Int>, merges: List<Pair<String, String>>, where: String,
+): Tokenizer {
     val id = { key: String, token: String ->
-        vocabulary[token] ?: spec.added.lastOrNull { it.content == token }?.ids?.first()
-            ?: refuse("tokenizer", "$shown/${spec.vocab}", "$key '$token' is neither in this vocabulary nor added")
+        val ids = spec.added.lastOrNull { it.content == token }?.ids ?: listOfNotNull(vocabulary[token])
+        ids.singleOrNull()
+            ?: refuse("tokenizer", where, "$key '$token' is no one token, of this vocabulary or added")
     }
-    val pairs = BytePairs(vocabulary, merges, id("unknown", spec.unknown))
+    id("unknown", spec.unknown)
+    val unknown = vocabulary[spec.unknown]
+        ?: refuse("tokenizer", where, "has no token '${spec.unknown}', which is the unknown one")
+    val pairs = BytePairs(vocabulary, merges, unknown)
     return Tokenizer(id("begin", spec.begin), id("end", spec.end), id("pad", spec.pad), pairs, AddedTokens(spec.added))
 }
 
@@ -31,6 +42,7 @@ private fun <T> asTokenizer(read: () -> T): T = try {
 private fun readVocabulary(text: String, where: String): Map<String, Int> {
     val members = asTokenizer { parseJson(text, where) } as? JsonObject
         ?: refuse("tokenizer", where, "must be a JSON object: token -> id")
+    if (members.isEmpty()) refuse("tokenizer", where, "holds no tokens; it must map each token to its id")
     val ids = HashSet<Int>()
     return members.mapValues { (token, value) ->
         val number = (value as? JsonNumber)?.takeIf { it.isWhole && it.value >= 0 && it.value <= MOST_ID }

@@ -8,7 +8,20 @@ import java.util.Base64
 internal object Golden {
     private val folder = Path.of(System.getProperty("edgediff.golden"))
 
-    fun read(name: String): Json = Json(parseJson(Files.readString(folder.resolve(name)), name).root)
+    fun read(name: String): Json = readJson(folder.resolve(name))
+}
+
+/** A file of results that no limit of a manifest binds. */
+internal fun readJson(file: Path): Json = Json(parseJson(Files.readString(file), "$file", Int.MAX_VALUE))
+
+/** `src/test/resources/programs.json`, which `make_programs.py` beside it writes: what Python makes of each. */
+internal object Programs {
+    private val file = Path.of("src", "test", "resources", "programs.json")
+    private val json = readJson(file)
+    val cases: List<Json> = json["cases"].items
+    val vocabulary: Map<String, Int> = json["vocabulary"].entries.mapValues { it.value.int }
+
+    fun case(name: String): Json = cases.single { it["name"].text == name }
 }
 
 /** A JSON value with short ways in; a wrong step is the test's failure. */
@@ -31,14 +44,14 @@ internal class Json(val value: Any?) {
 
 /** Numbers are equal as numbers, whatever their spelling. */
 internal fun plain(value: Any?): Any? = when (value) {
-    is JsonNumber -> value.text.toDouble()
+    is JsonNumber -> value.value
     is Number -> value.toDouble()
     is Map<*, *> -> value.mapValues { plain(it.value) }
     is List<*> -> value.map(::plain)
     else -> value
 }
 
-internal fun codeOf(act: () -> Unit): String = try {
+internal fun codeOf(act: () -> Any?): String = try {
     act()
     "no error"
 } catch (error: EdgeDiffException) {

@@ -1,53 +1,51 @@
 package dev.edgediff
 
+import kotlin.math.abs
 import kotlin.test.Test
 import kotlin.test.assertEquals
+import kotlin.test.assertNull
 import kotlin.test.assertTrue
-import kotlin.math.abs
 
-/** Everything that a manifest can say, against what Python makes of it: `tests/program_cases.py`. */
+/** Everything that a manifest can say, against what Python makes of it. */
 class ProgramsTest {
-    private val cases = Golden.read("programs.json")["cases"].items
-
     @Test
     fun `every program goes where Python goes and ends in its picture`() {
-        assertTrue(cases.size >= 15)
-        for (case in cases) {
+        assertTrue(Programs.cases.size >= 8)
+        for (case in Programs.cases) {
             val name = case["name"].text
             val session = session(case)
-            val seed = case["seed"].text.toULong()
-            val steps = session.steps(case["prompt"].text, case["negative_prompt"].text, seed).toList()
+            val steps = session.steps(request(case)).toList()
             assertEquals(case["latents"].items.size, steps.size, name)
             case["latents"].items.forEachIndexed { index, want ->
-                assertClose(want.doubles, sampled(steps[index].latent), "$name row $index")
+                assertClose(want.doubles, sampled(steps[index].latent), "$name row $index", relative = 2e-6)
             }
-            val picture = session.decode(steps.last().latent)
+            val program = case.find("program")?.text
+            val picture = session.decode(steps.last().latent, program)
             assertEquals(case["shape"].ints, listOf(picture.height, picture.width, picture.channels), name)
-            val want = case["pixels"].ints
-            val have = picture.pixels.filterIndexed { index, _ -> index % EVERY == 0 }.map { it.toInt() and 0xff }
-            assertEquals(want.size, have.size, name)
-            assertTrue(want.indices.all { abs(want[it] - have[it]) <= 1 }, "$name: $have, not $want")
+            assertNear(case["pixels"].ints, picture, name)
+            assertEquals(case["flagged"].value, picture.isFlagged, name)
+            assertNear(case["preview"].ints, session.preview(steps.first().latent, program), "$name preview")
         }
+        assertTrue(Programs.cases.map { it["flagged"].value }.toSet().size == 2)
     }
 
     @Test
     fun `a second picture is the first again, and nothing leaks between them`() {
-        for (case in cases) {
+        for (case in Programs.cases) {
             val session = session(case)
-            val prompt = case["prompt"].text
-            val (first, other, again) = listOf(3uL, 4uL, 3uL).map { session.steps(prompt, seed = it).last().latent }
+            val (first, other, again) = listOf(3uL, 4uL, 3uL).map { session.steps(request(case, it)).last().latent }
             assertTrue(first.contentEquals(again) && !first.contentEquals(other), case["name"].text)
         }
     }
 
     @Test
     fun `one component at a time makes the same picture with fewer graphs open`() {
-        val case = cases[0]
-        val engine = StandInEngine()
+        val case = Programs.case("asked")
+        val engine = StandInEngine(manifest(case))
         val session = session(case, engine, MemoryMode.ONE_COMPONENT)
         var most = 0
         val last = session.steps("a").onEach { most = maxOf(most, engine.open) }.last()
-        assertEquals(3, most) // full at batch 2; shallow at batches 2 and 1
+        assertEquals(4, most) // full and shallow, at batches 2 and 1
         session.decode(last.latent)
         assertEquals(1, engine.open)
         assertTrue(last.latent.contentEquals(session(case).steps("a").last().latent))
@@ -56,41 +54,84 @@ class ProgramsTest {
     }
 
     @Test
-    fun `what has no effect or no meaning is refused`() {
-        val plain = session(cases.first { it["name"].text == "batched" })
-        val alone = session(cases.first { it["name"].text == "unguided" })
-        val classes = session(cases.first { it["name"].text == "classes_by_name" })
-        val none = session(cases.first { it["name"].text == "no_prompt" })
-        assertEquals("text", codeOf { plain.steps("\udc00") })
-        assertEquals("negative_prompt", codeOf { alone.steps("a", "b") })
-        assertEquals("prompt", codeOf { none.steps("a") })
-        for (prompt in listOf("three", "10", "-1", "", "99999999999999999999")) {
-            assertEquals("prompt", codeOf { classes.steps(prompt) }, prompt)
-        }
-        assertEquals("prompt", codeOf { classes.steps("one", "two") })
+    fun `noise that a caller gives stands in for the draw, and the stream goes on without it`() {
+        val case = Programs.case("blend")
+        val session = session(case)
+        val own = session.steps(request(case)).toList()
+        val count = own[0].latent.size
+        val rng = Rng(6u)
+        val posterior = rng.normal(count) // of the picture; then x_0's
+        val drawn = rng.normal(count)
+        val later = session.steps(request(case) { noise = drawn }).toList()
+        assertTrue(posterior.size == count && !later[0].latent.contentEquals(own[0].latent)) // row 0 draws what x_0 would
+        assertEquals("noise", codeOf { session.steps(request(case) { noise = FloatArray(3) }) })
+        val masked = request(Programs.case("inpaint")) { noise = drawn }
+        assertEquals(2, session.steps(masked).toList().size)
     }
 
     @Test
-    fun `a graph input that nothing feeds is refused`() {
-        val manifest = manifest(cases[0])
-        val extra = TensorSpec("added_time_ids", DType.INT64, listOf(6))
-        val odd = manifest.graphs.getValue("full").let { it.copy(inputs = it.inputs + extra) }
-        val broken = manifest.copy(graphs = manifest.graphs + ("full" to odd))
-        assertEquals("tensor", codeOf { Session(broken, null, StandInEngine().runners(broken)) })
-        val textless = manifest.copy(program = manifest.program.copy(encode = null))
-        assertEquals("graph", codeOf { Session(textless, null, StandInEngine().runners(textless)) })
+    fun `what a program does not take, and what it misses, is refused by name`() {
+        val text = session(Programs.case("asked"))
+        val paint = session(Programs.case("inpaint"))
+        val joined = session(Programs.case("joined"))
+        val whole = Programs.case("inpaint")
+        val black = Picture(16, 16, 1, ByteArray(256) { 127 })
+        val cases = listOf<Pair<String, () -> Any?>>(
+            "prompt" to { text.steps("\udc00") },
+            "negative_prompt" to { text.steps("a", "\udc00") },
+            "program" to { text.steps(GenerationRequest { program = "none" }) },
+            "strength" to { text.steps(GenerationRequest { strength = 0.5 }) },
+            "strength" to { paint.steps(request(whole) { program = "inpaint"; strength = 0.5 }) },
+            "guidance" to { text.steps(GenerationRequest { guidanceScale = 21.0 }) },
+            "guidance" to { text.steps(GenerationRequest { guidanceScale = Double.NaN }) },
+            "guidance" to { joined.steps(GenerationRequest { guidanceScale = 2.5 }) },
+            "guidance" to { paint.steps(request(whole) { guidanceScale = 1.0 }) },
+            "picture" to { text.steps(GenerationRequest { picture = black }) },
+            "picture" to { paint.steps(request(whole) { picture = null }) },
+            "picture" to { paint.steps(request(whole) { picture = Picture(8, 16, 3, ByteArray(384)) }) },
+            "mask" to { paint.steps(request(whole) { mask = null }) },
+            "mask" to { paint.steps(request(whole) { mask = black }) },
+            "mask" to { paint.steps(request(whole) { program = "from_picture"; mask = black }) },
+            "negative_prompt" to { paint.steps(request(whole) { negativePrompt = "x" }) },
+        ) + listOf("bird", "3", "-1", "", "99999999999999999999").map { prompt ->
+            "prompt" to { paint.steps(request(whole) { this.prompt = prompt }) }
+        }
+        cases.forEachIndexed { index, (code, act) -> assertEquals(code, codeOf(act), "case $index") }
+    }
+
+    @Test
+    fun `a strength finds its program`() {
+        val case = Programs.case("from_picture")
+        val named = session(case).steps(request(case)).last().latent
+        val found = session(case).steps(request(case) { program = null; strength = 0.5 }).last().latent
+        assertTrue(named.contentEquals(found))
     }
 
     @Test
     fun `a carry whose batch is not its first size keeps the prompt's half`() {
-        val manifest = manifest(cases[0])
-        val carry = TensorSpec("mid", DType.FLOAT32, listOf(2, null, 3))
-        val carries = Carries(manifest.copy(carries = mapOf("mid" to carry)))
+        val carry = Carry(DType.FLOAT32, listOf(2, null, 3))
+        val carries = Carries(mapOf("mid" to carry), emptyList())
         val value = carries.blank("mid", 2).apply { put(FloatArray(12) { it.toFloat() }) }
         carries.write("mid", value)
         val half = FloatArray(6).also { carries.read("mid", 1, null).get(it) }
         assertEquals(listOf(3f, 4f, 5f, 9f, 10f, 11f), half.toList())
         assertEquals("carry_before_write", codeOf { carries.read("mid", 1, listOf(2.0, -1.0)) })
+    }
+
+    @Test
+    fun `graphs are named once, in the order of first use`() {
+        val manifest = manifest(Programs.case("asked"))
+        val ends = listOf("vae" to 1, "safety" to 1, "taesd" to 1)
+        val rows = listOf("full" to 2, "shallow" to 2, "shallow" to 1, "full" to 1)
+        assertEquals(listOf("text_encoder" to 1) + rows + ends, manifest.usedGraphs())
+        assertEquals(listOf("onnxruntime"), manifest.backends())
+        assertNull(manifest.programs.getValue("fast").strength)
+    }
+
+    private fun assertNear(want: List<Int>, picture: Picture, name: String) {
+        val have = picture.pixels.filterIndexed { index, _ -> index % EVERY == 0 }.map { it.toInt() and 0xff }
+        assertEquals(want.size, have.size, name)
+        assertTrue(want.indices.all { abs(want[it] - have[it]) <= 1 }, "$name: $have, not $want")
     }
 
     private fun sampled(latent: FloatArray): FloatArray =
@@ -99,16 +140,28 @@ class ProgramsTest {
 
 private const val EVERY = 17
 
-internal fun manifest(case: Json): Manifest = parseManifest(writeJson(case["manifest"].value), case["name"].text)
+internal fun manifest(case: Json): Manifest = Manifest.read(writeJson(case["manifest"].value).toByteArray())
+
+internal fun request(
+    case: Json, seed: ULong = case["seed"].text.toULong(), more: GenerationRequest.Builder.() -> Unit = {},
+) = GenerationRequest(case["prompt"].text, seed) {
+    negativePrompt = case["negative_prompt"].text
+    program = case.find("program")?.text
+    guidanceScale = case.find("guidance")?.double
+    picture = case.find("picture")?.let { Picture(16, 16, 3, pixels(it)) }
+    mask = case.find("mask")?.let { Picture(16, 16, 1, pixels(it)) }
+    more()
+}
+
+private fun pixels(json: Json): ByteArray = json.ints.let { values -> ByteArray(values.size) { values[it].toByte() } }
 
 internal fun session(
-    case: Json, engine: StandInEngine = StandInEngine(), memory: MemoryMode = MemoryMode.KEEP_ALL,
+    case: Json, engine: StandInEngine = StandInEngine(manifest(case)), memory: MemoryMode = MemoryMode.KEEP_ALL,
 ): Session {
     val manifest = manifest(case)
-    return Session(manifest, letters, engine.runners(manifest, memory))
+    return Session(manifest, manifest.tokenizers.mapValues { letters(it.value) }, engine.runners(memory))
 }
 
-/** The hostile bundle's vocabulary: `a`, begin, end. */
-internal val letters: Tokenizer = mapOf("a</w>" to 0, "<|startoftext|>" to 1, "<|endoftext|>" to 2).let {
-    Tokenizer(1, 2, 2, BytePairs(it, emptyList(), 2), AddedTokens(emptyList()))
-}
+/** The vocabulary of `make_programs.py`. */
+internal fun letters(spec: TokenizerSpec): Tokenizer =
+    makeTokenizer(spec, Programs.vocabulary, listOf("b" to "b</w>"), "vocab.json")

@@ -2,8 +2,10 @@ package dev.edgediff
 
 import java.nio.file.Path
 
-/** The graphs of `tests/program_cases.py`, which says what they compute, on an engine that counts what is open. */
-internal class StandInEngine(override val backend: String = "onnxruntime") : Engine {
+/** The graphs of `make_programs.py`, which says what they compute, on an engine that counts what is open. */
+internal class StandInEngine(
+    private val manifest: Manifest, override val backend: String = "onnxruntime",
+) : Engine {
     var open = 0
     var calls = 0
 
@@ -12,7 +14,7 @@ internal class StandInEngine(override val backend: String = "onnxruntime") : Eng
 
     override fun open(folder: Path, graph: Graph, artifact: Artifact, batch: Int): GraphRunner = runner(graph, batch)
 
-    fun runners(manifest: Manifest, memory: MemoryMode = MemoryMode.KEEP_ALL) =
+    fun runners(memory: MemoryMode = MemoryMode.KEEP_ALL) =
         Runners(manifest, memory) { name, batch -> runner(manifest.graphs.getValue(name), batch) }
 
     private fun runner(graph: Graph, batch: Int): GraphRunner {
@@ -33,69 +35,59 @@ internal class StandInEngine(override val backend: String = "onnxruntime") : Eng
     }
 
     private fun compute(graph: Graph, inputs: Map<String, Tensor>, outputs: Map<String, Tensor>) {
+        val encoder = manifest.encoders.values.firstOrNull { manifest.graphs[it.graph] === graph }
         when {
-            "input_ids" in inputs -> embed(inputs.getValue("input_ids"), outputs.getValue("last_hidden_state"))
-            "z" in inputs -> widen(inputs.getValue("z"), outputs.getValue("image"))
-            else -> denoise(graph, inputs, outputs)
-        }
-    }
-
-    private fun embed(ids: Tensor, out: Tensor) {
-        val width = out.shape[2]
-        val numbers = ids.longs()
-        out.put(FloatArray(out.count) { (numbers.get(it / width) / 10.0 + it % width / 100.0).toFloat() })
-    }
-
-    private fun widen(latent: Tensor, out: Tensor) {
-        val (_, _, height, width) = latent.shape
-        val values = read(latent)
-        out.put(
-            FloatArray(out.count) {
-                val channel = it / (4 * height * width)
-                val y = it / (2 * width) % (2 * height)
-                (values[(channel * height + y / 2) * width + it % (2 * width) / 2] / 2).toFloat()
-            },
-        )
-    }
-
-    private fun denoise(graph: Graph, inputs: Map<String, Tensor>, outputs: Map<String, Tensor>) {
-        val sample = read(inputs.getValue("sample"))
-        val time = read(inputs.getValue("timestep"))[0] / 10000
-        val batch = inputs.getValue("sample").shape[0]
-        val size = sample.size / batch
-        val side = conditions(inputs, batch)
-        val mid = inputs["cache_in_mid"]?.let(::read)
-        val prediction = outputs.getValue(graph.outputs[0].name)
-        prediction.put(
-            FloatArray(sample.size) { at ->
-                val b = at / size
-                if (mid == null) {
-                    (0.3 * sample[at] + 0.05 * side[b] + time).toFloat()
-                } else {
-                    val part = mid.size / batch
-                    (0.2 * sample[at] + 0.1 * mid[b * part + at % size % part] + 0.05 * side[b]).toFloat()
-                }
-            },
-        )
-        outputs["cache_out_mid"]?.let { out ->
-            val part = out.count / batch
-            out.put(FloatArray(out.count) { (0.5 * sample[it / part * size + it % part] + time).toFloat() })
-        }
-    }
-
-    private fun conditions(inputs: Map<String, Tensor>, batch: Int): DoubleArray {
-        val labels = inputs["class_labels"]
-        val text = inputs["encoder_hidden_states"]
-        return DoubleArray(batch) { b ->
-            when {
-                labels != null -> labels.longs().get(b) / 100.0
-                text != null -> text.floats().get((b * text.shape[1] + 1) * text.shape[2]).toDouble()
-                else -> 0.0
+            encoder != null -> encode(encoder, inputs, outputs.values)
+            graph.component == "unet" -> denoise(graph, inputs, outputs)
+            else -> graph.outputs.forEachIndexed { index, spec ->
+                val read = values(inputs.values.single())
+                fill(outputs.getValue(spec.name)) { at, size -> read[(at.toLong() * read.size / size).toInt()] / (index + 2) }
             }
         }
     }
 
-    private fun read(tensor: Tensor): DoubleArray {
+    private fun encode(encoder: Encoder, inputs: Map<String, Tensor>, outputs: Collection<Tensor>) {
+        val ids = values(inputs.getValue(encoder.ids))
+        val mask = encoder.mask?.let { values(inputs.getValue(it)).sum() } ?: 0.0
+        for (output in outputs) {
+            val width = output.shape.last()
+            fill(output) { at, _ -> ids[at / width % ids.size] / 10 + at % width / 100.0 + mask / 1000 }
+        }
+    }
+
+    private fun denoise(graph: Graph, inputs: Map<String, Tensor>, outputs: Map<String, Tensor>) {
+        val kinds = graph.freeInputs.associate { it.name to manifest.conditions.getValue(it.name) }
+        val named = { kind: Condition -> kinds.entries.firstOrNull { it.value == kind }?.key }
+        val tensor = inputs.getValue(named(Condition.Latent)!!)
+        val latent = values(tensor)
+        val batch = tensor.shape[0]
+        val size = latent.size / batch
+        val time = named(Condition.Timestep)?.let { values(inputs.getValue(it))[0] / 10000 } ?: 0.0
+        val total = DoubleArray(latent.size) { 0.3 * latent[it] + time }
+        val others = kinds.filterValues { it != Condition.Latent && it != Condition.Timestep }.keys
+        others.forEachIndexed { index, name -> add(total, batch, 0.01 * (index + 1), inputs.getValue(name)) }
+        for (name in graph.carriesIn.values) add(total, batch, 0.1, inputs.getValue(name))
+        for (spec in graph.outputs) {
+            val output = outputs.getValue(spec.name)
+            val isCarry = spec.name in graph.carriesOut.values
+            val part = output.count / batch
+            fill(output) { at, _ -> if (isCarry) 0.5 * latent[at / part * size + at % part] + time else total[at] }
+        }
+    }
+
+    private fun add(total: DoubleArray, batch: Int, factor: Double, tensor: Tensor) {
+        val read = values(tensor)
+        val part = read.size / tensor.shape[0]
+        for (i in total.indices) {
+            val side = if (tensor.shape[0] == 1) 0 else i / (total.size / batch)
+            total[i] += factor * read[side * part + i % (total.size / batch) % part]
+        }
+    }
+
+    private fun fill(tensor: Tensor, value: (at: Int, size: Int) -> Double) =
+        tensor.put(FloatArray(tensor.count) { value(it, tensor.count).toFloat() })
+
+    private fun values(tensor: Tensor): DoubleArray {
         val values = FloatArray(tensor.count).also { tensor.get(it) }
         return DoubleArray(values.size) { values[it].toDouble() }
     }
