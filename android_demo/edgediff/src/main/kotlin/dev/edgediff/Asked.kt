@@ -32,14 +32,15 @@ internal class Asked(private val manifest: Manifest, private val request: Genera
         if (given != null) checkScale(given, program.guidance ?: program.embeddedGuidance)
         scale = if (given != null && !isEmbedded) given else program.guidance?.scale
         embeddedScale = if (given != null && isEmbedded) given else program.embeddedGuidance?.scale
-        for (condition in manifest.conditionsOf(program).values) if (condition is Condition.Classes) condition.find(prompt)
+        manifest.conditionsOf(program).values.filterIsInstance<Condition.Classes>().forEach { it.find(prompt) }
     }
 
     private fun findProgram(): Program {
         val strength = request.strength ?: return manifest.program(request.program)
         if (request.program != null) refuse("strength", null, "give a program or a strength, not both")
-        return manifest.programs.values.firstOrNull { it.strength != null && abs(it.strength - strength) < 1e-6 } ?: run {
-            val known = manifest.programs.values.mapNotNull { it.strength }
+        val known = manifest.programs.values.mapNotNull { it.strength }
+        val found = manifest.programs.values.firstOrNull { it.strength != null && abs(it.strength - strength) < NEAR }
+        return found ?: run {
             val have = if (known.isEmpty()) "no program with a strength" else "the strengths ${known.joinToString()}"
             refuse("strength", null, "bundle '${manifest.name}' has no program of strength $strength; it has $have")
         }
@@ -81,11 +82,13 @@ internal class Asked(private val manifest: Manifest, private val request: Genera
     }
 
     private fun checkScale(given: Double, scale: Scale?) {
-        if (scale == null) refuse("guidance", null, "this program has no guidance, so a scale has no effect; leave it out")
+        if (scale == null) refuse("guidance", null, "this program has no guidance to change; leave it out")
         if (!(given >= scale.low && given <= scale.high)) {
             refuse("guidance", null, "guidance $given; this program allows ${scale.low} to ${scale.high}")
         }
     }
 }
+
+private const val NEAR = 1e-6
 
 internal fun isPainted(pixel: Byte): Boolean = pixel < 0 // 128 and above, unsigned

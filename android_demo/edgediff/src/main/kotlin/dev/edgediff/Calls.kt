@@ -23,8 +23,8 @@ internal class Calls(
         graphNanos = 0
         val name = row.graph ?: return null
         return naming("row $index (graph '$name', timestep ${row.timestep})") {
-            val guidance = row.guidance?.at(asked.scale)
-            checkFinite(if (guidance == null) alone(name, row, latent) else guided(name, row, guidance.toFloat(), latent))
+            val scale = row.guidance?.at(asked.scale)?.toFloat()
+            checkFinite(if (scale == null) alone(name, row, latent) else guided(name, row, scale, latent))
         }
     }
 

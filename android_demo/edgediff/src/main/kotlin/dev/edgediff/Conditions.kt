@@ -64,8 +64,9 @@ internal fun giveSides(manifest: Manifest, asked: Asked, texts: Texts, pictures:
             Condition.MaskedPicture -> Sides(pictures.maskedLatent)
             Condition.Mask -> Sides(pictures.mask)
             is Condition.Constant -> floats(condition.values).let { Sides(it, condition.empty?.let(::floats) ?: it) }
-            is Condition.Classes ->
-                Sides(floatArrayOf(condition.find(asked.prompt).toFloat()), floatArrayOf((condition.none ?: 0).toFloat()))
+            is Condition.Classes -> condition.find(asked.prompt).let { found ->
+                Sides(floatArrayOf(found.toFloat()), floatArrayOf((condition.none ?: found).toFloat()))
+            }
             is Condition.TextMask -> texts.mask(condition.encoder, asked.prompt).let {
                 Sides(it, if (guides) texts.mask(condition.encoder, negative) else it)
             }

@@ -34,6 +34,11 @@ public sealed interface GenerationEvent {
         public val picture: Picture, public val seed: ULong, public val millis: Double,
     ) : GenerationEvent
 
+    /** The sound of a bundle that makes sound, in the place of a picture. */
+    public class CompletedSound(
+        public val sound: Sound, public val seed: ULong, public val millis: Double,
+    ) : GenerationEvent
+
     /** No picture. [code] is a stable word ([EdgeDiffException.code]; `memory`), [message] a sentence. */
     public class Failed(public val code: String, public val message: String) : GenerationEvent
 }
@@ -78,6 +83,10 @@ public class Generator(
             }
         }
         currentCoroutineContext().ensureActive()
+        if (session.manifest.makes == "audio") {
+            val sound = attempt { session.sound(latent, program) } ?: return
+            return emit(GenerationEvent.CompletedSound(sound, seed, millisSince(began)))
+        }
         val picture = attempt { session.decode(latent, program) } ?: return
         emit(GenerationEvent.Completed(picture, seed, millisSince(began)))
     }
@@ -103,7 +112,8 @@ public class Generator(
 
     private fun isPreviewed(step: GenerationStep, request: GenerationRequest): Boolean {
         val done = step.index + 1
-        return request.previewEvery > 0 && done % request.previewEvery == 0 && done < step.total
+        val isDue = request.previewEvery > 0 && done % request.previewEvery == 0 && done < step.total
+        return isDue && session.manifest.makes == "image"
     }
 }
 

@@ -1,14 +1,27 @@
 package dev.edgediff
 
-/** Latents to pictures: the decoder, the safety checker, and previews of steps. */
+/** Latents to pictures and sounds: the decoder, the safety checker, and previews of steps. */
 internal class Images(private val manifest: Manifest, private val stages: Stages) {
     fun decode(latent: FloatArray, program: Program): Picture {
-        if (manifest.makes != "image") refuse("output", null, "bundle '${manifest.name}' makes sound, which is no picture")
+        if (manifest.makes != "image") refuse("output", null, "bundle '${manifest.name}' makes sound, no picture")
+        val made = decoded(latent, program)
+        return Picture.of(made.sample, made.shape.drop(1), isFlagged(made.sample))
+    }
+
+    fun sound(latent: FloatArray, program: Program): Sound {
+        val rate = manifest.decoder.sampleRate
+            ?: refuse("output", null, "bundle '${manifest.name}' makes pictures, no sound")
+        val made = decoded(latent, program)
+        return Sound.of(made.sample, made.shape[1], rate)
+    }
+
+    private fun decoded(latent: FloatArray, program: Program): Made {
         val value = scaled(latent, program)
         val stage = manifest.decoder
-        if (stage.graph == null || stage.input == null || stage.output == null) return Picture.of(value, program.latent)
-        val made = stages.run(stage.graph, mapOf(stage.input to value), listOf(stage.output)).getValue(stage.output)
-        return Picture.of(made.sample, made.shape.drop(1), isFlagged(made.sample))
+        if (stage.graph == null || stage.input == null || stage.output == null) {
+            return Made(value, listOf(1) + program.latent)
+        }
+        return stages.run(stage.graph, mapOf(stage.input to value), listOf(stage.output)).getValue(stage.output)
     }
 
     private fun isFlagged(values: FloatArray): Boolean {

@@ -48,11 +48,13 @@ public class Graph internal constructor(
     public val parameters: Long, public val macs: Long, public val artifacts: Map<String, Artifact>,
 ) {
     /** Inputs that are no carries: each has a condition where the graph is the denoiser's. */
-    internal val freeInputs: List<TensorSpec> by lazy { carriesIn.values.toSet().let { inputs.filter { s -> s.name !in it } } }
+    internal val freeInputs: List<TensorSpec> by lazy {
+        carriesIn.values.toSet().let { inputs.filter { spec -> spec.name !in it } }
+    }
 
     /** Outputs that are no carries: of a denoiser's graph one, the prediction. */
     internal val freeOutputs: List<TensorSpec> by lazy {
-        carriesOut.values.toSet().let { outputs.filter { s -> s.name !in it } }
+        carriesOut.values.toSet().let { outputs.filter { spec -> spec.name !in it } }
     }
 }
 

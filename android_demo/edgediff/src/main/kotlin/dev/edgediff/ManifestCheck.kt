@@ -12,7 +12,8 @@ internal fun checkManifest(manifest: Manifest, where: String) {
     for ((name, condition) in manifest.conditions) rules.checkCondition(name, condition)
     StageRules(manifest, rules).check()
     if (manifest.default !in manifest.programs) {
-        rules.fail("program", "the default program does not exist${didYouMean(manifest.default, manifest.programs.keys)}")
+        val near = didYouMean(manifest.default, manifest.programs.keys)
+        rules.fail("program", "the default program '${manifest.default}' does not exist$near")
     }
     for ((name, program) in manifest.programs) ProgramRules(manifest, program, rules.of("program '$name': ")).check()
 }
@@ -26,15 +27,16 @@ internal class Rules(private val manifest: Manifest, private val where: String, 
     fun graph(name: String): Graph = manifest.graphs[name]
         ?: fail("graph", "graph '$name' does not exist${didYouMean(name, manifest.graphs.keys)}")
 
-    fun tensor(graph: String, tensors: List<TensorSpec>, name: String): TensorSpec = tensors.firstOrNull { it.name == name }
-        ?: fail("tensor", "graph '$graph' has no tensor '$name'${didYouMean(name, tensors.map { it.name })}")
+    fun tensor(graph: String, tensors: List<TensorSpec>, name: String): TensorSpec =
+        tensors.firstOrNull { it.name == name }
+            ?: fail("tensor", "graph '$graph' has no tensor '$name'${didYouMean(name, tensors.map { it.name })}")
 
     /** Rules 1 and 2. */
     fun checkPaths() {
         val seen = HashMap<String, String>()
         for ((index, path) in manifest.files.map { it.path }.withIndex()) {
             val key = path.lowercase()
-            seen.put(key, path)?.let { fail("path", "'$it' and '$path' are one file where case is ignored; rename one") }
+            seen.put(key, path)?.let { fail("path", "'$it' and '$path' are one file where case is ignored") }
             if (key == MANIFEST) fail("file", "files.$index lists '$path', which cannot hold its own hash")
         }
         val listed = manifest.files.mapTo(TreeSet()) { it.path }

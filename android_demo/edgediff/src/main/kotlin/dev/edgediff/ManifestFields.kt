@@ -129,7 +129,9 @@ internal const val LARGEST = 1e30
 
 internal fun number(range: ClosedFloatingPointRange<Double>): Read<Double> = { value, place ->
     val number = (value as? JsonNumber)?.value ?: place.wrong(value, "a number")
-    if (number < range.start || number > range.endInclusive) place.wrong(value, "a number from ${range.start} to ${range.endInclusive}")
+    if (number < range.start || number > range.endInclusive) {
+        place.wrong(value, "a number from ${range.start} to ${range.endInclusive}")
+    }
     number
 }
 
@@ -150,10 +152,13 @@ internal fun word(vararg allowed: String): Read<String> = { value, place ->
     word
 }
 
+private fun isInPath(char: Char) = char in 'A'..'Z' || char in 'a'..'z' || char in '0'..'9' || char in "._+-/@"
+
 /** A relative path that stays inside the bundle (section 4); [fail] is told what is wrong with any other. */
 internal fun safePath(path: String, fail: (String) -> Nothing): String {
-    val isPlain = path.length in 1..400 && path.all { it in 'A'..'Z' || it in 'a'..'z' || it in '0'..'9' || it in "._+-/@" }
-    if (!isPlain) fail("'${path.take(60)}': a path has 1 to 400 characters of A-Z a-z 0-9 . _ + - / @")
+    if (path.length !in 1..400 || !path.all(::isInPath)) {
+        fail("'${path.take(60)}': a path has 1 to 400 characters of A-Z a-z 0-9 . _ + - / @")
+    }
     if (path.split('/').any { it.isEmpty() || it == "." || it == ".." }) {
         fail("'$path': a path in a bundle is relative, with one slash between its parts, and never leaves it")
     }

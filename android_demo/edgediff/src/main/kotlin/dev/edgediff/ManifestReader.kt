@@ -48,7 +48,7 @@ private fun readManifest(fields: Fields) = Manifest(
     makes = fields.one("makes", word("image", "audio")),
     rng = fields.oneOr("rng", "mt19937", word("mt19937", "philox")),
     tokenizers = fields.oneOr("tokenizers", emptyMap(), mapOf(0..8, record(::readTokenizer))),
-    carries = fields.oneOr("carries", emptyMap(), mapOf(0..4096, record { Carry(readType(it), it.one("shape", shape)) })),
+    carries = fields.oneOr("carries", emptyMap(), mapOf(0..4096, record(::readCarry))),
     graphs = fields.one("graphs", mapOf(1..256, record(::readGraph))),
     encoders = fields.oneOr("encoders", emptyMap(), mapOf(0..8, record(::readEncoder))),
     conditions = fields.one("conditions", mapOf(1..64, record(::readCondition))),
@@ -87,9 +87,14 @@ private fun readAdded(fields: Fields) = AddedToken(
     takesRight = fields.oneOr("right_strip", false, yesOrNo),
 )
 
-private fun readType(fields: Fields): DType = fields.one("dtype", dtype).let { DType.entries.first { one -> one.label == it } }
+private fun readType(fields: Fields): DType {
+    val label = fields.one("dtype", dtype)
+    return DType.entries.first { it.label == label }
+}
 
-private val size: Read<Int?> = whole(1..(1 shl 20)).let { read -> { value, place -> if (value == "batch") null else read(value, place) } }
+private val axis = whole(1..(1 shl 20))
+
+private val size: Read<Int?> = { value, place -> if (value == "batch") null else axis(value, place) }
 
 private val shape: Read<List<Int?>> = { value, place ->
     listOf(0..6, size)(value, place).also { sizes ->
@@ -103,6 +108,8 @@ private val shape: Read<List<Int?>> = { value, place ->
 /** Their product, or something above every limit. */
 internal fun elements(sizes: List<Int>): Long =
     sizes.fold(1L) { product, size -> if (product > MOST_ELEMENTS) product else product * size }
+
+private fun readCarry(fields: Fields) = Carry(readType(fields), fields.one("shape", shape))
 
 private fun readTensor(fields: Fields) =
     TensorSpec(fields.one("name", readName), readType(fields), fields.one("shape", shape))

@@ -50,10 +50,10 @@ internal class Pictures(
         }
     }
 
-    private fun isPictureNeeded() = program.initPicture != 0.0 || Condition.Picture in reads ||
-        program.blends
+    private fun isPictureNeeded() = program.initPicture != 0.0 || Condition.Picture in reads || program.blends
 
-    private fun isNoiseNeeded() = program.initNoise != 0.0 || program.blends
+    private fun isNoiseNeeded() =
+        program.initNoise != 0.0 || program.rows.any { it.blend != null && it.blend.noise != 0.0 }
 
     /** [3, height, width] in [-1, 1]: each pixel p as p / 127.5 - 1. */
     private fun values(change: (pixel: Int, value: Float) -> Float): FloatArray {

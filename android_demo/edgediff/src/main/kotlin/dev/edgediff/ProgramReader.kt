@@ -39,7 +39,7 @@ internal fun readProgram(fields: Fields): Program {
     val takes = fields.oneOr("takes", emptyList(), listOf(0..4, word("prompt", "negative_prompt", "picture", "mask")))
     val strength = fields.optional("strength", positive(1.0))
     val latent = fields.one("latent", latentShape)
-    val (noise, picture) = fields.one("init", record { it.one("noise", anyNumber) to it.oneOr("picture", 0.0, anyNumber) })
+    val (noise, picture) = fields.one("init", init)
     return Program(
         takes, strength, latent, noise, picture,
         sampler = fields.one("sampler", text(0..200)),
@@ -50,6 +50,8 @@ internal fun readProgram(fields: Fields): Program {
         rows = fields.one("rows", listOf(1..10_000, record(::readRow))),
     )
 }
+
+private val init = record { it.one("noise", anyNumber) to it.oneOr("picture", 0.0, anyNumber) }
 
 private val latentShape: Read<List<Int>> = { value, place ->
     listOf(2..3, whole(1..(1 shl 16)))(value, place).also { sizes ->
@@ -78,7 +80,10 @@ private fun readUpdate(fields: Fields) = Update(
     x = fields.one("x", coefficients),
     e = fields.one("e", coefficients),
     noise = fields.oneOr("noise", 0.0, anyNumber),
-    clip = fields.optional("clip", record {
-        Clip(it.one("x", anyNumber), it.one("e", anyNumber), it.one("limit", positive(LARGEST)), it.one("weight", anyNumber))
-    }),
+    clip = fields.optional("clip", record(::readClip)),
+)
+
+private fun readClip(fields: Fields) = Clip(
+    fields.one("x", anyNumber), fields.one("e", anyNumber), fields.one("limit", positive(LARGEST)),
+    fields.one("weight", anyNumber),
 )

@@ -4,6 +4,9 @@ package dev.edgediff
 internal class ProgramRules(private val manifest: Manifest, private val program: Program, private val rules: Rules) {
     private val conditions = LinkedHashMap<String, Condition>() // those that this program's graphs read
 
+    /** What the encoder of pictures puts out; null where there is none. */
+    private val mean = manifest.picture?.let { rules.tensor(it.graph, rules.graph(it.graph).outputs, it.mean) }
+
     fun check() {
         if (program.graphNames.isEmpty()) rules.fail("graph", "no row runs a graph")
         for (name in program.graphNames) rules.graph(name)
@@ -54,7 +57,7 @@ internal class ProgramRules(private val manifest: Manifest, private val program:
     private fun fits(spec: TensorSpec, condition: Condition): Boolean {
         val sizes = spec.shape.drop(1)
         val latent: List<Int?> = program.latent.drop(1)
-        if (!isBatch(spec.shape)) return false
+        if (!isBatch(spec.shape) || null in sizes) return false
         return when (condition) {
             is Condition.Classes -> spec.dtype == DType.INT64 && sizes.isEmpty()
             is Condition.TextMask -> sizes == listOf(lengthOf(condition))
@@ -62,9 +65,10 @@ internal class ProgramRules(private val manifest: Manifest, private val program:
                 Condition.Timestep, Condition.Guidance -> sizes.isEmpty()
                 Condition.Latent -> isLatent(spec.shape)
                 Condition.Mask -> sizes == listOf(1) + latent
-                is Condition.Constant -> listOfNotNull(condition.values, condition.empty).all { isFilledBy(sizes, it.size) }
+                is Condition.Constant ->
+                    listOfNotNull(condition.values, condition.empty).all { isFilledBy(sizes, it.size) }
                 is Condition.Text -> sizes == joined(condition)
-                else -> sizes.drop(1) == latent && manifest.picture.let { it == null || sizes == mean(it).shape.drop(1) }
+                else -> sizes.drop(1) == latent && (mean == null || sizes == mean.shape.drop(1))
             }
         }
     }
@@ -73,7 +77,7 @@ internal class ProgramRules(private val manifest: Manifest, private val program:
         manifest.tokenizers.getValue(manifest.encoders.getValue(mask.encoder).tokenizer).length
 
     private fun isFilledBy(sizes: List<Int?>, count: Int): Boolean =
-        null !in sizes && elements(sizes.filterNotNull()) == count.toLong()
+        elements(sizes.filterNotNull()) == count.toLong()
 
     /** The shape of the joined outputs without batch; null where they do not join. */
     private fun joined(text: Condition.Text): List<Int?>? {
@@ -107,15 +111,36 @@ internal class ProgramRules(private val manifest: Manifest, private val program:
         if (isSound && result.size != 2) {
             rules.fail("shape", "what is decoded is ${spelled(result)}; a sound has channels and samples")
         }
-        if (!isSound && (result.size != 3 || result[0] != 1 && result[0] != 3)) {
-            rules.fail("shape", "what is decoded is ${spelled(result)}; a picture has 1 or 3 channels, height and width")
+        if (!isSound && !isPicture(result)) {
+            rules.fail("shape", "what is decoded is ${spelled(result)}; a picture has 1 or 3 channels, height, width")
+        }
+        manifest.preview?.let(::checkPreview)
+    }
+
+    private fun isPicture(sizes: List<Int?>) = sizes.size == 3 && (sizes[0] == 1 || sizes[0] == 3)
+
+    /** The end of rule 16. */
+    private fun checkPreview(preview: Preview) {
+        if (preview.graph == null || preview.input == null || preview.output == null) {
+            val count = preview.weights.orEmpty().size
+            if (program.latent.size == 3 && program.latent[0] == count) return
+            rules.fail("shape", "the preview has weights for $count channels; the latent is ${program.latent}")
+        }
+        val graph = rules.graph(preview.graph)
+        val read = rules.tensor(preview.graph, graph.inputs, preview.input)
+        val made = rules.tensor(preview.graph, graph.outputs, preview.output)
+        if (!read.dtype.isFloat || !isLatent(read.shape)) {
+            rules.fail("shape", "the preview reads $read; the latent is ${program.latent}")
+        }
+        if (made.shape.isEmpty() || !isPicture(made.shape.drop(1))) {
+            rules.fail("shape", "the preview puts out $made; a picture has 1 or 3 channels, height, width")
         }
     }
 
     /** Rule 17. */
     private fun checkTakes() {
         val takes = program.takes
-        if (takes.toSet().size != takes.size) rules.fail("takes", "takes names one thing twice: ${takes.joinToString()}")
+        if (takes.toSet().size != takes.size) rules.fail("takes", "takes names a thing twice: ${takes.joinToString()}")
         val reads = conditions.values
         val isAsked = reads.any { it is Condition.Text || it is Condition.TextMask || it is Condition.Classes }
         val isMasked = reads.any { it is Condition.MaskedPicture }
@@ -132,22 +157,17 @@ internal class ProgramRules(private val manifest: Manifest, private val program:
 
     private fun checkTaken(word: String, isNeeded: Boolean) {
         if ((word in program.takes) == isNeeded) return
-        val what = if (isNeeded) "takes no $word, which its rows or conditions need" else "takes a $word, which nothing uses"
-        rules.fail("takes", what)
+        val why = if (isNeeded) "no $word, which its rows or conditions need" else "a $word, which nothing uses"
+        rules.fail("takes", "takes $why")
     }
 
     /** Rule 18. */
     private fun checkPicture() {
-        val picture = manifest.picture
-            ?: rules.fail("takes", "takes a picture or a mask, but the bundle has no encoder of pictures")
-        val mean = mean(picture)
+        val mean = mean ?: rules.fail("takes", "takes a picture or a mask, but the bundle has no encoder of pictures")
         if (adds && !isLatent(mean.shape)) {
             rules.fail("shape", "the encoder of pictures puts out $mean; the latent is ${program.latent}")
         }
     }
-
-    private fun mean(picture: PictureEncoder): TensorSpec =
-        rules.tensor(picture.graph, rules.graph(picture.graph).outputs, picture.mean)
 
     /** Rules 19 and 20. */
     private fun checkGuidance() {

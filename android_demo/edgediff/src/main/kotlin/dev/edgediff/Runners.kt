@@ -18,7 +18,8 @@ internal class Runners(
 
     private val open = HashMap<Pair<String, Int>, GraphRunner>()
     private var component: String? = null
-    private val counts = manifest.programs.values.flatMap(manifest::usedGraphs).distinct().groupingBy { it.first }.eachCount()
+    private val counts =
+        manifest.programs.values.flatMap(manifest::usedGraphs).distinct().groupingBy { it.first }.eachCount()
     val loadMillis = LinkedHashMap<String, Double>()
     var onCall: ((String, Long) -> Unit)? = null
 

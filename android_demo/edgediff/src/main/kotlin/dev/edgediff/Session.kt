@@ -32,7 +32,7 @@ public class Session internal constructor(
             runners.onCall = value
         }
 
-    /** Loads every graph of a program now, rather than when its stage begins. No effect in [MemoryMode.ONE_COMPONENT]. */
+    /** Loads every graph of a program now, not when its stage begins. Without effect in [MemoryMode.ONE_COMPONENT]. */
     public fun load(program: String? = null): Unit = load(manifest.program(program))
 
     internal fun load(program: Program): Unit = runners.loadAll(program)
@@ -53,7 +53,8 @@ public class Session internal constructor(
         val given = giveSides(manifest, asked, Texts(manifest, tokenizers, stages), pictures)
         val calls = Calls(manifest, asked, runners, given)
         val start = pictures.start()
-        return runRows(asked.program.rows, start, calls, { rng.normal(start.size) }, pictures::blend) { calls.graphNanos }
+        val draw = { rng.normal(start.size) }
+        return runRows(asked.program.rows, start, calls, draw, pictures::blend) { calls.graphNanos }
     }
 
     /** The rows of the default program. */
@@ -68,8 +69,14 @@ public class Session internal constructor(
 
     internal fun decode(latent: FloatArray, program: Program): Picture = images.decode(latent, program)
 
+    /** The sound of a latent of a program, 16 bit. Raises `output` for a bundle that makes pictures. */
+    public fun sound(latent: FloatArray, program: String? = null): Sound = sound(latent, manifest.program(program))
+
+    internal fun sound(latent: FloatArray, program: Program): Sound = images.sound(latent, program)
+
     /** A small picture of a latent; the whole one where the bundle has no preview. */
-    public fun preview(latent: FloatArray, program: String? = null): Picture = preview(latent, manifest.program(program))
+    public fun preview(latent: FloatArray, program: String? = null): Picture =
+        preview(latent, manifest.program(program))
 
     internal fun preview(latent: FloatArray, program: Program): Picture = images.preview(latent, program)
 

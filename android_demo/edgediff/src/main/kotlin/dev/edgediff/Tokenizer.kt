@@ -15,7 +15,7 @@ public class Tokenizer internal constructor(
      * below 2 and for a text that is no Unicode (half of a surrogate pair).
      */
     public fun encode(text: String, maxLength: Int): IntArray {
-        if (maxLength < 2) refuse("prompt", null, "max_length = $maxLength; a text needs at least its begin and its end")
+        if (maxLength < 2) refuse("prompt", null, "max_length = $maxLength; a text needs its begin and its end")
         if (hasLoneSurrogate(text)) refuse("prompt", null, "the prompt has half a surrogate pair; pass valid Unicode")
         val room = maxLength - 2
         val ids = ArrayList<Int>()

@@ -22,7 +22,6 @@ internal fun makeTokenizer(
         ids.singleOrNull()
             ?: refuse("tokenizer", where, "$key '$token' is no one token, of this vocabulary or added")
     }
-    id("unknown", spec.unknown)
     val unknown = vocabulary[spec.unknown]
         ?: refuse("tokenizer", where, "has no token '${spec.unknown}', which is the unknown one")
     val pairs = BytePairs(vocabulary, merges, unknown)
@@ -65,7 +64,7 @@ private fun readMerges(text: String, vocabulary: Map<String, Int>, where: String
         }
         val (left, right) = parts
         listOf(left, right, left + right).firstOrNull { it !in vocabulary }?.let {
-            refuse("tokenizer", where, "line ${index + first + 1} needs '${it.take(SHOWN)}', which the vocabulary lacks")
+            refuse("tokenizer", where, "line ${index + first + 1} needs '${it.take(SHOWN)}', which is no token")
         }
         left to right
     }

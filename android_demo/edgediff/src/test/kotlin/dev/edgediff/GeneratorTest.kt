@@ -15,16 +15,17 @@ import kotlinx.coroutines.launch
 import kotlinx.coroutines.runBlocking
 
 class GeneratorTest {
-    private val case = Programs.case("asked")
+    private val case = Programs.case("batched")
     private val engine = StandInEngine(manifest(case))
     private val generator = Generator(session(case, engine))
     private val rows = case["latents"].items.size
 
     @Test
     fun `events come in order and the picture is the session's`() = runBlocking {
-        val events = generator.generate(GenerationRequest("a", seed = 0u) { previewEvery = 3 }).toList()
+        val events = generator.generate(GenerationRequest("a", seed = 0u) { previewEvery = 2 }).toList()
         assertEquals(
-            listOf("Started") + PART + PART + "Progress" + "Completed", events.map { it::class.simpleName },
+            listOf("Started", "Progress", "Progress", "Preview", "Progress", "Progress", "Completed"),
+            events.map { it::class.simpleName },
         )
         val done = assertIs<GenerationEvent.Completed>(events.last())
         val session = session(case)
@@ -94,7 +95,8 @@ class GeneratorTest {
                 override fun close() = Unit
             }
         }
-        val events = Generator(Session(manifest, manifest.tokenizers.mapValues { letters(it.value) }, broken)).generate(GenerationRequest("a")).toList()
+        val session = Session(manifest, manifest.tokenizers.mapValues { letters }, broken)
+        val events = Generator(session).generate(GenerationRequest("a")).toList()
         val failed = assertIs<GenerationEvent.Failed>(events.last())
         assertEquals("non_finite", failed.code)
         assertTrue("row 0 (graph 'full'" in failed.message, failed.message)
@@ -129,10 +131,6 @@ class GeneratorTest {
         assertTrue("onnxruntime" in error.message!! && "executorch" in error.message!!)
         assertEquals("backend", codeOf { chooseEngine(manifest(case), listOf(engine), "coreml") })
         assertEquals(engine, chooseEngine(manifest(case), listOf(StandInEngine(manifest(case), "executorch"), engine)))
-    }
-
-    private companion object {
-        val PART = listOf("Progress", "Progress", "Progress", "Preview")
     }
 
     private suspend fun completedEvents() = generator.generate(GenerationRequest("a")).toList()

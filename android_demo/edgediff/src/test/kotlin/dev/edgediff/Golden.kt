@@ -14,16 +14,6 @@ internal object Golden {
 /** A file of results that no limit of a manifest binds. */
 internal fun readJson(file: Path): Json = Json(parseJson(Files.readString(file), "$file", Int.MAX_VALUE))
 
-/** `src/test/resources/programs.json`, which `make_programs.py` beside it writes: what Python makes of each. */
-internal object Programs {
-    private val file = Path.of("src", "test", "resources", "programs.json")
-    private val json = readJson(file)
-    val cases: List<Json> = json["cases"].items
-    val vocabulary: Map<String, Int> = json["vocabulary"].entries.mapValues { it.value.int }
-
-    fun case(name: String): Json = cases.single { it["name"].text == name }
-}
-
 /** A JSON value with short ways in; a wrong step is the test's failure. */
 internal class Json(val value: Any?) {
     operator fun get(key: String): Json = Json((value as Map<*, *>).let { require(key in it) { "no '$key'" }; it[key] })

@@ -49,10 +49,12 @@ class TokenizerTest {
         assertEquals("prompt", codeOf { tokenizer.encode("\ud83d", 77) })
         assertEquals("prompt", codeOf { tokenizer.encode("a", 1) })
         val damage = listOf(
-            "merges.txt" to "t h x\n", "merges.txt" to "t zz9\n", "merges.txt" to "t h\r\n", "merges.txt" to "t  h\n",
+            "merges.txt" to "t h x\n", "merges.txt" to "t zz9\n", "merges.txt" to "t h\r\n",
+            "merges.txt" to "t  h\n", "merges.txt" to "\nt h\n",
             "merges.txt" to "t h\n\n", "merges.txt" to "t h\n#version: 0.2\n", "vocab.json" to "{\"a\": -1}",
             "vocab.json" to "{\"a\": 1, \"b\": 1}", "vocab.json" to "{", "vocab.json" to "[]", "vocab.json" to "{}",
-            "vocab.json" to "{\"a\": 1.0}", "vocab.json" to "{\"a\": 16777217}", "vocab.json" to "{\"a\": 1, \"a\": 2}",
+            "vocab.json" to "{\"a\": 1.0}", "vocab.json" to "{\"a\": 16777217}",
+            "vocab.json" to "{\"a\": 1, \"a\": 2}",
         )
         for ((file, text) in damage) {
             load(plain)
@@ -75,9 +77,9 @@ class TokenizerTest {
     private fun exact(token: String) =
         AddedToken(token, listOf(golden["vocab"].find(token)?.int ?: 0), false, false, false, false)
 
-    /** A group's tokenizer: `spec` as a manifest has it. */
+    /** A group's tokenizer, as a manifest has it. */
     private fun spec(group: Json): TokenizerSpec =
-        record(::readTokenizer)(group["spec"].value, Place("tokenizer.json", isNewer = false))
+        record(::readTokenizer)(group["tokenizer"].value, Place("tokenizer.json", isNewer = false))
 
     private fun load(spec: TokenizerSpec): Tokenizer {
         Files.writeString(folder.resolve("vocab.json"), writeJson(golden["vocab"].value))

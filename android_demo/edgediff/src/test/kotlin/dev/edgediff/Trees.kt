@@ -9,21 +9,11 @@ import java.util.zip.CRC32
 import java.util.zip.Deflater
 import java.util.zip.DeflaterOutputStream
 
-/** Bundles as files in memory, written out. */
+/** The bundles of `tests/hostile.py`, written out. */
 internal object Trees {
-    /** The first program of `make_programs.py`, with files that say their names, and a tokenizer. */
-    val valid: Map<String, ByteArray> by lazy {
-        val tree = Programs.case("asked")["manifest"].value as JsonObject
-        val paths = Json(tree)["files"].items.map { it["path"].text }
-        val files = paths.associateWith { it.toByteArray() } + mapOf(
-            "tokenizer/vocab.json" to writeJson(Programs.vocabulary).toByteArray(),
-            "tokenizer/merges.txt" to "#version: 0.2\nb b</w>\n".toByteArray(),
-        )
-        val entries = files.map { (path, data) ->
-            mapOf("path" to path, "bytes" to data.size, "sha256" to copyHashed(data.inputStream(), null))
-        }
-        files + (MANIFEST to writeJson(tree + ("files" to entries)).toByteArray())
-    }
+    private val golden = Golden.read("manifest_cases.json")
+    val cases: List<Json> get() = golden["cases"].items
+    val valid: Map<String, ByteArray> get() = golden["valid"]["files"].entries.mapValues { it.value.bytes }
 
     fun write(folder: Path, files: Map<String, ByteArray>, links: Map<String, String> = emptyMap()): Path {
         Files.createDirectories(folder)
@@ -38,13 +28,6 @@ internal object Trees {
         }
         return folder
     }
-}
-
-/** The bundles of `tests/hostile.py`. */
-internal object Hostile {
-    private val golden = Golden.read("manifest_cases.json")
-    val cases: List<Json> get() = golden["cases"].items
-    val valid: Map<String, ByteArray> get() = golden["valid"]["files"].entries.mapValues { it.value.bytes }
 
     /** The valid bundle's files with a case's changes. */
     fun changed(case: Json): Map<String, ByteArray> {

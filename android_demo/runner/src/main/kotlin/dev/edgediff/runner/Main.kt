@@ -22,11 +22,11 @@ import java.time.temporal.ChronoUnit
 import kotlin.system.exitProcess
 import kotlinx.coroutines.runBlocking
 
-private const val USAGE = """usage: java -jar edgediff-run.jar BUNDLE PROMPT OUT.png [options]
+private const val USAGE = """usage: java -jar edgediff-run.jar BUNDLE PROMPT OUT [options]
        java -jar edgediff-run.jar BUNDLE --profile OUT.json [--program NAME] [--runs N] [--warmup N] [--threads N]
        java -jar edgediff-run.jar --read-manifests   (frames from standard input: size, newline, bytes)
 
-BUNDLE is a folder, or a packed bundle, which is unpacked into the folder beside it.
+BUNDLE is a folder, or a packed bundle, which is unpacked into the folder beside it. OUT is a PNG, or a WAV of sound.
   --program NAME        a program of the bundle (default: the one that it names)
   --strength S          in place of --program: the program that starts from a picture with this strength
   --guidance S          guidance scale, within the program's range
@@ -93,6 +93,11 @@ private class Command(private val options: Options, private val out: PrintStream
             is GenerationEvent.Started -> note("seed ${event.seed}, ${event.total} rows")
             is GenerationEvent.Progress -> note("row %d of %d  %.1f ms".format(event.done, event.total, event.millis))
             is GenerationEvent.Preview -> Unit
+            is GenerationEvent.CompletedSound -> {
+                Files.write(file, event.sound.wav())
+                val size = "${event.sound.samples.size / event.sound.channels} samples"
+                out.println("wrote $file ($size, seed ${event.seed}, %.0f ms)".format(event.millis))
+            }
             is GenerationEvent.Failed -> throw EdgeDiffException(event.code, event.message)
             is GenerationEvent.Completed -> {
                 Files.write(file, event.picture.png())
@@ -105,9 +110,8 @@ private class Command(private val options: Options, private val out: PrintStream
 
     private fun profile(folder: Path, file: Path) {
         val now = Instant.now().truncatedTo(ChronoUnit.SECONDS).toString().replace("Z", "+00:00")
-        val table = profileBundle(folder, engines, ::facts, options.runs, options.warmup, now, options.program) { done, total ->
-            note("picture $done of $total")
-        }
+        val tell = { done: Int, total: Int -> note("picture $done of $total") }
+        val table = profileBundle(folder, engines, ::facts, options.runs, options.warmup, now, options.program, tell)
         Files.write(file, table.toJson().toByteArray())
         val image = table.image
         val overhead = table.overheadFraction * 100

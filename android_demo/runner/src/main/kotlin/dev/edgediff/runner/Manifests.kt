@@ -37,7 +37,7 @@ private fun readSize(frames: InputStream): Int? {
         val byte = frames.read()
         if (byte < 0 && digits.isEmpty()) return null
         if (byte == '\n'.code) break
-        if (byte < 0 || digits.length > 9) throw EdgeDiffException("usage", "a frame begins with '$digits', not its size")
+        if (byte < 0 || digits.length > 9) throw EdgeDiffException("usage", "a frame has no size")
         digits.append(byte.toChar())
     }
     return digits.toString().toIntOrNull()?.takeIf { it in 0..MOST_BYTES }
