@@ -85,7 +85,7 @@ class TokenizerTest {
         Files.writeString(folder.resolve("vocab.json"), writeJson(golden["vocab"].value))
         Files.writeString(folder.resolve("merges.txt"), golden["merges"].items.joinToString("\n") { it.text } + "\n")
         val files = TokenizerSpec(
-            spec.kind, "vocab.json", "merges.txt", spec.length, spec.begin, spec.end, spec.pad, spec.unknown, spec.added,
+            spec.kind, plain.vocab, plain.merges, spec.length, spec.begin, spec.end, spec.pad, spec.unknown, spec.added,
         )
         return loadTokenizer(files, folder, "b")
     }
