@@ -147,6 +147,7 @@ private class JsonParser(private val text: String, private val where: String, pr
             if (!takes('+')) takes('-')
             digits()
         }
+        if (at == end && at == start + 1) return DIGITS[text[start] - '0']
         if (at - start > MOST_DIGITS) fail("a number of ${at - start} characters")
         val value = text.substring(start, at).toDouble()
         if (value.isInfinite()) fail("a number that is too large")
@@ -182,6 +183,7 @@ private class JsonParser(private val text: String, private val where: String, pr
 
     private companion object {
         const val SHOWN = 60
+        val DIGITS = Array(10) { JsonNumber(it.toDouble(), isWhole = true) } // the most frequent ones, shared
     }
 }
 

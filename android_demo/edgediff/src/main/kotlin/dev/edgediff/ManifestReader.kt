@@ -3,8 +3,14 @@ package dev.edgediff
 internal const val MANIFEST = "manifest.json"
 private const val SCHEMA_MAJOR = "2"
 
-/** The manifest, parsed and checked: steps 2 to 5 of docs/format.md. */
-internal fun parseManifest(bytes: ByteArray, where: String): Manifest {
+/** The manifest, parsed and checked: steps 2 to 5 of docs/format.md. Raises `memory` where the heap is too small. */
+internal fun parseManifest(bytes: ByteArray, where: String): Manifest = try {
+    readDocument(bytes, where)
+} catch (error: OutOfMemoryError) {
+    throw EdgeDiffException("memory", "${bytes.size} bytes are more than this app's memory can read", where, error)
+}
+
+private fun readDocument(bytes: ByteArray, where: String): Manifest {
     val root = parseJson(decodeUtf8(bytes, where), where) as? JsonObject
         ?: refuse("value", where, "a manifest is an object")
     val version = checkVersion(root["schema_version"], where)
