@@ -1,29 +1,32 @@
 package dev.edgediff
 
-/** A token that is looked for in the text as it is written, before any splitting. */
-internal data class AddedToken(
-    val content: String, val id: Int, val isNormalized: Boolean, val singleWord: Boolean, val takesLeft: Boolean,
-    val takesRight: Boolean,
-)
+/** A token that is taken out of the text as it stands; several [ids]: a textual inversion of several vectors. */
+internal class AddedToken(
+    val content: String, val ids: List<Int>, val isNormalized: Boolean, val singleWord: Boolean,
+    val takesLeft: Boolean, val takesRight: Boolean,
+) {
+    fun renamed(content: String) = AddedToken(content, ids, isNormalized, singleWord, takesLeft, takesRight)
+}
 
-/** Part of a text: an added token ([id]), or text that is encoded as usual. */
-internal class TextPart(val text: String, val id: Int?)
+/** Part of a text: an added token's [ids], or text that is encoded as usual. */
+internal class TextPart(val text: String, val ids: List<Int>?)
 
 /**
  * Takes added tokens out of a text: those that are not normalized from the text as it stands, the others from what
  * lies between once that is normalized. The leftmost, then the longest match counts.
  */
 internal class AddedTokens(tokens: List<AddedToken>) {
-    private val exact = longestFirst(tokens.filter { !it.isNormalized })
-    private val normalized = tokens.filter { it.isNormalized }
+    private val unique = tokens.associateBy { it.content }.values // the last of several with one text counts
+    private val exact = longestFirst(unique.filter { !it.isNormalized })
+    private val normalized = unique.filter { it.isNormalized }
 
     private fun longestFirst(tokens: List<AddedToken>) =
         tokens.filter { it.content.isNotEmpty() }.sortedByDescending { it.content.length }
 
     fun split(text: String, normalize: (String) -> String): List<TextPart> {
-        val inside = longestFirst(normalized.map { it.copy(content = normalize(it.content)) })
+        val inside = longestFirst(normalized.map { it.renamed(normalize(it.content)) })
         return take(text, exact).flatMap { part ->
-            if (part.id != null) listOf(part) else take(normalize(part.text), inside)
+            if (part.ids != null) listOf(part) else take(normalize(part.text), inside)
         }
     }
 
@@ -44,7 +47,7 @@ internal class AddedTokens(tokens: List<AddedToken>) {
             if (token.takesLeft) while (start > done && isSpace(text[start - 1].code)) start--
             if (token.takesRight) while (end < text.length && isSpace(text[end].code)) end++
             if (done < start) parts.add(TextPart(text.substring(done, start), null))
-            parts.add(TextPart(text.substring(start, end), token.id))
+            parts.add(TextPart(text.substring(start, end), token.ids))
             done = end
             at = maxOf(at, end)
         }

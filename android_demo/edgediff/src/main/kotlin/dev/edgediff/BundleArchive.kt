@@ -24,29 +24,37 @@ private const val MOST_RATIO = 200
  * Unpacks a zip into a hidden folder beside [out], checks that folder as strictly as any bundle, and only then
  * renames it to [out].
  */
-internal fun unpackArchive(file: Path, out: Path) {
+internal fun unpackArchive(file: Path, out: Path): Pair<Manifest, Map<String, Tokenizer>> {
     val shown = file.toString()
     if (Files.exists(out, NOFOLLOW_LINKS)) refuse("exists", out.toString(), "exists already; choose another name")
     val parent = out.toAbsolutePath().normalize().parent
     val partial = parent.resolve(".${out.fileName}.partial-${UUID.randomUUID().toString().take(8)}")
-    try {
+    return try {
         reading(shown) {
             Files.createDirectory(partial)
             RandomAccessFile(file.toFile(), "r").use { archive ->
                 try {
-                    val entries = ZipDirectory(archive, shown).entries()
+                    val entries = withoutTopFolder(ZipDirectory(archive, shown).entries())
                     checkEntries(entries, archive.length(), shown)
                     for (entry in entries) if (!entry.isFolder) extract(archive, entry, partial, shown)
                 } catch (error: ZipException) {
                     throw EdgeDiffException("archive", "is damaged: ${error.message}; copy it again", shown, error)
                 }
             }
-            checkFolder(partial, shown, verify = true)
-            Files.move(partial, out, ATOMIC_MOVE)
+            checkFolder(partial, shown, verify = true).also { Files.move(partial, out, ATOMIC_MOVE) }
         }
     } finally {
         partial.toFile().deleteRecursively()
     }
+}
+
+/** A packed bundle may have one folder around its files, which holds the manifest. */
+private fun withoutTopFolder(entries: List<ZipEntryInfo>): List<ZipEntryInfo> {
+    val top = entries.firstOrNull()?.name?.substringBefore('/', "").orEmpty()
+    val isAround = top !in setOf("", ".", "..") && entries.all { it.name.startsWith("$top/") } &&
+        entries.any { it.name == "$top/$MANIFEST" }
+    if (!isAround) return entries
+    return entries.filter { it.name != "$top/" }.map { it.renamed(it.name.removePrefix("$top/")) }
 }
 
 private fun checkEntries(entries: List<ZipEntryInfo>, packed: Long, shown: String) {
@@ -55,7 +63,8 @@ private fun checkEntries(entries: List<ZipEntryInfo>, packed: Long, shown: Strin
     val names = files.map { it.name }.sorted()
     names.zipWithNext().firstOrNull { (a, b) -> a == b }
         ?.let { refuse("archive", shown, "holds '${it.first}' twice; pack the bundle again") }
-    checkNames(names.filter { it != MANIFEST }, shown)
+    val folded = names.groupBy { it.lowercase() }.values.firstOrNull { it.size > 1 }
+    folded?.let { refuse("path", shown, "'${it[0]}' and '${it[1]}' are one file where case is ignored; rename one") }
     val total = files.sumOf { it.size }
     limit(shown, "entries", entries.size.toLong(), MOST_ENTRIES.toLong())
     limit(shown, "bytes unpacked", total, MOST_BYTES)
@@ -63,7 +72,7 @@ private fun checkEntries(entries: List<ZipEntryInfo>, packed: Long, shown: Strin
 }
 
 private fun checkEntry(entry: ZipEntryInfo, shown: String) {
-    safePath(entry.name.removeSuffix("/"), shown)
+    safePath(entry.name.removeSuffix("/")) { message -> refuse("path", shown, message) }
     if (entry.fileType != 0 && entry.fileType != REGULAR && entry.fileType != FOLDER) {
         refuse("link", shown, "'${entry.name}' is a link or a special file; a bundle has none")
     }
@@ -112,6 +121,9 @@ internal class ZipEntryInfo(
     private val offset: Long,
 ) {
     val isFolder: Boolean get() = name.endsWith("/")
+
+    fun renamed(name: String): ZipEntryInfo =
+        ZipEntryInfo(name, method, isEncrypted, fileType, packed, size, offset)
 
     /** The entry's bytes, unpacked; the archive must stay open. */
     fun open(archive: RandomAccessFile): InputStream {

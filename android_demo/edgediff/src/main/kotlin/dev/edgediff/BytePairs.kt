@@ -15,7 +15,7 @@ internal class BytePairs(
     private val merges = HashMap<Long, Merge>(merges.size * 2).apply {
         merges.forEachIndexed { rank, (first, second) ->
             val pair = key(vocabulary.getValue(first), vocabulary.getValue(second))
-            put(pair, Merge(rank, vocabulary.getValue(first + second)))
+            putIfAbsent(pair, Merge(rank, vocabulary.getValue(first + second)))
         }
     }
 

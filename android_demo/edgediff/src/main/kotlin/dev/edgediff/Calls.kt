@@ -1,17 +1,18 @@
 package dev.edgediff
 
 /**
- * The network calls of one picture, with what they carry: one set of carries in batched mode, one per prompt in
- * sequential mode. [given] are the conditions that stay the same in every row, by input name: one row for the prompt,
- * or two (negative, prompt) when some row is guided.
+ * The network calls of one picture, with what they carry: one set of carries in batched mode, one per side in
+ * sequential mode. [given] are the conditions that stay the same in every row.
  */
 internal class Calls(
-    private val manifest: Manifest, private val runners: Runners, private val given: Map<String, Tensor>,
+    private val manifest: Manifest, private val asked: Asked, private val runners: Runners,
+    private val given: Map<String, Sides>,
 ) : Predict {
-    private val batched = manifest.program.isBatched
-    private val carries = List(if (batched) 1 else 2) { Carries(manifest) }
+    private val program = asked.program
+    private val batched = program.isBatched
+    private val carries = List(if (batched) 1 else 2) { Carries(manifest.carries, program.rows) }
     private val ready = HashMap<Triple<String, Int, Int>, Call>()
-    private val held = manifest.program.rows.maxOf { it.heldGuidance?.size ?: 0 }
+    private val kept = program.rows.maxOf { it.held?.weights?.size ?: 0 }
     private val differences = ArrayDeque<FloatArray>() // prompt - empty of guided rows, newest first
 
     /** Nanoseconds inside graphs since the last row began. */
@@ -22,94 +23,89 @@ internal class Calls(
         graphNanos = 0
         val name = row.graph ?: return null
         return naming("row $index (graph '$name', timestep ${row.timestep})") {
-            if (row.guidance == null) alone(name, row, latent) else guided(name, row, row.guidance.toFloat(), latent)
+            val scale = row.guidance?.at(asked.scale)?.toFloat()
+            checkFinite(if (scale == null) alone(name, row, latent) else guided(name, row, scale, latent))
         }
     }
 
     private fun alone(name: String, row: Row, latent: FloatArray): FloatArray {
         val output = FloatArray(latent.size)
         run(name, row, 1, 1, latent).get(output)
-        row.heldGuidance.orEmpty().forEachIndexed { index, weight ->
-            val difference = differences.getOrNull(index)
-                ?: refuse("carry_before_write", null, "holds the guidance of more rows than were guided")
-            val factor = weight.toFloat()
+        val held = row.held ?: return output
+        val times = if (held.isTimesScale) (checkNotNull(asked.scale) - 1.0).toFloat() else 1f
+        held.weights.forEachIndexed { index, weight ->
+            val factor = weight.toFloat() * times
+            val difference = differences[index]
             for (i in output.indices) output[i] += factor * difference[i]
         }
-        return checkFinite(output)
+        return output
     }
 
-    /** e_i = e(x_i, negative) + s (e(x_i, prompt) - e(x_i, negative)) in float32. */
+    /** e_i = e_empty + s (e_prompt - e_empty) in float32. */
     private fun guided(name: String, row: Row, scale: Float, latent: FloatArray): FloatArray {
-        val negative = FloatArray(latent.size)
+        val empty = FloatArray(latent.size)
         val output = FloatArray(latent.size)
         if (batched) {
             val both = run(name, row, 2, 0, latent)
-            both.get(negative)
+            both.get(empty)
             both.get(output, latent.size)
         } else {
-            run(name, row, 1, 0, latent).get(negative)
+            run(name, row, 1, 0, latent).get(empty)
             run(name, row, 1, 1, latent).get(output)
         }
-        for (i in output.indices) output[i] -= negative[i]
-        if (held > 0) differences.addFirst(output.copyOf())
-        if (differences.size > held) differences.removeLast()
-        for (i in output.indices) output[i] = output[i] * scale + negative[i]
-        return checkFinite(output)
+        for (i in output.indices) output[i] -= empty[i]
+        if (kept > 0) differences.addFirst(output.copyOf())
+        if (differences.size > kept) differences.removeLast()
+        for (i in output.indices) output[i] = output[i] * scale + empty[i]
+        return output
     }
 
     private fun run(name: String, row: Row, batch: Int, side: Int, latent: FloatArray): Tensor {
         val graph = manifest.graphs.getValue(name)
-        val call = ready.getOrPut(Triple(name, batch, side)) { Call(graph, batch, side, given) }
+        val call = ready.getOrPut(Triple(name, batch, side)) { Call(manifest.conditions, graph, batch, side, given) }
         val store = carries[if (batched) 0 else side]
         call.feed(latent, row.timestep)
         for ((carry, tensor) in graph.carriesIn) call.inputs[tensor] = store.read(carry, batch, row.mix[carry])
         for ((carry, tensor) in graph.carriesOut) call.outputs[tensor] = store.blank(carry, batch)
         graphNanos += runners.run(name, batch, call.inputs, call.outputs)
         for ((carry, tensor) in graph.carriesOut) store.write(carry, call.outputs.getValue(tensor))
-        return call.output
+        return call.prediction
     }
 }
 
-/** One graph for one side (0 negative, 1 prompt) or both (batch 2): the inputs that stay, and those that rows fill. */
-private class Call(graph: Graph, batch: Int, side: Int, given: Map<String, Tensor>) {
-    private val specs = graph.inputs.associateBy { it.name }
-    private val sample = blank("sample", batch)
-    private val timestep = blank("timestep", batch)
-    private val steps = FloatArray(timestep.count)
+/** One graph for one side (0 empty, 1 prompt) or both (batch 2): the inputs that stay, and those that rows fill. */
+private class Call(
+    conditions: Map<String, Condition>, graph: Graph, batch: Int, side: Int, given: Map<String, Sides>,
+) {
     val inputs = HashMap<String, Tensor>()
-    val outputs = graph.outputs.filter { it.name !in graph.carriesOut.values }
-        .associateTo(HashMap()) { it.name to Tensor.allocate(it.dtype, it.sized(batch)) }
-    val output: Tensor = outputs[graph.outputs[0].name]
-        ?: refuse("output", null, "carries its first output, which must be the prediction")
+    val prediction: Tensor = graph.freeOutputs.single().let { Tensor.allocate(it.dtype, it.sized(batch)) }
+    val outputs = hashMapOf(graph.freeOutputs.single().name to prediction)
+    private var latent: Tensor? = null
+    private var timestep: Tensor? = null
 
     init {
-        inputs["sample"] = sample
-        inputs["timestep"] = timestep
-        for ((name, value) in given) specs[name]?.let { spec ->
-            val part = if (batch == 2) value else value.part(if (side == 1) value.shape[0] - 1 else 0)
-            inputs[name] = converted(part, spec.dtype)
+        for (spec in graph.freeInputs) {
+            val tensor = Tensor.allocate(spec.dtype, spec.sized(batch))
+            inputs[spec.name] = tensor
+            when (conditions.getValue(spec.name)) {
+                Condition.Latent -> latent = tensor
+                Condition.Timestep -> timestep = tensor
+                Condition.Guidance -> tensor.fill(given.getValue(spec.name).prompt[0])
+                else -> give(tensor, given.getValue(spec.name), batch, side)
+            }
         }
     }
 
-    fun feed(latent: FloatArray, time: Double) {
-        if (output.count != sample.count || sample.count % latent.size != 0) {
-            refuse("output", null, "takes ${sample.shape} and puts out ${output.shape}: not the latent's shape")
-        }
-        for (start in 0 until sample.count step latent.size) sample.put(latent, start)
-        steps.fill(time.toFloat())
-        timestep.put(steps)
+    private fun give(tensor: Tensor, sides: Sides, batch: Int, side: Int) {
+        if (batch == 1) return tensor.put(if (side == 1) sides.prompt else sides.empty)
+        tensor.put(sides.empty)
+        tensor.put(sides.prompt, sides.empty.size)
     }
 
-    private fun blank(name: String, batch: Int): Tensor =
-        specs.getValue(name).let { Tensor.allocate(it.dtype, it.sized(batch)) }
-}
-
-/** [tensor] itself when it has the type already. */
-internal fun converted(tensor: Tensor, dtype: DType): Tensor {
-    if (tensor.dtype == dtype) return tensor
-    val result = Tensor.allocate(dtype, tensor.shape)
-    result.put(FloatArray(tensor.count).also { tensor.get(it) })
-    return result
+    fun feed(values: FloatArray, time: Double) {
+        latent?.let { for (start in 0 until it.count step values.size) it.put(values, start) }
+        timestep?.fill(time.toFloat())
+    }
 }
 
 /** Adds to an error from inside a call which row and graph it was. */

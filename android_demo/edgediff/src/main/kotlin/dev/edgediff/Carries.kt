@@ -4,9 +4,9 @@ package dev.edgediff
  * Cached tensors between rows, newest first, as many of each as some row mixes. Graphs write straight into buffers
  * that are used again once no row can read them, so nothing is copied and nothing is allocated per row.
  */
-internal class Carries(private val manifest: Manifest) {
+internal class Carries(private val specs: Map<String, Carry>, rows: List<Row>) {
     private val depths = HashMap<String, Int>().apply {
-        for (row in manifest.program.rows) {
+        for (row in rows) {
             for ((carry, weights) in row.mix) merge(carry, weights.size, ::maxOf)
         }
     }
@@ -16,7 +16,7 @@ internal class Carries(private val manifest: Manifest) {
 
     /** A buffer for a value that is about to be computed; no row reads what is in it. */
     fun blank(carry: String, batch: Int): Tensor {
-        val spec = manifest.carries.getValue(carry)
+        val spec = specs.getValue(carry)
         val size = if (null in spec.shape) batch else 0
         return spare[carry to size]?.removeFirstOrNull() ?: Tensor.allocate(spec.dtype, spec.sized(batch))
     }
@@ -25,7 +25,7 @@ internal class Carries(private val manifest: Manifest) {
     fun write(carry: String, value: Tensor) {
         val values = past.getOrPut(carry) { ArrayDeque() }
         values.addFirst(value)
-        val spec = manifest.carries.getValue(carry)
+        val spec = specs.getValue(carry)
         while (values.size > (depths[carry] ?: 1)) {
             val old = values.removeLast()
             val size = spec.shape.indexOf(null).let { if (it < 0) 0 else old.shape[it] }
@@ -49,7 +49,7 @@ internal class Carries(private val manifest: Manifest) {
 
     /** A row of the prompt alone keeps the prompt's half: a view where the batch comes first, else a copy. */
     private fun atBatch(value: Tensor, carry: String, batch: Int): Tensor {
-        val axis = manifest.carries.getValue(carry).shape.indexOf(null)
+        val axis = specs.getValue(carry).shape.indexOf(null)
         if (axis < 0 || value.shape[axis] == batch) return value
         if (batch == 2) refuse("carry", null, "is guided, but carry '$carry' was written without guidance")
         return if (axis == 0) value.part(1) else promptHalf(value, axis)

@@ -16,7 +16,7 @@ internal fun refuse(code: String, where: String?, message: String): Nothing =
 
 /** The end of an error about an unknown word: the nearest one, then all that are allowed. */
 internal fun didYouMean(word: String, allowed: Collection<String>): String {
-    if (allowed.isEmpty()) return ""
+    if (allowed.isEmpty() || allowed.size > MOST_COMPARED) return ""
     val near = allowed.minBy { editDistance(word, it) }
     val isNear = editDistance(word, near) <= maxOf(word.length, near.length) * 2 / 5
     val hint = if (isNear) "; did you mean '$near'?" else ""
@@ -24,6 +24,7 @@ internal fun didYouMean(word: String, allowed: Collection<String>): String {
 }
 
 private const val MOST_SHOWN = 24
+private const val MOST_COMPARED = 1000
 
 private fun editDistance(a: String, b: String): Int {
     if (maxOf(a.length, b.length) > 200) return maxOf(a.length, b.length)

@@ -8,7 +8,7 @@ public interface Engine {
 
     /**
      * Loads one graph at one batch size, from [folder], the bundle's. Raises `load` for a file that cannot be loaded,
-     * `signature` for one whose inputs and outputs are not [graph]'s, `out_of_memory`.
+     * `signature` for one whose inputs and outputs are not [graph]'s, `memory`.
      */
     public fun open(folder: Path, graph: Graph, artifact: Artifact, batch: Int): GraphRunner
 }
@@ -17,7 +17,7 @@ public interface Engine {
 public interface GraphRunner : AutoCloseable {
     /**
      * Reads [inputs] in place and writes every one of [outputs], both by name, of the manifest's types and sizes at
-     * the batch it was opened for. Keeps no reference to them. Raises `run`, `out_of_memory`.
+     * the batch it was opened for. Keeps no reference to them. Raises `run`, `memory`.
      */
     public fun run(inputs: Map<String, Tensor>, outputs: Map<String, Tensor>)
 

@@ -15,23 +15,15 @@ import kotlinx.coroutines.flow.flowOn
 import kotlinx.coroutines.sync.Mutex
 import kotlinx.coroutines.sync.withLock
 
-/**
- * What to make. [prompt] is a text, or for class-to-image a class's name or number. [seed] null picks one, which
- * [GenerationEvent.Completed] tells; 0 is a seed like any other. A preview decodes the latent after every
- * [previewEvery] rows (0: never), at the cost of one run of the decoder each.
- */
-public data class GenerationRequest(
-    val prompt: String = "", val negativePrompt: String = "", val seed: ULong? = 0u, val previewEvery: Int = 0,
-)
-
 /** What [Generator.generate] tells, in order: started, then progress and previews, last completed or failed. */
 public sealed interface GenerationEvent {
     /** The graphs are loaded and the prompt is encoded; [total] rows follow. */
-    public data class Started(val total: Int, val seed: ULong) : GenerationEvent
+    public class Started(public val total: Int, public val seed: ULong) : GenerationEvent
 
     /** Row [done] of [total] is computed; milliseconds of the whole row, and inside graphs. */
-    public data class Progress(
-        val done: Int, val total: Int, val graph: String?, val millis: Double, val graphMillis: Double,
+    public class Progress(
+        public val done: Int, public val total: Int, public val graph: String?, public val millis: Double,
+        public val graphMillis: Double,
     ) : GenerationEvent
 
     /** What the picture looks like after [done] rows, noise included. */
@@ -42,8 +34,13 @@ public sealed interface GenerationEvent {
         public val picture: Picture, public val seed: ULong, public val millis: Double,
     ) : GenerationEvent
 
-    /** No picture. [code] is a stable word ([EdgeDiffException.code]; `out_of_memory`), [message] a sentence. */
-    public data class Failed(val code: String, val message: String) : GenerationEvent
+    /** The sound of a bundle that makes sound, in the place of a picture. */
+    public class CompletedSound(
+        public val sound: Sound, public val seed: ULong, public val millis: Double,
+    ) : GenerationEvent
+
+    /** No picture. [code] is a stable word ([EdgeDiffException.code]; `memory`), [message] a sentence. */
+    public class Failed(public val code: String, public val message: String) : GenerationEvent
 }
 
 /**
@@ -71,23 +68,26 @@ public class Generator(
     private suspend fun FlowCollector<GenerationEvent>.run(request: GenerationRequest) {
         val began = System.nanoTime()
         val seed = request.seed ?: Random.nextULong()
-        val steps = attempt {
-            session.load()
-            session.steps(request.prompt, request.negativePrompt, seed).iterator()
-        } ?: return
-        emit(GenerationEvent.Started(session.manifest.program.rows.size, seed))
+        val asked = attempt { session.ask(request).also { session.load(it.program) } } ?: return
+        val steps = attempt { session.steps(asked, seed).iterator() } ?: return
+        val program = asked.program
+        emit(GenerationEvent.Started(program.rows.size, seed))
         var latent = FloatArray(0)
-        repeat(session.manifest.program.rows.size) {
+        repeat(program.rows.size) {
             currentCoroutineContext().ensureActive()
             val step = attempt { steps.next() } ?: return
             latent = step.latent
             emit(progress(step))
             if (isPreviewed(step, request)) {
-                emit(GenerationEvent.Preview(step.index + 1, attempt { session.decode(step.latent) } ?: return))
+                emit(GenerationEvent.Preview(step.index + 1, attempt { session.preview(latent, program) } ?: return))
             }
         }
         currentCoroutineContext().ensureActive()
-        val picture = attempt { session.decode(latent) } ?: return
+        if (session.manifest.makes == "audio") {
+            val sound = attempt { session.sound(latent, program) } ?: return
+            return emit(GenerationEvent.CompletedSound(sound, seed, millisSince(began)))
+        }
+        val picture = attempt { session.decode(latent, program) } ?: return
         emit(GenerationEvent.Completed(picture, seed, millisSince(began)))
     }
 
@@ -96,11 +96,11 @@ public class Generator(
         val failure = try {
             return synchronized(session) { act() }
         } catch (error: EdgeDiffException) {
-            if (error.code == "out_of_memory") session.close()
+            if (error.code == "memory") session.close()
             GenerationEvent.Failed(error.code, error.message.orEmpty())
         } catch (error: OutOfMemoryError) {
             session.close()
-            GenerationEvent.Failed("out_of_memory", "this device has not the memory for it: ${error.message}")
+            GenerationEvent.Failed("memory", "this device has not the memory for it: ${error.message}")
         }
         emit(failure)
         return null
@@ -112,7 +112,8 @@ public class Generator(
 
     private fun isPreviewed(step: GenerationStep, request: GenerationRequest): Boolean {
         val done = step.index + 1
-        return request.previewEvery > 0 && done % request.previewEvery == 0 && done < step.total
+        val isDue = request.previewEvery > 0 && done % request.previewEvery == 0 && done < step.total
+        return isDue && session.manifest.makes == "image"
     }
 }
 

@@ -1,44 +1,52 @@
 package dev.edgediff
 
-/**
- * Strict JSON, as Python's `config.load_plain` reads it: a key given twice, NaN, a trailing comma or text after the
- * end are errors. Values are Map, List, String, Boolean, null and [JsonNumber].
- *
- * [unholdable] names the first number or text that the JSON can spell but no file may hold (1e999, half of a
- * surrogate pair). The caller decides when to complain: a manifest's version comes first.
- */
-internal class JsonDocument(val root: Any?, val unholdable: String?)
+import java.nio.ByteBuffer
+import java.nio.charset.CharacterCodingException
 
-/** A number as it was written: whether it is whole is part of its type. */
-internal class JsonNumber(val text: String) {
-    val isWhole: Boolean get() = text.none { it == '.' || it == 'e' || it == 'E' }
+// JSON as step 2 of docs/format.md wants it; whatever else JSON may be is `syntax`. Values are [JsonObject],
+// [JsonList], String, [JsonNumber], Boolean and null.
 
-    override fun toString(): String = text
+private const val MOST_DEPTH = 32
+private const val MOST_DIGITS = 40
+internal const val MOST_TEXT = 65_536 // characters, which are code points
+
+/** An object's members, in the order of the file. */
+internal class JsonObject : LinkedHashMap<String, Any?>()
+
+internal class JsonList : ArrayList<Any?>()
+
+/** A number. Whether it was written without fraction and exponent is part of its type. */
+internal class JsonNumber(val value: Double, val isWhole: Boolean) {
+    override fun toString(): String = if (isWhole && value in -EXACT..EXACT) "${value.toLong()}" else "$value"
+
+    private companion object {
+        const val EXACT = 9007199254740992.0
+    }
 }
 
-internal fun parseJson(text: String, where: String): JsonDocument {
-    val parser = JsonParser(text, where)
-    return JsonDocument(parser.document(), parser.unholdable)
+/** A file's text. Raises `syntax` where it is not UTF-8. */
+internal fun decodeUtf8(bytes: ByteArray, where: String): String = try {
+    Charsets.UTF_8.newDecoder().decode(ByteBuffer.wrap(bytes)).toString()
+} catch (error: CharacterCodingException) {
+    throw EdgeDiffException("syntax", "is not UTF-8", where, error)
 }
 
-private const val MAX_DEPTH = 400
-private const val MAX_DIGITS = 4300 // Python's own limit for whole numbers
+/** [mostText]: the longest text, in characters. */
+internal fun parseJson(text: String, where: String, mostText: Int = MOST_TEXT): Any? =
+    JsonParser(text, where, mostText).document()
 
-private class JsonParser(private val text: String, private val where: String) {
+private class JsonParser(private val text: String, private val where: String, private val mostText: Int) {
     private var at = 0
-    var unholdable: String? = null
-        private set
 
     fun document(): Any? {
-        val value = value(0)
-        space()
+        val value = value(1)
+        skipSpace()
         if (at != text.length) fail("text after the end")
         return value
     }
 
     private fun value(depth: Int): Any? {
-        if (depth > MAX_DEPTH) fail("nested too deeply")
-        space()
+        skipSpace()
         return when (val char = peek()) {
             '{' -> members(depth)
             '[' -> elements(depth)
@@ -46,61 +54,73 @@ private class JsonParser(private val text: String, private val where: String) {
             't' -> word("true", true)
             'f' -> word("false", false)
             'n' -> word("null", null)
-            else -> if (char == '-' || char in '0'..'9') number() else fail("a value is expected")
+            else -> if (char == '-' || isDigit(char)) number() else fail("a value is expected")
         }
     }
 
-    private fun members(depth: Int): Map<String, Any?> {
-        val result = LinkedHashMap<String, Any?>()
+    private fun members(depth: Int): JsonObject {
+        if (depth > MOST_DEPTH) fail("nested more than $MOST_DEPTH deep")
         at++
-        space()
-        if (peek() == '}') return result.also { at++ }
+        skipSpace()
+        val result = JsonObject()
+        if (takes('}')) return result
         while (true) {
-            space()
+            skipSpace()
             if (peek() != '"') fail("a key is expected")
             val key = string()
-            space()
+            skipSpace()
             expect(':')
-            if (key in result) fail("key '$key' is given twice")
+            if (key in result) fail("key '${key.take(SHOWN)}' is given twice")
             result[key] = value(depth + 1)
-            space()
-            if (peek() == '}') return result.also { at++ }
+            skipSpace()
+            if (takes('}')) return result
             expect(',')
         }
     }
 
-    private fun elements(depth: Int): List<Any?> {
-        val result = ArrayList<Any?>()
+    private fun elements(depth: Int): JsonList {
+        if (depth > MOST_DEPTH) fail("nested more than $MOST_DEPTH deep")
         at++
-        space()
-        if (peek() == ']') return result.also { at++ }
+        skipSpace()
+        val result = JsonList()
+        if (takes(']')) return result
         while (true) {
             result.add(value(depth + 1))
-            space()
-            if (peek() == ']') return result.also { at++ }
+            skipSpace()
+            if (takes(']')) return result.also { it.trimToSize() }
             expect(',')
         }
     }
 
     private fun string(): String {
-        val result = StringBuilder()
+        val start = ++at
+        while (isPlain(peek())) at++
+        val value = if (peek() == '"') text.substring(start, at) else escaped(start)
         at++
-        while (true) {
-            val char = peek()
-            if (char < ' ') fail("a control character in a text")
-            at++
-            when (char) {
-                '"' -> break
-                '\\' -> result.append(escape())
-                else -> result.append(char)
-            }
-        }
-        val value = result.toString()
-        if (unholdable == null && hasLoneSurrogate(value)) unholdable = "half of a surrogate pair"
+        val isLong = value.length > mostText && value.codePointCount(0, value.length) > mostText
+        if (isLong) fail("a text of more than $mostText characters")
         return value
     }
 
+    /** The rest of a text that has an escape at this place; ends before its closing quote. */
+    private fun escaped(start: Int): String {
+        val result = StringBuilder(text.substring(start, at))
+        while (true) {
+            val char = peek()
+            when {
+                char == '"' -> break
+                char == '\\' -> result.append(escape())
+                isPlain(char) -> result.append(char).also { at++ }
+                else -> fail("a control character in a text")
+            }
+        }
+        return result.toString().also { if (hasLoneSurrogate(it)) fail("half of a surrogate pair") }
+    }
+
+    private fun isPlain(char: Char) = char != '"' && char != '\\' && char >= ' '
+
     private fun escape(): Char {
+        at++
         val char = peek()
         at++
         val plain = "\"\\/".indexOf(char)
@@ -108,20 +128,38 @@ private class JsonParser(private val text: String, private val where: String) {
         val control = "bfnrt".indexOf(char)
         if (control >= 0) return "\b\u000c\n\r\t"[control]
         if (char != 'u' || at + 4 > text.length) fail("an escape that JSON has not")
-        val digits = text.substring(at, at + 4)
-        if (!digits.all { it in '0'..'9' || it in 'a'..'f' || it in 'A'..'F' }) fail("an escape that JSON has not")
-        at += 4
-        return digits.toInt(16).toChar()
+        var code = 0
+        repeat(4) {
+            val digit = "0123456789abcdef".indexOf(text[at++].let { if (it in 'A'..'F') it + 32 else it })
+            if (digit < 0) fail("an escape that JSON has not")
+            code = code * 16 + digit
+        }
+        return code.toChar()
     }
 
     private fun number(): JsonNumber {
-        val match = NUMBER.matchAt(text, at) ?: fail("a value is expected")
-        at = match.range.last + 1
-        val number = JsonNumber(match.value)
-        if (number.isWhole && number.text.length > MAX_DIGITS) fail("a number of ${number.text.length} digits")
-        if (!number.isWhole && unholdable == null && number.text.toDouble().isInfinite()) unholdable = number.text
-        return number
+        val start = at
+        if (text[at] == '-') at++
+        if (!takes('0')) digits()
+        val end = at
+        if (takes('.')) digits()
+        if (takes('e') || takes('E')) {
+            if (!takes('+')) takes('-')
+            digits()
+        }
+        if (at == end && at == start + 1) return DIGITS[text[start] - '0']
+        if (at - start > MOST_DIGITS) fail("a number of ${at - start} characters")
+        val value = text.substring(start, at).toDouble()
+        if (value.isInfinite()) fail("a number that is too large")
+        return JsonNumber(value, isWhole = at == end)
     }
+
+    private fun digits() {
+        if (at == text.length || !isDigit(text[at])) fail("a digit is expected")
+        while (at < text.length && isDigit(text[at])) at++
+    }
+
+    private fun isDigit(char: Char) = char in '0'..'9'
 
     private fun word(name: String, value: Any?): Any? {
         if (!text.startsWith(name, at)) fail("a value is expected")
@@ -129,21 +167,23 @@ private class JsonParser(private val text: String, private val where: String) {
         return value
     }
 
-    private fun space() {
-        while (at < text.length && text[at] in " \t\n\r") at++
+    private fun skipSpace() {
+        while (at < text.length && (text[at] == ' ' || text[at] == '\n' || text[at] == '\t' || text[at] == '\r')) at++
     }
 
     private fun peek(): Char = if (at < text.length) text[at] else fail("it ends too early")
 
+    private fun takes(char: Char): Boolean = (at < text.length && text[at] == char).also { if (it) at++ }
+
     private fun expect(char: Char) {
-        if (peek() != char) fail("'$char' is expected")
-        at++
+        if (!takes(char)) fail("'$char' is expected")
     }
 
     private fun fail(what: String): Nothing = refuse("syntax", where, "is not JSON: $what (character $at)")
 
     private companion object {
-        val NUMBER = Regex("-?(0|[1-9][0-9]*)([.][0-9]+)?([eE][+-]?[0-9]+)?")
+        const val SHOWN = 60
+        val DIGITS = Array(10) { JsonNumber(it.toDouble(), isWhole = true) } // the most frequent ones, shared
     }
 }
 
@@ -156,48 +196,4 @@ internal fun hasLoneSurrogate(text: String): Boolean {
         index++
     }
     return false
-}
-
-/** Canonical JSON: sorted keys, two spaces, one newline at the end. NaN and infinity are programming errors. */
-internal fun writeJson(value: Any?): String = buildString {
-    writeValue(value, "\n")
-    append('\n')
-}
-
-private fun StringBuilder.writeValue(value: Any?, line: String) {
-    when (value) {
-        is Map<*, *> -> writeAll("{", "}", value.entries.sortedBy { it.key as String }, line) { entry, inner ->
-            writeText(entry.key as String)
-            append(": ")
-            writeValue(entry.value, inner)
-        }
-        is Iterable<*> -> writeAll("[", "]", value.toList(), line) { item, inner -> writeValue(item, inner) }
-        is String -> writeText(value)
-        is Double -> append(value.also { require(it.isFinite()) { "JSON holds no $it" } })
-        else -> append(value)
-    }
-}
-
-private fun <T> StringBuilder.writeAll(
-    open: String, close: String, items: List<T>, line: String, write: StringBuilder.(T, String) -> Unit,
-) {
-    append(open)
-    items.forEachIndexed { index, item ->
-        append(if (index == 0) "" else ",").append(line).append("  ")
-        write(item, "$line  ")
-    }
-    if (items.isNotEmpty()) append(line)
-    append(close)
-}
-
-private fun StringBuilder.writeText(text: String) {
-    append('"')
-    for (char in text) {
-        when {
-            char == '"' || char == '\\' -> append('\\').append(char)
-            char < ' ' -> append("\\u%04x".format(char.code))
-            else -> append(char)
-        }
-    }
-    append('"')
 }

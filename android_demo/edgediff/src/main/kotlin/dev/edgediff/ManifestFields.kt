@@ -1,139 +1,169 @@
 package dev.edgediff
 
-/**
- * The keys of one JSON object, taken out by type; a key that nobody took is unknown. Codes: `value` for what is
- * missing or of another type, `unknown_key`, `path`.
- */
-internal class Fields(value: Any?, private val where: String, private val path: String) {
-    private val map: Map<*, *> = value as? Map<*, *> ?: refuse("value", where, "'$path' is not an object")
-    private val taken = HashSet<String>()
+// Step 4 of docs/format.md: values taken out of JSON by type and within their limits, depth first. Codes: `value`,
+// `unknown_key`, `path`.
 
-    fun string(key: String, default: String? = null): String =
-        take(key, default) { it as? String ?: wrong(key, "a text") }
+/** A type and its limits: gives the value, or refuses it with its place. */
+internal typealias Read<T> = (value: Any?, place: Place) -> T
 
-    fun optionalString(key: String): String? = if (isNull(key)) null else string(key)
+/** Where a value stands in [where], spelled out only once it is refused. [isNewer]: the file's minor version is. */
+internal class Place(
+    private val where: String, private val isNewer: Boolean, private val parent: Place? = null,
+    private val key: Any? = null,
+) {
+    fun at(key: Any): Place = Place(where, isNewer, this, key)
 
-    fun long(key: String, default: Long? = null, least: Long = Long.MIN_VALUE): Long =
-        take(key, default) { whole(key, it, least) }
+    fun refuse(code: String, message: String): Nothing = refuse(code, where, message)
 
-    fun optionalLong(key: String, least: Long = Long.MIN_VALUE): Long? =
-        if (isNull(key)) null else long(key, least = least)
+    fun wrong(value: Any?, allowed: String): Nothing = refuse("value", "'$this' = ${shown(value)}: must be $allowed")
 
-    fun int(key: String, least: Long = Int.MIN_VALUE.toLong()): Int = narrow(key, long(key, least = least))
+    /** A word or key that a later minor version may have. */
+    fun unknown(code: String, message: String): Nothing =
+        refuse(code, message + if (isNewer) "; the bundle is newer than this reader: update the app" else "")
 
-    fun double(key: String, default: Double? = null): Double = take(key, default) { real(key, it) }
-
-    fun optionalDouble(key: String): Double? = if (isNull(key)) null else double(key)
-
-    fun doubles(key: String): List<Double> = list(key) { real(key, it) }
-
-    fun optionalDoubles(key: String): List<Double>? = if (isNull(key)) null else doubles(key)
-
-    fun ints(key: String): List<Int> = list(key) { narrow(key, whole(key, it)) }
-
-    fun strings(key: String): List<String> = list(key, emptyList()) { it as? String ?: wrong(key, "a list of texts") }
-
-    fun choice(key: String, allowed: List<String>, default: String? = null): String = string(key, default).also {
-        if (it !in allowed) wrong(key, "one of ${allowed.joinToString()}")
+    override fun toString(): String {
+        val parts = generateSequence(this) { it.parent }.mapNotNull { it.key }.toList()
+        return parts.reversed().joinToString(".").ifEmpty { "manifest" }
     }
 
-    fun path(key: String): String = safePath(string(key), where)
-
-    fun paths(key: String): List<String> = strings(key).map { safePath(it, where) }
-
-    fun sizes(key: String): List<Int?> = list(key) { item ->
-        if (item == "batch") null else narrow(key, whole(key, item))
+    private fun shown(value: Any?): String = when (value) {
+        is JsonObject -> "an object"
+        is JsonList -> "a list"
+        is String -> "\"${value.take(SHOWN)}\""
+        else -> "$value"
     }
 
-    fun <T> one(key: String, read: (Fields) -> T): T = take(key, null) { inside(it, at(key), read) }
+    private companion object {
+        const val SHOWN = 60
+    }
+}
 
-    fun <T> oneOrDefault(key: String, default: T & Any, read: (Fields) -> T & Any): T & Any =
-        take(key, default) { inside(it, at(key), read) }
+/** The keys of one object, to be taken in the order of its table. */
+internal class Fields(private val members: JsonObject, private val place: Place) {
+    private val known = ArrayList<String>()
 
-    fun <T> optional(key: String, read: (Fields) -> T): T? = if (isNull(key)) null else one(key, read)
-
-    fun <T> list(key: String, default: List<T>? = null, read: (Any?) -> T): List<T> =
-        take(key, default) { value -> (value as? List<*> ?: wrong(key, "a list")).map(read) }
-
-    fun <T> objects(key: String, read: (Fields) -> T): List<T> {
-        var index = 0
-        return list(key) { inside(it, "${at(key)}.${index++}", read) }
+    fun <T> one(key: String, read: Read<T>): T {
+        known.add(key)
+        if (key !in members) place.refuse("value", "key '${place.at(key)}' is missing")
+        return read(members[key], place.at(key))
     }
 
-    fun stringTable(key: String): Map<String, String> =
-        table(key, emptyMap()) { value, _ -> value as? String ?: wrong(key, "texts by name") }
-
-    fun longsTable(key: String): Map<String, Long> = table(key, emptyMap()) { value, _ -> whole(key, value) }
-
-    fun doublesTable(key: String): Map<String, List<Double>> = table(key, emptyMap()) { value, _ ->
-        (value as? List<*> ?: wrong(key, "lists of numbers by name")).map { real(key, it) }
+    fun <T> oneOr(key: String, default: T, read: Read<T>): T {
+        known.add(key)
+        return if (key in members) read(members[key], place.at(key)) else default
     }
 
-    fun <T> objectTable(key: String, default: Map<String, T>? = emptyMap(), read: (Fields) -> T): Map<String, T> =
-        table(key, default) { item, place -> inside(item, place, read) }
-
-    private fun <T> table(key: String, default: Map<String, T>?, read: (Any?, String) -> T): Map<String, T> =
-        take(key, default) { value ->
-            (value as? Map<*, *> ?: wrong(key, "an object")).entries.associate { (name, item) ->
-                name as String to read(item, "${at(key)}.$name")
-            }
-        }
-
-    /** Anything at all, or nothing: results that the phone does not read. */
-    fun anyObject(key: String) {
-        if (!isNull(key)) take(key, Unit) { it as? Map<*, *> ?: wrong(key, "an object") }
+    /** Null where the key is left out, or null. */
+    fun <T> optional(key: String, read: Read<T>): T? {
+        known.add(key)
+        return read(members[key] ?: return null, place.at(key))
     }
 
-    /** Raises `unknown_key` for a key that nobody asked for. */
+    fun refuse(code: String, message: String): Nothing = place.refuse(code, "'$place': $message")
+
+    /** Raises `unknown_key` for the first key that nobody took. */
     fun finish() {
-        val unknown = map.keys.firstOrNull { it !in taken } as String? ?: return
-        refuse("unknown_key", where, "unknown key '${at(unknown)}'${didYouMean(unknown, taken)}")
+        if (members.size <= known.size && known.containsAll(members.keys)) return
+        val unknown = members.keys.firstOrNull { it !in known } ?: return
+        place.unknown("unknown_key", "unknown key '${place.at(unknown)}'${didYouMean(unknown, known)}")
     }
-
-    private fun <T> inside(value: Any?, place: String, read: (Fields) -> T): T {
-        val fields = Fields(value, where, place)
-        return read(fields).also { fields.finish() }
-    }
-
-    private fun <T> take(key: String, default: T?, read: (Any?) -> T): T {
-        taken.add(key)
-        if (key in map) return read(map[key])
-        return default ?: refuse("value", where, "key '${at(key)}' is missing")
-    }
-
-    private fun isNull(key: String): Boolean {
-        taken.add(key)
-        return map[key] == null
-    }
-
-    private fun whole(key: String, value: Any?, least: Long = Long.MIN_VALUE): Long {
-        val number = (value as? JsonNumber)?.takeIf { it.isWhole }?.text?.toLongOrNull() ?: wrong(key, "a whole number")
-        return if (number >= least) number else wrong(key, "a whole number of at least $least")
-    }
-
-    private fun real(key: String, value: Any?): Double =
-        (value as? JsonNumber)?.text?.toDouble()?.takeIf { it.isFinite() } ?: wrong(key, "a number")
-
-    private fun narrow(key: String, value: Long): Int =
-        if (value in Int.MIN_VALUE..Int.MAX_VALUE) value.toInt() else wrong(key, "a number below 2^31")
-
-    fun wrong(key: String, what: String): Nothing = refuse("value", where, "'${at(key)}' must be $what")
-
-    private fun at(key: String): String = if (path.isEmpty()) key else "$path.$key"
 }
 
-/** A relative path that stays inside the bundle. Raises `path` for any other. */
-internal fun safePath(path: String, where: String): String {
-    val parts = path.split('/')
-    val problem = when {
-        path.isEmpty() || '\\' in path || DRIVE.containsMatchIn(path) -> "is relative, with forward slashes"
-        path.any { it < ' ' || it == '\u007f' || it.isSurrogate() && hasLoneSurrogate(path) } ->
-            "has no control characters and no half of a surrogate pair"
-        path.startsWith("/") -> "is never absolute"
-        ".." in parts || "." in parts || "" in parts -> "never leaves it"
-        else -> return path
-    }
-    refuse("path", where, "'$path': a path in a bundle $problem")
+/** An object that [build] reads by its table. */
+internal fun <T> record(build: (Fields) -> T): Read<T> = { value, place ->
+    val fields = Fields(value as? JsonObject ?: place.wrong(value, "an object"), place)
+    build(fields).also { fields.finish() }
 }
 
-private val DRIVE = Regex("^[A-Za-z]:")
+/** The lengths of lists and maps come after their items. */
+internal fun <T> listOf(length: IntRange, read: Read<T>): Read<List<T>> = { value, place ->
+    val items = (value as? JsonList ?: place.wrong(value, "a list"))
+    val result = items.mapIndexed { index, item -> read(item, place.at(index)) }
+    if (result.size !in length) place.refuse("value", "'$place' has ${result.size} items; ${spelled(length)}")
+    result
+}
+
+internal fun <T> mapOf(length: IntRange, read: Read<T>): Read<Map<String, T>> = { value, place ->
+    val members = (value as? JsonObject ?: place.wrong(value, "an object"))
+    val result = LinkedHashMap<String, T>()
+    for ((key, item) in members) result[readName(key, place.at(key))] = read(item, place.at(key))
+    if (result.size !in length) place.refuse("value", "'$place' has ${result.size} entries; ${spelled(length)}")
+    result
+}
+
+internal fun text(length: IntRange): Read<String> = { value, place ->
+    val text = value as? String ?: place.wrong(value, "a text")
+    if (text.codePointCount(0, text.length) !in length) place.wrong(value, "a text of ${spelled(length)} characters")
+    text
+}
+
+internal val anyText: Read<String> = text(0..MOST_TEXT)
+
+private val SHORT = text(1..200)
+
+/** A name: no control characters. */
+internal val readName: Read<String> = { value, place ->
+    SHORT(value, place).also { name ->
+        if (name.any { it < ' ' || it == '\u007f' }) place.wrong(value, "a name without control characters")
+    }
+}
+
+internal val readPath: Read<String> = { value, place ->
+    safePath(value as? String ?: place.wrong(value, "a path")) { message -> place.refuse("path", message) }
+}
+
+internal fun whole(range: LongRange): Read<Long> = { value, place ->
+    val number = (value as? JsonNumber)?.takeIf { it.isWhole }?.value
+    if (number == null || number < range.first || number > range.last) {
+        place.wrong(value, "a whole number from ${range.first} to ${range.last}")
+    }
+    number.toLong()
+}
+
+internal fun whole(range: IntRange): Read<Int> {
+    val read = whole(range.first.toLong()..range.last.toLong())
+    return { value, place -> read(value, place).toInt() }
+}
+
+internal const val LARGEST = 1e30
+
+internal fun number(range: ClosedFloatingPointRange<Double>): Read<Double> = { value, place ->
+    val number = (value as? JsonNumber)?.value ?: place.wrong(value, "a number")
+    if (number < range.start || number > range.endInclusive) {
+        place.wrong(value, "a number from ${range.start} to ${range.endInclusive}")
+    }
+    number
+}
+
+internal val anyNumber: Read<Double> = number(-LARGEST..LARGEST)
+
+/** A number above 0. */
+internal fun positive(most: Double): Read<Double> = { value, place ->
+    number(0.0..most)(value, place).also { if (it == 0.0) place.wrong(value, "above 0") }
+}
+
+internal val yesOrNo: Read<Boolean> = { value, place -> value as? Boolean ?: place.wrong(value, "true or false") }
+
+internal fun word(vararg allowed: String): Read<String> = { value, place ->
+    val word = value as? String ?: place.wrong(value, "one of ${allowed.joinToString()}")
+    if (word !in allowed) {
+        place.unknown("value", "'$place' = '${word.take(60)}' is unknown${didYouMean(word, allowed.toList())}")
+    }
+    word
+}
+
+private fun isInPath(char: Char) = char in 'A'..'Z' || char in 'a'..'z' || char in '0'..'9' || char in "._+-/@"
+
+/** A relative path that stays inside the bundle (section 4); [fail] is told what is wrong with any other. */
+internal fun safePath(path: String, fail: (String) -> Nothing): String {
+    if (path.length !in 1..400 || !path.all(::isInPath)) {
+        fail("'${path.take(60)}': a path has 1 to 400 characters of A-Z a-z 0-9 . _ + - / @")
+    }
+    if (path.split('/').any { it.isEmpty() || it == "." || it == ".." }) {
+        fail("'$path': a path in a bundle is relative, with one slash between its parts, and never leaves it")
+    }
+    return path
+}
+
+private fun spelled(range: IntRange): String =
+    if (range.first == range.last) "${range.first} are needed" else "${range.first} to ${range.last} are allowed"

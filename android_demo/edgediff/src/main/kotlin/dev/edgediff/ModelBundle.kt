@@ -1,16 +1,16 @@
 package dev.edgediff
 
 import java.io.IOException
-import java.nio.ByteBuffer
-import java.nio.charset.CharacterCodingException
 import java.nio.file.Files
 import java.nio.file.LinkOption.NOFOLLOW_LINKS
 import java.nio.file.Path
 
-private const val MANIFEST_LIMIT = 16L shl 20 // bytes; a thousand rows with four graphs are below 1 MB
+private const val MANIFEST_LIMIT = 16L shl 20 // bytes
 
 /** An opened bundle: the folder, and what its manifest says. Made by [open] and [unpack]. */
-public class ModelBundle internal constructor(public val folder: Path, public val manifest: Manifest) {
+public class ModelBundle internal constructor(
+    public val folder: Path, public val manifest: Manifest, internal val tokenizers: Map<String, Tokenizer>,
+) {
     /** Where a listed file, or a folder of listed files, lies. Raises `missing_file` for any other. */
     public fun path(relative: String): Path {
         if (manifest.files.none { it.path == relative || it.path.startsWith("$relative/") }) {
@@ -19,24 +19,25 @@ public class ModelBundle internal constructor(public val folder: Path, public va
         return folder.resolve(relative)
     }
 
-    /** The tokenizer; null when the program has no text stage. */
-    public fun tokenizer(): Tokenizer? = manifest.program.tokenize?.let { Tokenizer.load(path(it.folder)) }
+    /** A tokenizer by its name in the manifest; the first one for null, and null where there is none. */
+    public fun tokenizer(name: String? = null): Tokenizer? =
+        if (name == null) tokenizers.values.firstOrNull() else tokenizers[name]
 
     public companion object {
         /**
          * Reads and checks a bundle before anything in it is run. [verify] false leaves out the SHA-256 of the files
          * and nothing else: for an app that has checked them once, when it unpacked them.
          *
-         * Raises [EdgeDiffException] with the code of the broken rule: `not_a_bundle`, `syntax`, `version`,
-         * `unknown_key`, `value`, `graph`, `tensor`, `carry`, `carry_before_write`, `guidance`, `history`, and of
-         * the files `path`, `link`, `file`, `pickle`, `missing_file`, `size`, `unlisted`, `hash`.
+         * Raises [EdgeDiffException] with the code of the broken rule, those of docs/format.md: `not_a_bundle`,
+         * `syntax`, `version`, `unknown_key`, `value`, `path`, those of its section 7, and of the files `link`,
+         * `file`, `pickle`, `missing_file`, `size`, `unlisted`, `hash`, `tokenizer`.
          */
         @JvmStatic
         @JvmOverloads
         public fun open(folder: Path, verify: Boolean = true): ModelBundle {
             val shown = folder.toString()
-            val manifest = reading(shown) { checkFolder(folder, shown, verify) }
-            return ModelBundle(folder.toAbsolutePath().normalize(), manifest)
+            val (manifest, tokenizers) = reading(shown) { checkFolder(folder, shown, verify) }
+            return ModelBundle(folder.toAbsolutePath().normalize(), manifest, tokenizers)
         }
 
         /**
@@ -46,8 +47,8 @@ public class ModelBundle internal constructor(public val folder: Path, public va
          */
         @JvmStatic
         public fun unpack(file: Path, out: Path): ModelBundle {
-            unpackArchive(file, out)
-            return ModelBundle(out.toAbsolutePath().normalize(), readManifest(out, out.toString()))
+            val (manifest, tokenizers) = unpackArchive(file, out)
+            return ModelBundle(out.toAbsolutePath().normalize(), manifest, tokenizers)
         }
     }
 }
@@ -59,12 +60,13 @@ internal fun <T> reading(shown: String, read: () -> T): T = try {
     throw EdgeDiffException("file", "cannot be read: ${error.message ?: error}", shown, error)
 }
 
-internal fun checkFolder(folder: Path, shown: String, verify: Boolean): Manifest {
+/** Steps 1 to 6 of docs/format.md, section 2. */
+internal fun checkFolder(folder: Path, shown: String, verify: Boolean): Pair<Manifest, Map<String, Tokenizer>> {
     val manifest = readManifest(folder, shown)
     val present = scanFolder(folder, shown)
     checkFiles(manifest, folder, present, shown)
     if (verify) checkHashes(manifest, folder, shown)
-    return manifest
+    return manifest to manifest.tokenizers.mapValues { loadTokenizer(it.value, folder, shown) }
 }
 
 private fun readManifest(folder: Path, shown: String): Manifest {
@@ -80,12 +82,5 @@ private fun readManifest(folder: Path, shown: String): Manifest {
     val where = "$shown/$MANIFEST"
     val size = Files.size(file)
     if (size > MANIFEST_LIMIT) refuse("size", where, "has $size bytes; a manifest has at most $MANIFEST_LIMIT")
-    return parseManifest(readUtf8(file, where), where)
-}
-
-/** A file's text. Raises `syntax` when it is not UTF-8. */
-internal fun readUtf8(file: Path, where: String): String = try {
-    Charsets.UTF_8.newDecoder().decode(ByteBuffer.wrap(Files.readAllBytes(file))).toString()
-} catch (error: CharacterCodingException) {
-    throw EdgeDiffException("syntax", "is not UTF-8", where, error)
+    return parseManifest(Files.readAllBytes(file), where)
 }

@@ -96,7 +96,7 @@ private inline fun <T> guarding(code: String, what: String, where: String, act: 
 } catch (error: OrtException) {
     val text = error.message.orEmpty().lineSequence().first()
     val isMemory = MEMORY.any { it in text }
-    throw EdgeDiffException(if (isMemory) "out_of_memory" else code, "$what: $text", where, error)
+    throw EdgeDiffException(if (isMemory) "memory" else code, "$what: $text", where, error)
 } catch (error: UnsatisfiedLinkError) {
     val message = "ONNX Runtime has no build for this system: ${error.message}"
     throw EdgeDiffException("missing_library", message, where, error)

@@ -5,12 +5,18 @@ import java.io.DataOutputStream
 import java.util.zip.CRC32
 import java.util.zip.DeflaterOutputStream
 
-/** A picture: [pixels] are [height] x [width] x [channels] bytes, row by row; 1 channel is grey, 3 are RGB. */
-public class Picture(
+/**
+ * A picture: [pixels] are [height] x [width] x [channels] bytes, row by row; 1 channel is grey, 3 are RGB. [isFlagged]:
+ * the bundle's safety checker marks it.
+ */
+public class Picture @JvmOverloads constructor(
     public val width: Int, public val height: Int, public val channels: Int, public val pixels: ByteArray,
+    public val isFlagged: Boolean = false,
 ) {
     init {
-        require(pixels.size == width * height * channels) { "${pixels.size} bytes for $height x $width x $channels" }
+        require(pixels.size.toLong() == 1L * width * height * channels) {
+            "${pixels.size} bytes for $height x $width x $channels"
+        }
     }
 
     /** `0xAARRGGBB` of every pixel, as Android's `Bitmap.createBitmap` takes them. */
@@ -46,7 +52,7 @@ public class Picture(
 
     internal companion object {
         /** From samples in [-1, 1], [channels, height, width], rounding halves to even as numpy does. */
-        fun of(samples: FloatArray, shape: List<Int>): Picture {
+        fun of(samples: FloatArray, shape: List<Int>, isFlagged: Boolean = false): Picture {
             if (shape.size != 3 || shape[0] != 1 && shape[0] != 3) {
                 refuse("output", null, "the program puts out the shape $shape, which is no picture")
             }
@@ -58,7 +64,7 @@ public class Picture(
                     pixels[at * channels + channel] = Math.rint(sample.toDouble()).toInt().toByte()
                 }
             }
-            return Picture(width, height, channels, pixels)
+            return Picture(width, height, channels, pixels, isFlagged)
         }
     }
 }

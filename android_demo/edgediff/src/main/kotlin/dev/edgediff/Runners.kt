@@ -1,7 +1,7 @@
 package dev.edgediff
 
 /**
- * The loaded graphs of one program on one engine. In [MemoryMode.ONE_COMPONENT] a graph of another component closes
+ * The loaded graphs of one bundle on one engine. In [MemoryMode.ONE_COMPONENT] a graph of another component closes
  * all that are open.
  */
 internal class Runners(
@@ -18,7 +18,8 @@ internal class Runners(
 
     private val open = HashMap<Pair<String, Int>, GraphRunner>()
     private var component: String? = null
-    private val counts = manifest.usedGraphs().groupingBy { it.first }.eachCount()
+    private val counts =
+        manifest.programs.values.flatMap(manifest::usedGraphs).distinct().groupingBy { it.first }.eachCount()
     val loadMillis = LinkedHashMap<String, Double>()
     var onCall: ((String, Long) -> Unit)? = null
 
@@ -42,10 +43,10 @@ internal class Runners(
         }
     }
 
-    private fun label(name: String, batch: Int) = if (counts[name] == 1) name else "$name@$batch"
+    private fun label(name: String, batch: Int) = if (counts[name] != 2) name else "$name@$batch"
 
-    fun loadAll() {
-        if (memory == MemoryMode.KEEP_ALL) for ((name, batch) in manifest.usedGraphs()) open(name, batch)
+    fun loadAll(program: Program) {
+        if (memory == MemoryMode.KEEP_ALL) for ((name, batch) in manifest.usedGraphs(program)) open(name, batch)
     }
 
     override fun close() {

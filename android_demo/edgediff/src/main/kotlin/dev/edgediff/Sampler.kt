@@ -16,15 +16,17 @@ internal fun interface Predict {
 }
 
 /**
- * Executes [rows] from [start] (x_0, scaled by init_scale already):
+ * Executes [rows] from [start], x_0:
  *
  * x_{i+1} = sum_k x[k] x_{i-k} + sum_k e[k] e_{i-k} + noise z_i + weight clamp(a x_i + b e_i, +-limit)
  *
- * in float32, term by term, as the Python loop does. The sequence computes a row when it is asked for one, so whoever
+ * in float32, term by term, as the Python loop does; then [blend] puts back what the mask leaves alone. The sequence
+ * computes a row when it is asked for one, so whoever
  * stops asking cancels. [graphNanos] is read after each call.
  */
 internal fun runRows(
-    rows: List<Row>, start: FloatArray, predict: Predict, draw: () -> FloatArray, graphNanos: () -> Long = { 0 },
+    rows: List<Row>, start: FloatArray, predict: Predict, draw: () -> FloatArray,
+    blend: (Blend, FloatArray) -> Unit = { _, _ -> }, graphNanos: () -> Long = { 0 },
 ): Sequence<GenerationStep> = sequence {
     val latents = ArrayDeque(listOf(start))
     val outputs = ArrayDeque<FloatArray>()
@@ -33,10 +35,11 @@ internal fun runRows(
         val began = System.nanoTime()
         val latent = latents.first()
         val output = predict.call(index, row, scaled(latent, row.inputScale)) ?: outputs.firstOrNull()
-            ?: refuse("hold", null, "row $index holds the network's output, but no row before it ran the network")
+            ?: refuse("carry_before_write", null, "row $index holds the output before any graph has run")
         outputs.addFirst(output)
         val noise = if (row.update.noise != 0.0) draw() else null
         val next = applyUpdate(row.update, latents, outputs, noise)
+        row.blend?.let { blend(it, next) }
         latents.addFirst(next)
         while (latents.size > keep[index].first) latents.removeLast()
         while (outputs.size > keep[index].second) outputs.removeLast()

@@ -15,7 +15,7 @@ public class Tensor(public val dtype: DType, shape: List<Int>, public val data: 
     public val shape: List<Int> = shape.toList()
 
     /** Number of elements. */
-    public val count: Int = this.shape.fold(1, Math::multiplyExact)
+    public val count: Int = this.shape.fold(1, Int::times)
 
     init {
         require(data.isDirect && data.order() == ByteOrder.nativeOrder()) { "a tensor needs a direct native buffer" }
@@ -48,6 +48,9 @@ public class Tensor(public val dtype: DType, shape: List<Int>, public val data: 
         }
     }
 
+    /** Sets every element. */
+    internal fun fill(value: Float): Unit = put(FloatArray(count) { value })
+
     /** Reads [target]'s number of elements from [start] on, as float32. */
     public fun get(target: FloatArray, start: Int = 0) {
         when (dtype) {
@@ -66,11 +69,17 @@ public class Tensor(public val dtype: DType, shape: List<Int>, public val data: 
     }
 
     public companion object {
-        /** A tensor of zeros, outside the Java heap. */
+        /** A tensor of zeros, outside the Java heap. Raises `memory` where there is not enough of it. */
         @JvmStatic
         public fun allocate(dtype: DType, shape: List<Int>): Tensor {
-            val bytes = shape.fold(dtype.bytes, Math::multiplyExact)
-            return Tensor(dtype, shape, ByteBuffer.allocateDirect(bytes).order(ByteOrder.nativeOrder()))
+            val bytes = shape.fold(1L) { all, size -> if (all > Int.MAX_VALUE) all else all * size } * dtype.bytes
+            if (bytes > Int.MAX_VALUE) refuse("memory", null, "a tensor of $shape has more than 2^31 bytes")
+            val data = try {
+                ByteBuffer.allocateDirect(bytes.toInt())
+            } catch (error: OutOfMemoryError) {
+                throw EdgeDiffException("memory", "no memory for a tensor of $bytes bytes", null, error)
+            }
+            return Tensor(dtype, shape, data.order(ByteOrder.nativeOrder()))
         }
     }
 }

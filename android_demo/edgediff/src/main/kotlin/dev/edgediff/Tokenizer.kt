@@ -1,31 +1,30 @@
 package dev.edgediff
 
-import java.nio.file.Path
 import java.text.Normalizer
 
 /**
- * Text to token ids: CLIP's byte-level BPE from `vocab.json` and `merges.txt`; the same ids as Python's
- * `edgediff.tokenizer`, which lists the steps. Letters and digits are those of the Unicode version of the runtime.
+ * Text to token ids: CLIP's byte-level BPE as section 6 of docs/format.md says; the same ids as Python's
+ * `edgediff.runtime.tokenizer`. Letters and digits are those of the Unicode version of the runtime.
  */
 public class Tokenizer internal constructor(
     public val begin: Int, public val end: Int, public val pad: Int, private val pairs: BytePairs,
     private val added: AddedTokens,
 ) {
     /**
-     * [maxLength] ids: begin, the text (cut where it is too long), end, padding. Raises `text` for a [maxLength]
+     * [maxLength] ids: begin, the text (cut where it is too long), end, padding. Raises `prompt` for a [maxLength]
      * below 2 and for a text that is no Unicode (half of a surrogate pair).
      */
     public fun encode(text: String, maxLength: Int): IntArray {
-        if (maxLength < 2) refuse("text", null, "max_length = $maxLength; a text needs at least its begin and its end")
-        if (hasLoneSurrogate(text)) refuse("text", null, "the prompt has half a surrogate pair; pass valid Unicode")
+        if (maxLength < 2) refuse("prompt", null, "max_length = $maxLength; a text needs its begin and its end")
+        if (hasLoneSurrogate(text)) refuse("prompt", null, "the prompt has half a surrogate pair; pass valid Unicode")
         val room = maxLength - 2
         val ids = ArrayList<Int>()
         for (part in added.split(text, ::normalize)) {
             if (ids.size >= room) break
-            if (part.id != null) ids.add(part.id) else encodePlain(part.text, room, ids)
+            if (part.ids != null) ids.addAll(part.ids) else encodePlain(part.text, room, ids)
         }
+        val shown = minOf(ids.size, room)
         return IntArray(maxLength) { index ->
-            val shown = minOf(ids.size, room)
             when {
                 index == 0 -> begin
                 index <= shown -> ids[index - 1]
@@ -40,15 +39,6 @@ public class Tokenizer internal constructor(
             if (ids.size >= room) return
             pairs.encode(piece, ids)
         }
-    }
-
-    public companion object {
-        /**
-         * Reads vocab.json, merges.txt and, where present, tokenizer_config.json and special_tokens_map.json. Raises
-         * `config`, `syntax` or `missing`, naming the file.
-         */
-        @JvmStatic
-        public fun load(folder: Path): Tokenizer = loadTokenizer(folder)
     }
 }
 

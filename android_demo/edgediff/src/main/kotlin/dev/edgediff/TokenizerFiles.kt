@@ -3,115 +3,69 @@ package dev.edgediff
 import java.nio.file.Files
 import java.nio.file.Path
 
-private val DEFAULTS = linkedMapOf(
-    "bos_token" to "<|startoftext|>", "eos_token" to "<|endoftext|>", "unk_token" to "<|endoftext|>",
-    "pad_token" to "<|endoftext|>",
-)
+private const val MOST_ID = (1 shl 24).toDouble()
+private const val SHOWN = 40
 
-internal fun loadTokenizer(folder: Path): Tokenizer {
-    val vocabulary = readVocabulary(folder.resolve("vocab.json"))
-    val merges = readMerges(folder.resolve("merges.txt"), vocabulary)
-    val (named, added) = readSpecial(folder)
-    val ids = named.mapValues { (key, token) ->
-        vocabulary[token.content] ?: refuse(
-            "config", folder.resolve("vocab.json").toString(),
-            "$key '${token.content}' is not in this vocabulary; it and the special tokens must come from one tokenizer",
-        )
-    }
-    val pairs = BytePairs(vocabulary, merges, ids.getValue("unk_token"))
-    val tokens = AddedTokens(withIds(added, vocabulary))
-    return Tokenizer(ids.getValue("bos_token"), ids.getValue("eos_token"), ids.getValue("pad_token"), pairs, tokens)
+/** A tokenizer of the bundle in [folder], from its two files in their one normal form. Raises `tokenizer`. */
+internal fun loadTokenizer(spec: TokenizerSpec, folder: Path, shown: String): Tokenizer {
+    val vocabulary = readVocabulary(readText(folder, spec.vocab, shown), "$shown/${spec.vocab}")
+    val merges = readMerges(readText(folder, spec.merges, shown), vocabulary, "$shown/${spec.merges}")
+    return makeTokenizer(spec, vocabulary, merges, "$shown/${spec.vocab}")
 }
 
-/** The last of several tokens with one text counts; a token that the vocabulary lacks gets an id behind it. */
-private fun withIds(added: List<AddedToken>, vocabulary: Map<String, Int>): List<AddedToken> {
-    var next = vocabulary.size
-    val byText = LinkedHashMap<String, AddedToken>()
-    for (token in added) {
-        val id = vocabulary[token.content] ?: byText[token.content]?.id ?: next++
-        byText[token.content] = token.copy(id = id)
+/** What the manifest and the two files say together. Raises `tokenizer` for a token that is in neither. */
+internal fun makeTokenizer(
+    spec: TokenizerSpec, vocabulary: Map<String, Int>, merges: List<Pair<String, String>>, where: String,
+): Tokenizer {
+    val id = { key: String, token: String ->
+        val ids = spec.added.lastOrNull { it.content == token }?.ids ?: listOfNotNull(vocabulary[token])
+        ids.singleOrNull()
+            ?: refuse("tokenizer", where, "$key '$token' is no one token, of this vocabulary or added")
     }
-    return byText.values.toList()
+    val unknown = vocabulary[spec.unknown]
+        ?: refuse("tokenizer", where, "has no token '${spec.unknown}', which is the unknown one")
+    val pairs = BytePairs(vocabulary, merges, unknown)
+    return Tokenizer(id("begin", spec.begin), id("end", spec.end), id("pad", spec.pad), pairs, AddedTokens(spec.added))
 }
 
-private fun readVocabulary(file: Path): Map<String, Int> {
-    val where = file.toString()
-    val vocabulary = readObject(file).mapValues { (token, value) ->
-        (value as? JsonNumber)?.takeIf { it.isWhole }?.text?.toIntOrNull()?.takeIf { it >= 0 }
-            ?: refuse("config", where, "token '$token' has id $value; ids are whole numbers from 0")
-    }
-    if (vocabulary.isEmpty()) refuse("config", where, "holds no tokens; it must map each token to its id")
-    if (vocabulary.values.toSet().size != vocabulary.size) {
-        refuse("config", where, "two tokens have the same id; every token needs its own")
-    }
-    return vocabulary
+private fun readText(folder: Path, path: String, shown: String): String =
+    asTokenizer { decodeUtf8(Files.readAllBytes(folder.resolve(path)), "$shown/$path") }
+
+/** What is no UTF-8 or no JSON is a fault of the tokenizer here. */
+private fun <T> asTokenizer(read: () -> T): T = try {
+    read()
+} catch (error: EdgeDiffException) {
+    throw EdgeDiffException("tokenizer", error.message.orEmpty(), null, error)
 }
 
-/** Pairs in order of preference; lines that begin with `#version` are skipped. */
-private fun readMerges(file: Path, vocabulary: Map<String, Int>): List<Pair<String, String>> {
-    val where = file.toString()
-    val merges = ArrayList<Pair<String, String>>()
-    readText(file).removeSuffix("\n").split("\n").forEachIndexed { index, raw ->
-        val line = raw.removeSuffix("\r")
-        if (line.startsWith("#version")) return@forEachIndexed
+private fun readVocabulary(text: String, where: String): Map<String, Int> {
+    val members = asTokenizer { parseJson(text, where) } as? JsonObject
+        ?: refuse("tokenizer", where, "must be a JSON object: token -> id")
+    if (members.isEmpty()) refuse("tokenizer", where, "holds no tokens; it must map each token to its id")
+    val ids = HashSet<Int>()
+    return members.mapValues { (token, value) ->
+        val number = (value as? JsonNumber)?.takeIf { it.isWhole && it.value >= 0 && it.value <= MOST_ID }
+            ?: refuse("tokenizer", where, "token '${token.take(SHOWN)}' has id $value; ids are 0 to 2^24")
+        number.value.toInt().also {
+            if (!ids.add(it)) refuse("tokenizer", where, "two tokens have the id $it; every token needs its own")
+        }
+    }
+}
+
+/** Pairs in order of preference. Lines end with `\n` alone; a first line that begins with `#version` is skipped. */
+private fun readMerges(text: String, vocabulary: Map<String, Int>, where: String): List<Pair<String, String>> {
+    val lines = if (text.isEmpty()) emptyList() else text.removeSuffix("\n").split("\n")
+    val first = if (lines.firstOrNull()?.startsWith("#version") == true) 1 else 0
+    return lines.drop(first).mapIndexed { index, line ->
         val parts = line.split(" ")
         if (parts.size != 2 || parts.any { it.isEmpty() }) {
-            refuse("config", where, "line ${index + 1} is '${line.take(40)}'; it must be two tokens and one space")
+            val what = "line ${index + first + 1} is '${line.take(SHOWN)}'"
+            refuse("tokenizer", where, "$what; it must be two tokens and one space")
         }
-        val (first, second) = parts
-        val missing = listOf(first, second, first + second).firstOrNull { it !in vocabulary }
-        if (missing != null) {
-            refuse("config", where, "line ${index + 1} merges '$first' and '$second', but vocab.json has no '$missing'")
+        val (left, right) = parts
+        listOf(left, right, left + right).firstOrNull { it !in vocabulary }?.let {
+            refuse("tokenizer", where, "line ${index + first + 1} needs '${it.take(SHOWN)}', which is no token")
         }
-        merges.add(first to second)
+        left to right
     }
-    return merges
-}
-
-/**
- * Begin, end, unknown and padding by their keys, and all added tokens, by transformers' rules: `added_tokens_decoder`
- * in tokenizer_config.json decides where it exists; otherwise special_tokens_map.json goes before
- * tokenizer_config.json, and CLIP's own tokens stand for what neither names.
- */
-private fun readSpecial(folder: Path): Pair<Map<String, AddedToken>, List<AddedToken>> {
-    val file = folder.resolve("tokenizer_config.json")
-    val config = readOptional(file)
-    val decoder = config["added_tokens_decoder"] as Map<*, *>?
-    val overlay = folder.resolve("special_tokens_map.json")
-    val settings = if (decoder == null) config + readOptional(overlay) else config
-    val named = DEFAULTS.mapValues { (key, text) ->
-        readToken(settings[key].takeUnless { it == null || it == "" } ?: text, if (decoder == null) overlay else file)
-    }
-    val texts = named.values.map { it.content }.toSet()
-    val added = decoder.orEmpty().entries.sortedWith(compareBy({ (it.key as String).length }, { it.key as String }))
-        .map { readToken(it.value, file, texts) }
-    val known = added.map { it.content }.toSet()
-    return named to added + named.values.filter { it.content !in known }
-}
-
-/** A token given as text is matched before normalizing; as an object, it says so itself. */
-private fun readToken(value: Any?, file: Path, named: Set<String> = emptySet()): AddedToken {
-    if (value is String) return AddedToken(value, -1, false, false, false, false)
-    val map = value as? Map<*, *>
-    val content = map?.get("content") as? String
-        ?: refuse("config", file.toString(), "a special token is $value; it must be text, or an object with 'content'")
-    val special = content in named || map["special"] as? Boolean ?: true
-    return AddedToken(
-        content, -1, isNormalized = map["normalized"] as? Boolean ?: !special,
-        singleWord = map["single_word"] == true, takesLeft = map["lstrip"] == true, takesRight = map["rstrip"] == true,
-    )
-}
-
-private fun readOptional(file: Path): Map<String, Any?> = if (Files.exists(file)) readObject(file) else emptyMap()
-
-private fun readObject(file: Path): Map<String, Any?> {
-    val map = parseJson(readText(file), file.toString()).root as? Map<*, *>
-        ?: refuse("config", file.toString(), "must be a JSON object")
-    return map.entries.associate { (key, value) -> key as String to value }
-}
-
-private fun readText(file: Path): String {
-    val where = file.toString()
-    if (!Files.isRegularFile(file)) refuse("missing", where, "there is no such file")
-    return reading(where) { readUtf8(file, where) }
 }

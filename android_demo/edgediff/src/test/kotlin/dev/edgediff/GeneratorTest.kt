@@ -15,14 +15,14 @@ import kotlinx.coroutines.launch
 import kotlinx.coroutines.runBlocking
 
 class GeneratorTest {
-    private val case = Golden.read("programs.json")["cases"].items.first()
-    private val engine = StandInEngine()
+    private val case = Programs.case("batched")
+    private val engine = StandInEngine(manifest(case))
     private val generator = Generator(session(case, engine))
     private val rows = case["latents"].items.size
 
     @Test
     fun `events come in order and the picture is the session's`() = runBlocking {
-        val events = generator.generate(GenerationRequest("a", seed = 0u, previewEvery = 2)).toList()
+        val events = generator.generate(GenerationRequest("a", seed = 0u) { previewEvery = 2 }).toList()
         assertEquals(
             listOf("Started", "Progress", "Progress", "Preview", "Progress", "Progress", "Completed"),
             events.map { it::class.simpleName },
@@ -68,7 +68,7 @@ class GeneratorTest {
     fun `out of memory is an event, the graphs are closed, and the generator works again`() = runBlocking {
         engine.before = { if (it == 4) throw OutOfMemoryError("heap") }
         val failed = assertIs<GenerationEvent.Failed>(generator.generate(GenerationRequest("a")).toList().last())
-        assertEquals("out_of_memory", failed.code)
+        assertEquals("memory", failed.code)
         assertEquals(0, engine.open)
         engine.before = {}
         completed(0u)
@@ -77,7 +77,7 @@ class GeneratorTest {
 
     @Test
     fun `a failing graph and a bad prompt are events with the code`() = runBlocking {
-        assertEquals("text", failure(GenerationRequest("\ud800")).code)
+        assertEquals("prompt", failure(GenerationRequest("\ud800")).code)
         engine.before = { throw EdgeDiffException("run", "failed") }
         assertEquals("run", failure(GenerationRequest("a")).code)
         assertTrue("graph 'text_encoder'" in failure(GenerationRequest("a")).message)
@@ -95,7 +95,8 @@ class GeneratorTest {
                 override fun close() = Unit
             }
         }
-        val events = Generator(Session(manifest, letters, broken)).generate(GenerationRequest("a")).toList()
+        val session = Session(manifest, manifest.tokenizers.mapValues { letters }, broken)
+        val events = Generator(session).generate(GenerationRequest("a")).toList()
         val failed = assertIs<GenerationEvent.Failed>(events.last())
         assertEquals("non_finite", failed.code)
         assertTrue("row 0 (graph 'full'" in failed.message, failed.message)
@@ -124,12 +125,12 @@ class GeneratorTest {
 
     @Test
     fun `an engine without the bundle's backend is refused with what there is`() {
-        val others = listOf(StandInEngine("executorch"))
+        val others = listOf(StandInEngine(manifest(case), "executorch"))
         val error = assertFailsWith<EdgeDiffException> { chooseEngine(manifest(case), others) }
         assertEquals("backend", error.code)
         assertTrue("onnxruntime" in error.message!! && "executorch" in error.message!!)
         assertEquals("backend", codeOf { chooseEngine(manifest(case), listOf(engine), "coreml") })
-        assertEquals(engine, chooseEngine(manifest(case), listOf(StandInEngine("executorch"), engine)))
+        assertEquals(engine, chooseEngine(manifest(case), listOf(StandInEngine(manifest(case), "executorch"), engine)))
     }
 
     private suspend fun completedEvents() = generator.generate(GenerationRequest("a")).toList()

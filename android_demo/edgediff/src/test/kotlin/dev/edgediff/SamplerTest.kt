@@ -13,7 +13,7 @@ class SamplerTest {
     fun `every step table goes where Python goes`() {
         assertTrue(cases.size >= 19)
         for (case in cases) {
-            val rows = case["table"]["rows"].items.map(::readRow)
+            val rows = case["table"]["rows"].items.map(::rowOf)
             val holds = case["holds"].ints.toSet()
             val size = case["shape"].ints.fold(1, Int::times)
             val rng = Rng(case["seed"].long.toULong())
@@ -31,7 +31,7 @@ class SamplerTest {
 
     @Test
     fun `a row is computed when it is asked for`() {
-        val rows = cases[0]["table"]["rows"].items.map(::readRow)
+        val rows = cases[0]["table"]["rows"].items.map(::rowOf)
         var calls = 0
         val predict = Predict { _, _, latent -> latent.also { calls++ } }
         runRows(rows, FloatArray(4), predict, { FloatArray(4) }).take(3).last()
@@ -40,9 +40,9 @@ class SamplerTest {
 
     @Test
     fun `holding before anything was computed is refused`() {
-        val row = Row(0.0, Update(listOf(1.0), listOf(1.0)))
+        val row = Row(0.0, 1.0, Update(listOf(1.0), listOf(1.0)), null, null, null, emptyMap(), null)
         val steps = runRows(listOf(row), FloatArray(1), { _, _, _ -> null }, { FloatArray(1) })
-        assertEquals("hold", codeOf { steps.toList() })
+        assertEquals("carry_before_write", codeOf { steps.toList() })
     }
 
     private fun network(row: Row, latent: FloatArray) = FloatArray(latent.size) {
@@ -50,11 +50,7 @@ class SamplerTest {
         (s / (1 + abs(s)) + row.timestep / 4000).toFloat()
     }
 
-    private fun readRow(json: Json): Row {
-        val fields = Fields(json.value, "steps.json", "row")
-        val update = fields.one("update", ::readUpdate)
-        return Row(fields.double("timestep"), update, fields.double("input_scale", 1.0))
-    }
+    private fun rowOf(json: Json): Row = record(::readRow)(json.value, Place("steps.json", isNewer = false))
 }
 
 internal fun assertClose(

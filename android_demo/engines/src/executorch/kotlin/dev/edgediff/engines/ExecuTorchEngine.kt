@@ -111,7 +111,7 @@ private val OUT_OF_MEMORY = setOf(
 private inline fun <T> guarding(code: String, where: String, act: () -> T): T = try {
     act()
 } catch (error: ExecutorchRuntimeException) {
-    val found = if (error.errorCode in OUT_OF_MEMORY) "out_of_memory" else code
+    val found = if (error.errorCode in OUT_OF_MEMORY) "memory" else code
     throw EdgeDiffException(found, "ExecuTorch failed: ${error.message.orEmpty().lineSequence().first()}", where, error)
 } catch (error: RuntimeException) {
     throw EdgeDiffException(code, "ExecuTorch failed: ${error.message}", where, error)

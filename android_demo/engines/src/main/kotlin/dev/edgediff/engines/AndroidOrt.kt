@@ -2,7 +2,6 @@ package dev.edgediff.engines
 
 import ai.onnxruntime.OrtSession
 import ai.onnxruntime.providers.NNAPIFlags
-import dev.edgediff.Artifact
 import dev.edgediff.EdgeDiffException
 import dev.edgediff.OrtEngine
 import java.util.EnumSet
@@ -22,8 +21,8 @@ public fun ortEngine(
         when (provider) {
             OrtProvider.CPU -> Unit
             OrtProvider.XNNPACK -> options.addXnnpack(xnnpackOptions(threads))
-            OrtProvider.NNAPI -> options.addNnapi(nnapiFlags(artifact))
-            OrtProvider.QNN -> options.addQnn(qnnOptions(artifact, qnnLibrary))
+            OrtProvider.NNAPI -> options.addNnapi(nnapiFlags(artifact.precision))
+            OrtProvider.QNN -> options.addQnn(qnnOptions(artifact.precision, qnnLibrary))
         }
     } catch (error: ai.onnxruntime.OrtException) {
         val hint = "choose another provider, or the artifact of ONNX Runtime that has it"
@@ -42,10 +41,10 @@ internal fun xnnpackOptions(threads: Int): Map<String, String> = mapOf(
     "intra_op_num_threads" to (if (threads > 0) threads else Runtime.getRuntime().availableProcessors()).toString(),
 )
 
-internal fun nnapiFlags(artifact: Artifact): EnumSet<NNAPIFlags> =
-    if (artifact.precision == "fp16") EnumSet.of(NNAPIFlags.USE_FP16) else EnumSet.noneOf(NNAPIFlags::class.java)
+internal fun nnapiFlags(precision: String): EnumSet<NNAPIFlags> =
+    if (precision == "fp16") EnumSet.of(NNAPIFlags.USE_FP16) else EnumSet.noneOf(NNAPIFlags::class.java)
 
-internal fun qnnOptions(artifact: Artifact, library: String): Map<String, String> = mapOf(
+internal fun qnnOptions(precision: String, library: String): Map<String, String> = mapOf(
     "backend_path" to library, "htp_performance_mode" to "burst", "htp_graph_finalization_optimization_mode" to "3",
-    "enable_htp_fp16_precision" to if (artifact.precision == "fp16") "1" else "0",
+    "enable_htp_fp16_precision" to if (precision == "fp16") "1" else "0",
 )

@@ -1,7 +1,6 @@
 package dev.edgediff.engines
 
 import ai.onnxruntime.providers.NNAPIFlags
-import dev.edgediff.Artifact
 import dev.edgediff.EdgeDiffException
 import dev.edgediff.ModelBundle
 import dev.edgediff.Session
@@ -16,14 +15,12 @@ import kotlin.test.assertTrue
 class AndroidOrtTest {
     private val bundle = ModelBundle.open(Path.of(System.getProperty("edgediff.vectors"), "glyph.edgediff"))
 
-    private fun artifact(precision: String) = Artifact("unet/full.onnx", null, precision, emptyList())
-
     @Test
     fun `options follow the manifest's precision`() {
-        assertEquals(EnumSet.of(NNAPIFlags.USE_FP16), nnapiFlags(artifact("fp16")))
-        assertTrue(nnapiFlags(artifact("fp32")).isEmpty() && nnapiFlags(artifact("w8a8")).isEmpty())
-        assertEquals("1", qnnOptions(artifact("fp16"), "lib.so")["enable_htp_fp16_precision"])
-        assertEquals("0", qnnOptions(artifact("fp32"), "lib.so")["enable_htp_fp16_precision"])
+        assertEquals(EnumSet.of(NNAPIFlags.USE_FP16), nnapiFlags("fp16"))
+        assertTrue(nnapiFlags("fp32").isEmpty() && nnapiFlags("w8a8").isEmpty())
+        assertEquals("1", qnnOptions("fp16", "lib.so")["enable_htp_fp16_precision"])
+        assertEquals("0", qnnOptions("fp32", "lib.so")["enable_htp_fp16_precision"])
         assertEquals("3", xnnpackOptions(3)["intra_op_num_threads"])
     }
 

@@ -22,22 +22,32 @@ import java.time.temporal.ChronoUnit
 import kotlin.system.exitProcess
 import kotlinx.coroutines.runBlocking
 
-private const val USAGE = """usage: java -jar edgediff-run.jar BUNDLE PROMPT OUT.png [options]
-       java -jar edgediff-run.jar BUNDLE --profile OUT.json [--runs N] [--warmup N] [--threads N]
+private const val USAGE = """usage: java -jar edgediff-run.jar BUNDLE PROMPT OUT [options]
+       java -jar edgediff-run.jar BUNDLE --profile OUT.json [--program NAME] [--runs N] [--warmup N] [--threads N]
+       java -jar edgediff-run.jar --read-manifests   (frames from standard input: size, newline, bytes)
 
-BUNDLE is a folder, or a packed bundle, which is unpacked into the folder beside it.
-  --seed N       0 to 2^64 - 1 (default 0)
-  --negative T   negative prompt
-  --threads N    threads of the engine (default: one per core)
-  --memory M     all (every graph stays loaded) or one (one component at a time)
-  --quiet        no progress"""
+BUNDLE is a folder, or a packed bundle, which is unpacked into the folder beside it. OUT is a PNG, or a WAV of sound.
+  --program NAME        a program of the bundle (default: the one that it names)
+  --strength S          in place of --program: the program that starts from a picture with this strength
+  --guidance S          guidance scale, within the program's range
+  --negative-prompt T   negative prompt
+  --picture PNG         the picture to start from
+  --mask PNG            white where to paint
+  --seed N              0 to 2^64 - 1 (default 0)
+  --threads N           threads of the engine (default: one per core)
+  --memory M            all (every graph stays loaded) or one (one component at a time)
+  --quiet               no progress"""
 
 public fun main(arguments: Array<String>): Unit = exitProcess(runCommand(arguments.toList(), System.out, System.err))
 
 /** Does what the arguments ask for; 0 done, 2 bad input, like `edgediff`. */
 internal fun runCommand(arguments: List<String>, out: PrintStream, log: PrintStream): Int = try {
-    val options = Options.parse(arguments)
-    if (options == null) out.println(USAGE) else Command(options, out, log).run()
+    if (arguments == listOf("--read-manifests")) {
+        readManifests(System.`in`, out)
+    } else {
+        val options = Options.parse(arguments)
+        if (options == null) out.println(USAGE) else Command(options, out, log).run()
+    }
     0
 } catch (error: EdgeDiffException) {
     log.println("error (${error.code}): ${error.message}")
@@ -65,7 +75,14 @@ private class Command(private val options: Options, private val out: PrintStream
     private fun draw(folder: Path, file: Path) {
         val bundle = ModelBundle.open(folder)
         val engine = chooseEngine(bundle.manifest, engines)
-        val request = GenerationRequest(options.prompt, options.negative, options.seed)
+        val request = GenerationRequest(options.prompt, options.seed) {
+            negativePrompt = options.negativePrompt
+            program = options.program
+            strength = options.strength
+            guidanceScale = options.guidance
+            picture = options.picture?.let { readPicture(Path.of(it)) }
+            mask = options.mask?.let { readMask(Path.of(it)) }
+        }
         Generator(bundle, engine, options.memory).use { generator ->
             runBlocking { generator.generate(request).collect { tell(it, file) } }
         }
@@ -76,20 +93,25 @@ private class Command(private val options: Options, private val out: PrintStream
             is GenerationEvent.Started -> note("seed ${event.seed}, ${event.total} rows")
             is GenerationEvent.Progress -> note("row %d of %d  %.1f ms".format(event.done, event.total, event.millis))
             is GenerationEvent.Preview -> Unit
+            is GenerationEvent.CompletedSound -> {
+                Files.write(file, event.sound.wav())
+                val size = "${event.sound.samples.size / event.sound.channels} samples"
+                out.println("wrote $file ($size, seed ${event.seed}, %.0f ms)".format(event.millis))
+            }
             is GenerationEvent.Failed -> throw EdgeDiffException(event.code, event.message)
             is GenerationEvent.Completed -> {
                 Files.write(file, event.picture.png())
                 val size = "${event.picture.width} x ${event.picture.height}"
                 out.println("wrote $file ($size, seed ${event.seed}, %.0f ms)".format(event.millis))
+                if (event.picture.isFlagged) out.println("the safety checker flags this picture")
             }
         }
     }
 
     private fun profile(folder: Path, file: Path) {
         val now = Instant.now().truncatedTo(ChronoUnit.SECONDS).toString().replace("Z", "+00:00")
-        val table = profileBundle(folder, engines, ::facts, options.runs, options.warmup, now) { done, total ->
-            note("picture $done of $total")
-        }
+        val tell = { done: Int, total: Int -> note("picture $done of $total") }
+        val table = profileBundle(folder, engines, ::facts, options.runs, options.warmup, now, options.program, tell)
         Files.write(file, table.toJson().toByteArray())
         val image = table.image
         val overhead = table.overheadFraction * 100

@@ -9,7 +9,12 @@ internal class Options private constructor(words: List<String>, given: Map<Strin
     val prompt: String = words.getOrElse(1) { "" }
     val out: String = words.getOrElse(2) { "" }
     val profile: String? = given["--profile"]
-    val negative: String = given["--negative"].orEmpty()
+    val negativePrompt: String = given["--negative-prompt"].orEmpty()
+    val program: String? = given["--program"]
+    val strength: Double? = number(given, "--strength")
+    val guidance: Double? = number(given, "--guidance")
+    val picture: String? = given["--picture"]
+    val mask: String? = given["--mask"]
     val seed: ULong = (given["--seed"] ?: "0").let {
         it.toULongOrNull() ?: bad("--seed $it: a whole number from 0 to 2^64 - 1")
     }
@@ -23,7 +28,10 @@ internal class Options private constructor(words: List<String>, given: Map<Strin
     }
 
     companion object {
-        private val VALUED = setOf("--seed", "--negative", "--threads", "--memory", "--profile", "--runs", "--warmup")
+        private val VALUED = setOf(
+            "--program", "--strength", "--guidance", "--seed", "--negative-prompt", "--picture", "--mask", "--threads",
+            "--memory", "--profile", "--runs", "--warmup",
+        )
 
         /** Null when only help is asked for. */
         fun parse(arguments: List<String>): Options? {
@@ -51,6 +59,10 @@ internal class Options private constructor(words: List<String>, given: Map<Strin
         private fun number(given: Map<String, String>, key: String, default: Int): Int {
             val text = given[key] ?: return default
             return text.toIntOrNull()?.takeIf { it >= 0 } ?: bad("$key $text: a whole number from 0")
+        }
+
+        private fun number(given: Map<String, String>, key: String): Double? = given[key]?.let { text ->
+            text.toDoubleOrNull()?.takeIf { it.isFinite() } ?: bad("$key $text: a number")
         }
 
         private fun bad(message: String): Nothing = throw EdgeDiffException("usage", message)

@@ -28,7 +28,7 @@ class RunnerTest {
         val colours = (0 until 64 * 64).map { picture.getRGB(it % 64, it / 64) }
         assertTrue(colours.any { it shr 16 and 0xff > 180 && it and 0xff < 100 }, "a red heart has red in it")
         assertTrue("wrote $file (64 x 64, seed 0" in "$printed")
-        val rows = ModelBundle.open(Path.of(bundle), verify = false).manifest.program.rows.size
+        val rows = ModelBundle.open(Path.of(bundle), verify = false).manifest.program().rows.size
         assertTrue("row $rows of $rows" in "$logged")
     }
 
