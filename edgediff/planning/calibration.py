@@ -43,7 +43,7 @@ def measured_scores(pipeline: Pipeline, recipe: Recipe, progress: Progress | Non
     basis = {
         "weights": pipeline.weights,
         "prompts": calibration_prompts(pipeline, recipe.calibration),
-        "recipe": recipe.model_dump(mode="json", include={"sampler", "guidance", "calibration", "prune"}),
+        "recipe": _measured_by(recipe, "sampler", "guidance", "calibration", "prune"),
         "files": _named_files(recipe.prune),
         "tools": {name: importlib.metadata.version(name) for name in ("edgediff", "torch", "diffusers")},
     }
@@ -203,7 +203,7 @@ class Calibration:
         basis = {
             "what": what,
             "own": own,
-            "reference": self.recipe.model_dump(mode="json", include={"sampler", "guidance"}),
+            "reference": _measured_by(self.recipe, "sampler", "guidance"),
             "weights": distilled.record.fingerprint if distilled else self.pipeline.weights,
             "prompts": calibration_prompts(self.pipeline, self.recipe.calibration),
             "seed": self.recipe.calibration.seed,
@@ -219,6 +219,11 @@ class Calibration:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text_atomic(path, json.dumps(found))
         return found
+
+
+def _measured_by(recipe: Recipe, *tables: str) -> dict[str, Any]:
+    """Tables of a recipe as what a measurement depends on: nothing does on what a caller may ask for later."""
+    return recipe.model_dump(mode="json", include=set(tables), exclude={"guidance": {"range"}})
 
 
 def _named_files(stages: Sequence[StageTable]) -> dict[str, str]:
