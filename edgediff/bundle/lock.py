@@ -49,11 +49,13 @@ def _wait(handle: int) -> None:
     if sys.platform == "win32":
         while True:  # LK_LOCK gives up after ten seconds
             try:
-                return msvcrt.locking(handle, msvcrt.LK_LOCK, 1)
+                msvcrt.locking(handle, msvcrt.LK_LOCK, 1)
+                return
             except OSError as error:
                 if error.errno != errno.EDEADLK:
                     raise
-    fcntl.flock(handle, fcntl.LOCK_EX)
+    else:
+        fcntl.flock(handle, fcntl.LOCK_EX)
 
 
 def _is_still(file: Path, handle: int) -> bool:
