@@ -96,7 +96,7 @@ def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     names = sorted(allowed)
     if not names:
         return ""
-    near = difflib.get_close_matches(word, names, n=5, cutoff=0.6)
+    near = difflib.get_close_matches(word[:200], names, n=5, cutoff=0.6) if len(names) <= 5000 else []  # else, seconds
     hint = f"; did you mean '{near[0]}'?" if near else ""
     if len(names) <= 24:
         return f"{hint} (allowed: {', '.join(names)})"

@@ -1,169 +1,26 @@
-"""Cases of what a manifest's keys may hold (step 4), and of what must hold between them (section 7, rule by rule)."""
+"""Cases of what must hold between the keys of a manifest: section 7 of the page, rule by rule; and tokenizers."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from tests.hostile_changes import Case, Change, append, both, drop, list_only, put, raw, rewrite, text, unlist
+from tests.hostile_changes import Case, append, both, drop, list_only, put, raw, rewrite, text, unlist
+from tests.hostile_keys import KEY_CASES
+from tests.hostile_parts import (
+    ARTIFACT,
+    COLOURS,
+    READ,
+    ROW,
+    SAFETY,
+    SCORE,
+    SECOND_CARRY,
+    STATED,
+    classes,
+    extra,
+    guidance,
+    picture,
+    stage,
+    tensor,
+)
 from tests.valid_bundle import LATENT
-
-ARTIFACT = "graphs.full.artifacts.onnxruntime"
-ROW = "programs.main.rows"
-READ = {"graph": "shallow", "guidance": 3.0, "timestep": 0.0, "update": {"x": [1.0], "e": [-0.1]}}
-CLIP = {"x": 1.0, "e": 1.0, "limit": 1.0, "weight": 1.0}
-
-
-def tensor(name: str, *shape: int | str, dtype: str = "float32") -> dict[str, Any]:
-    return {"name": name, "dtype": dtype, "shape": list(shape)}
-
-
-def graph(inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> dict[str, Any]:
-    """A graph that no backend has: enough for a manifest."""
-    return {"component": "stage", "inputs": inputs, "outputs": outputs}
-
-
-def stage(name: str, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]], **spec: Any) -> Change:
-    """Adds a graph, and the part of the manifest that runs it."""
-    key = spec.pop("key", name)
-    return both(put(f"graphs.{name}", graph(inputs, outputs)), put(key, {"graph": name, **spec}))
-
-
-def picture(size: tuple[int, int] = (16, 16), mean: tuple[int, ...] = LATENT, **changes: Any) -> Change:
-    """An encoder of pictures."""
-    outputs = [tensor("mean", 1, *mean), tensor("deviation", 1, *changes.pop("deviation", mean))]
-    spec = {"input": "pixels", "mean": "mean", "deviation": "deviation", "size": list(size), **changes}
-    inputs = [tensor("pixels", *changes.get("shape", (1, 3, 16, 16)))]
-    spec.pop("shape", None)
-    return stage("vae_encoder", inputs, outputs, key="picture", **spec)
-
-
-def classes(count: int = 10, **others: Any) -> Change:
-    """Classes in the place of text."""
-    change = put("conditions.encoder_hidden_states", {"from": "class", "count": count, **others})
-    shape = ["batch"]
-    specs = [
-        put(f"graphs.{name}.inputs.2", {"name": "encoder_hidden_states", "dtype": "int64", "shape": shape})
-        for name in ("full", "shallow")
-    ]
-    return both(change, *specs, put("programs.main.takes", ["prompt"]))
-
-
-def guidance(**scale: Any) -> Change:
-    return put("programs.main.guidance", {"scale": 3.0, "low": 1.0, "high": 8.0, **scale})
-
-
-def extra(source: dict[str, Any], *shape: int | str, dtype: str = "float32") -> Change:
-    """One more input of both denoiser graphs, and where it comes from."""
-    spec = tensor("more", *shape, dtype=dtype)
-    return both(
-        append("graphs.full.inputs", spec), append("graphs.shallow.inputs", spec), put("conditions.more", source)
-    )
-
-
-STATED = both(
-    put(f"{ARTIFACT}.states", {"cache_out_mid": "mid"}),
-    put("graphs.shallow.artifacts.onnxruntime.states", {"cache_in_mid": "mid"}),
-    put("graphs.shallow.artifacts.onnxruntime.file", "onnxruntime/unet/full.onnx"),
-)
-SECOND_CARRY = both(
-    put("carries.low", {"dtype": "float32", "shape": ["batch", 2, 4, 4]}),
-    append("graphs.full.outputs", tensor("cache_out_low", "batch", 2, 4, 4)),
-    append("graphs.shallow.inputs", tensor("cache_in_low", "batch", 2, 4, 4)),
-    put("graphs.full.carries_out.low", "cache_out_low"),
-    put("graphs.shallow.carries_in.low", "cache_in_low"),
-)
-SAFETY = {"key": "safety", "input": "seen", "output": "score", "threshold": 0.5}
-SCORE = [tensor("score", 1, 1)]
-COLOURS = [[0.1, 0.2, 0.3]] * 4
-
-KEY_CASES = (
-    # Step 4: keys and values
-    ("unknown_key", "unknown_key", "did you mean 'graphs'", put("graphz", {})),
-    ("unknown_key_inside", "unknown_key", "did you mean 'guidance'", put(f"{ROW}.0.guidanse", 3.0)),
-    ("unknown_key_newer", "unknown_key", "schema 2.7, which is newer", both(put("schema_version", "2.7"), put("s", 3))),
-    ("unknown_key_version_1", "unknown_key", "unknown key 'program'", put("program", {})),
-    (
-        "unknown_key_of_condition",
-        "unknown_key",
-        "unknown key 'conditions.sample.empty' (allowed: from)",
-        put("conditions.sample.empty", "zeros"),
-    ),
-    ("known_before_unknown", "value", "programs.main.steps", both(put("a", 1), put("programs.main.steps", True))),
-    ("first_key_first", "unknown_key", "graphs.full.a", both(put("graphs.full.a", 1), put("default", 3))),
-    ("item_before_length", "path", "chunks", put(f"{ARTIFACT}.chunks", [*(["plan.json"] * 65), "../x"])),
-    ("missing_key", "value", "'programs' is missing", drop("programs")),
-    ("missing_condition", "value", "from", drop("conditions.sample.from")),
-    ("condition_by_another_name", "value", "from", put("conditions.sample", {"source": "latent"})),
-    ("condition_twice", "unknown_key", "source", put("conditions.sample.source", "latent")),
-    ("condition_named_otherwise", "unknown_key", "source", put("conditions.sample.source", "class")),
-    ("condition_unknown", "value", "conditions.sample", put("conditions.sample.from", "noise")),
-    ("null_for_required", "value", "default", put("default", None)),
-    ("null_for_default", "value", "rng", put("rng", None)),
-    ("no_rows", "value", ROW, put(ROW, [])),
-    ("no_programs", "value", "programs", put("programs", {})),
-    ("no_files", "value", "files", put("files", [])),
-    ("text_for_number", "value", "files.0.bytes", put("files.0.bytes", "15")),
-    ("true_for_number", "value", "programs.main.steps", put("programs.main.steps", True)),
-    ("true_for_coefficient", "value", "timestep", put(f"{ROW}.0.timestep", True)),
-    ("fraction_for_integer", "value", "programs.main.steps", text('"steps": 4', '"steps": 4.0')),
-    ("exponent_for_integer", "value", "programs.main.steps", text('"steps": 4', '"steps": 4e0')),
-    ("negative_size", "value", "files.0.bytes", put("files.0.bytes", -1)),
-    ("size_2_53", "value", "files.0.bytes", put("files.0.bytes", 2**53)),
-    ("short_hash", "value", "files.0.sha256", put("files.0.sha256", "abc")),
-    ("capital_hash", "value", "files.0.sha256", put("files.0.sha256", "A" * 64)),
-    ("unknown_makes", "value", "makes", put("makes", "film")),
-    ("unknown_rng", "value", "rng", put("rng", "xorshift")),
-    ("unknown_precision", "value", "precision", put(f"{ARTIFACT}.precision", "int8")),
-    ("unknown_dtype", "value", "dtype", put("graphs.full.inputs.0.dtype", "float64")),
-    ("source_denoiser", "value", "source.denoiser.folder", put("source.denoiser", {"folder": 3, "weights": "0"})),
-    ("name_empty", "value", "name", put("name", "")),
-    ("name_long", "value", "name", put("name", "x" * 201)),
-    ("name_control", "value", "no control characters", put("name", "red\npanda")),
-    ("name_of_graph", "value", "graphs", put("graphs.\x7f", graph([tensor("a")], [tensor("b")]))),
-    ("number_large", "value", "scale", put("decoder.scale", 1.1e30)),
-    ("steps_0", "value", "programs.main.steps", put("programs.main.steps", 0)),
-    ("strength_0", "value", "strength", put("programs.main.strength", 0)),
-    ("strength_above_1", "value", "strength", put("programs.main.strength", 1.5)),
-    ("clip_limit_0", "value", "limit", put(f"{ROW}.1.update.clip", {**CLIP, "limit": 0.0})),
-    ("guidance_word", "value", "'programs.main.rows.0.guidance' = 'asked'", put(f"{ROW}.0.guidance", "asked")),
-    ("guidance_range", "value", "guidance.high", guidance(high=1001)),
-    ("mix_empty", "value", "mix", put(f"{ROW}.1.mix", {"mid": []})),
-    ("held_empty", "value", "held.weights", put(f"{ROW}.3.held", {"weights": []})),
-    ("held_unknown", "value", "held.times", put(f"{ROW}.3.held", {"weights": [1.0], "times": "two"})),
-    ("batch_twice", "value", "stands once", put("graphs.full.inputs.0.shape", ["batch", "batch", 8, 8])),
-    ("shape_long", "value", "shape", put("graphs.full.inputs.0.shape", [1] * 7)),
-    ("shape_0", "value", "shape", put("graphs.full.inputs.0.shape", [1, 0, 8, 8])),
-    ("shape_large", "value", "elements", put("graphs.full.inputs.0.shape", ["batch", 4, 2**13, 2**13])),
-    ("latent_of_one", "value", "latent", put("programs.main.latent", [4])),
-    ("takes_unknown", "value", "takes", put("programs.main.takes", ["prompt", "sound"])),
-    ("rate_0", "value", "sample_rate", put("decoder.sample_rate", 0)),
-    ("weights_of_two", "value", "preview.weights", put("preview", {"weights": [[1, 2]] * 4, "bias": [0, 0, 0]})),
-    ("tokenizer_kind", "value", "tokenizers.clip.kind", put("tokenizers.clip.kind", "unigram")),
-    ("tokenizer_length", "value", "tokenizers.clip.length", put("tokenizers.clip.length", 1)),
-    ("added_no_ids", "value", "ids", put("tokenizers.clip.added.0.ids", [])),
-    ("added_id_large", "value", "ids", put("tokenizers.clip.added.0.ids", [2**24 + 1])),
-    ("evidence_list", "value", "evidence", put("evidence", [])),
-    # Step 4: paths
-    ("path_absolute", "path", "never leaves it", list_only("/etc/passwd")),
-    ("path_parent", "path", "never leaves it", list_only("../outside.bin")),
-    ("path_parent_inside", "path", "never leaves it", list_only("tokenizer/../../outside.bin")),
-    ("path_dot", "path", "never leaves it", list_only("tokenizer/./vocab.json")),
-    ("path_double_slash", "path", "never leaves it", list_only("tokenizer//vocab.json")),
-    ("path_last_slash", "path", "never leaves it", list_only("tokenizer/")),
-    ("path_empty", "path", "characters", list_only("")),
-    ("path_long", "path", "1 to 400", list_only("x" * 401)),
-    ("path_backslash", "path", "characters", list_only("..\\outside.bin")),
-    ("path_drive", "path", "characters", list_only("C:outside.bin")),
-    ("path_nul", "path", "characters", list_only("a.onnx\0.txt")),
-    ("path_line", "path", "characters", list_only("a.onnx\n")),
-    ("path_space", "path", "characters", list_only("a b.onnx")),
-    ("path_unicode", "path", "characters", list_only("caf\u00e9")),
-    ("path_artifact", "path", "never leaves it", put(f"{ARTIFACT}.file", "../full.onnx")),
-    ("path_data", "path", "never leaves it", put(f"{ARTIFACT}.data", ["/dev/zero"])),
-    ("path_chunk", "path", "never leaves it", put(f"{ARTIFACT}.chunks", ["a/../../b"])),
-    ("path_vocab", "path", "never leaves it", put("tokenizers.clip.vocab", "..")),
-    ("path_plan", "path", "never leaves it", put("plan", "../plan.json")),
-)
 
 BETWEEN_CASES = (
     # 1, 2: files

@@ -2,8 +2,8 @@
 
 `python -m tests.readers [--count 100000] [--seed 0]` shows every reader that can be had here (Python, C++, Kotlin) the
 manifests of tests/hostile.py and tests/program_cases.py, and that many seeded mutations of them. It prints every
-disagreement, and how often each code was given; what was disagreed on lies in `build/readers`. Exit code 1 where there
-is a disagreement, 2 where there are no two readers to compare.
+disagreement, and how often each code was given; what was disagreed on lies in `build/readers/found`. Exit code 1 where
+there is a disagreement, 2 where there are no two readers to compare.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.program_cases import make_cases
 ROOT = Path(__file__).parent.parent
 BUILD = ROOT / "build" / "readers"
 JAR = ROOT / "android_demo" / "runner" / "target" / "edgediff-run.jar"
-CHUNK, SHOWN = 500, 40
+CHUNK = 500
 STEPS_2_TO_5 = (
     *("syntax", "version", "unknown_key", "value", "path", "file", "tensor", "carry", "graph", "shape", "condition"),
     *("decoder", "preview", "program", "takes", "guidance", "history", "carry_before_write", "tokenizer"),
@@ -72,6 +72,13 @@ class ProgramReader:
 
     def _start(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def close(self) -> None:
+        """Ends the program."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
 
     def judge(self, manifests: Sequence[bytes]) -> list[str]:
         """Where the program ends before it has answered, that manifest is to blame, and it is started again."""
@@ -167,26 +174,34 @@ def parse_code(data: bytes) -> str:
     return PythonReader().judge([data])[0]
 
 
-def compare(
-    readers: Sequence[Reader], manifests: Iterator[Manifest]
-) -> tuple[Counter[str], list[tuple[Manifest, list[str]]]]:
-    """How often each code was given, and the manifests that a reader got wrong or that readers disagree on."""
+def compare(readers: Sequence[Reader], manifests: Iterator[Manifest]) -> tuple[Counter[str], int]:
+    """How often each code was given, and how many manifests a reader got wrong or readers disagree on; those are
+    printed, and kept in
+    `build/readers/found`."""
     totals: Counter[str] = Counter()
-    wrong: list[tuple[Manifest, list[str]]] = []
-    start = time.monotonic()
+    wrong, start = 0, time.monotonic()
     with ThreadPoolExecutor(len(readers)) as pool:
         while chunk := list(itertools.islice(manifests, CHUNK)):
             data = [one.data for one in chunk]
             answers = [one.result() for one in [pool.submit(reader.judge, data) for reader in readers]]
-            for one, given in zip(chunk, map(list, zip(*answers, strict=True)), strict=True):
+            for one, given in zip(chunk, zip(*answers, strict=True), strict=True):
                 totals[given[0]] += 1
                 known = given[0] == "ok" or given[0] in STEPS_2_TO_5
                 if len(set(given)) > 1 or not known or one.code not in (None, given[0]):
-                    wrong.append((one, given))
+                    _report(wrong, one, readers, given)
+                    wrong += 1
             done = sum(totals.values())
             if done % (20 * CHUNK) < CHUNK:
-                print(f"{done} manifests, {len(wrong)} disagreements, {time.monotonic() - start:.0f} s", flush=True)
+                print(f"{done} manifests, {wrong} disagreements, {time.monotonic() - start:.0f} s", flush=True)
     return totals, wrong
+
+
+def _report(number: int, one: Manifest, readers: Sequence[Reader], answers: Sequence[str]) -> None:
+    file = BUILD / "found" / f"{number}.json"
+    file.write_bytes(one.data)
+    wanted = "" if one.code is None else f", it must be {one.code}"
+    told = ", ".join(f"{reader.name} {answer}" for reader, answer in zip(readers, answers, strict=True))
+    print(f"{one.name}: {told}{wanted} ({file.relative_to(ROOT)})", flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -199,19 +214,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     readers = list_readers(given.cpp, given.jar)
     names = ", ".join(reader.name for reader in readers)
+    shutil.rmtree(BUILD / "found", ignore_errors=True)
+    (BUILD / "found").mkdir(parents=True)
     totals, wrong = compare(readers, list_manifests(given.count, given.seed))
-    BUILD.mkdir(parents=True, exist_ok=True)
-    for index, (one, answers) in enumerate(wrong):
-        (BUILD / f"{index}.json").write_bytes(one.data)
-        if index < SHOWN:
-            wanted = "" if one.code is None else f", it must be {one.code}"
-            told = ", ".join(f"{reader.name} {answer}" for reader, answer in zip(readers, answers, strict=True))
-            print(f"{one.name}: {told}{wanted} (build/readers/{index}.json)")
-    if len(wrong) > SHOWN:
-        print(f"and {len(wrong) - SHOWN} more in build/readers")
     print(f"readers: {names}")
     print("verdicts: " + ", ".join(f"{code} {number}" for code, number in totals.most_common()))
-    print(f"{sum(totals.values())} manifests (seed {given.seed}), {len(wrong)} disagreements")
+    print(f"{sum(totals.values())} manifests (seed {given.seed}), {wrong} disagreements")
     if len(readers) < 2:
         print("there is one reader only, so nothing was compared", file=sys.stderr)
         return 2

@@ -1,4 +1,5 @@
-"""A bundle of a few kilobytes that ONNX Runtime really runs: the program of `hostile`, its graphs written by hand."""
+"""A bundle of a few kilobytes that ONNX Runtime really runs: the two programs of `valid_bundle`, with graphs written by
+hand."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgediff.bundle import Bundle, BundleWriter
-from tests.hostile import CARRY, LATENT, LENGTH, WIDTH, make_manifest, make_plan, valid_parts
+from tests.valid_bundle import CARRY, LATENT, LENGTH, WIDTH, make_manifest, make_plan, valid_parts
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 

@@ -494,3 +494,20 @@ def test_a_zip_from_another_packer_is_fine(tmp_path: Path) -> None:
             archive.writestr(path, data)
     assert unpack_bundle(tmp_path / "a.zip", tmp_path / "out")
     assert not stat.S_IMODE((tmp_path / "out" / "plan.json").stat().st_mode) & 0o111
+
+
+def test_a_zip_of_the_folder_itself_is_fine(tmp_path: Path) -> None:
+    """One top folder, as file managers pack it; not two, and none below it."""
+    for name, prefixes, good in (
+        ("one", ["red-panda/"], True),
+        ("two", ["red-panda/", "other/"], False),
+        ("deep", ["a/red-panda/"], False),
+    ):
+        with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as archive:
+            for index, (path, data) in enumerate(sorted(valid_tree().files.items())):
+                archive.writestr(f"{prefixes[index % len(prefixes)]}{path}", data)
+        if good:
+            assert contents(unpack_bundle(tmp_path / f"{name}.zip", tmp_path / name).folder) == valid_tree().files
+        else:
+            with pytest.raises(BundleError, match="has no manifest"):
+                unpack_bundle(tmp_path / f"{name}.zip", tmp_path / name)

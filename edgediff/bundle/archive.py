@@ -85,8 +85,10 @@ def unpack_bundle(file: str | Path, out: str | Path, *, overwrite: bool = False)
             _check_directory_size(Path(file), shown)
             try:
                 with zipfile.ZipFile(file) as archive:
-                    for info in _check_entries(archive, os.path.getsize(file), shown):
-                        _extract(archive, info, writer, shown)
+                    infos = _check_entries(archive, os.path.getsize(file), shown)
+                    top = _top_folder([info.orig_filename for info in infos])
+                    for info in infos:
+                        _extract(archive, info, info.orig_filename.removeprefix(top), writer, shown)
             except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
                 raise broken("archive", shown, f"is damaged: {error}; copy it again") from error
         check_folder(writer.folder, shown, verify=True)
@@ -132,6 +134,12 @@ def _check_entries(archive: zipfile.ZipFile, packed: int, shown: str) -> list[zi
     return infos
 
 
+def _top_folder(names: list[str]) -> str:
+    """`red-panda.edgediff/` where all files lie in the one folder that somebody packed; else nothing."""
+    top = names[0].partition("/")[0] + "/" if names else ""
+    return top if f"{top}{MANIFEST}" in names and all(name.startswith(top) for name in names) else ""
+
+
 def _check_entry(info: zipfile.ZipInfo, shown: str) -> bool:
     """Whether the entry is a file; folders are made as files need them. `orig_filename` is the name before
     `zipfile` cuts it at a NUL."""
@@ -145,8 +153,8 @@ def _check_entry(info: zipfile.ZipInfo, shown: str) -> bool:
     return not name.endswith("/")
 
 
-def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, writer: BundleWriter, shown: str) -> None:
-    with archive.open(info) as source, _create(writer, info.orig_filename, shown) as target:
+def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, writer: BundleWriter, shown: str) -> None:
+    with archive.open(info) as source, _create(writer, name, shown) as target:
         left = info.file_size
         while chunk := source.read(min(CHUNK, left + 1)):
             left -= len(chunk)

@@ -54,7 +54,8 @@ def _wait(handle: int) -> None:
             except OSError as error:
                 if error.errno != errno.EDEADLK:
                     raise
-    fcntl.flock(handle, fcntl.LOCK_EX)
+    else:
+        fcntl.flock(handle, fcntl.LOCK_EX)
 
 
 def _is_still(file: Path, handle: int) -> bool:

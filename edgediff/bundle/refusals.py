@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from edgediff.errors import BundleError, ConfigError, OutputError
-from edgediff.runtime.manifest import safe_path
+from edgediff.runtime.fields import safe_path
 
 
 def broken(code: str, where: str, message: str) -> BundleError:
