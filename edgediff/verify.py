@@ -96,7 +96,7 @@ def verify_bundle(
     results = {name: _verify_backend(bundle, plan, name, recordings, told) for name in names}
     return Parity(
         ok=all(result.ok for result in results.values()),
-        reading=Reading(why="the model's own pipeline is not run by this version: our reading of it is not compared"),
+        reading=Reading(why="this version of edgediff does not run it"),
         backends=results,
         prompt=recordings[manifest.default].prompt,
         seed=SEED,

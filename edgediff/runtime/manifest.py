@@ -481,7 +481,7 @@ class Manifest(Model):
         wanted = self.default if name is None else name
         if wanted not in self.programs:
             near = did_you_mean(wanted, self.programs)
-            message = f"bundle '{self.name}' has no program '{wanted:.60}'{near}; it has {', '.join(self.programs)}"
+            message = f"bundle '{self.name}' has no program '{wanted:.60}'{near}"
             raise ConfigError(message, where="--program", code="program")
         return self.programs[wanted]
 
