@@ -96,7 +96,7 @@ def verify_bundle(
     results = {name: _verify_backend(bundle, plan, name, recordings, told) for name in names}
     return Parity(
         ok=all(result.ok for result in results.values()),
-        reading=Reading(why="the model's own pipeline is not run by this version: our reading of it is not compared"),
+        reading=Reading(why="this version of edgediff does not run it"),
         backends=results,
         prompt=recordings[manifest.default].prompt,
         seed=SEED,
@@ -146,15 +146,21 @@ def record_calls(
     kept: int = 12,
 ) -> tuple[Recording, ...]:
     """Makes pictures of calibration prompts with PyTorch; `kept` calls of every graph and picture, spread over its
-    trajectory. What a quantizer of activations learns from."""
+    trajectory. What a quantizer of activations learns from. A graph's calls are those of the first program that runs
+    it, the default one before all."""
     from edgediff.sampling.trace import calibration_prompts
 
     found: list[Recording] = []
-    for index, prompt in enumerate(calibration_prompts(pipeline, CalibrationTable(prompts=prompts))):
-        session, runners, _ = _recording_session(pipeline, variants, manifest, kept)
-        latent = list(session.steps(prompt, seed=SEED + index))[-1].latent
-        session.decode(latent)
-        found += [call for runner in runners.values() for call in runner.kept]
+    chosen = calibration_prompts(pipeline, CalibrationTable(prompts=prompts))
+    seen: set[str] = set()
+    for program in dict.fromkeys((manifest.default, *manifest.programs)):
+        if seen.issuperset(_count_calls(manifest, program)):
+            continue
+        for index, prompt in enumerate(chosen):
+            session, runners, _ = _recording_session(pipeline, variants, manifest, kept, program)
+            session.decode(list(session.steps(prompt, seed=SEED + index))[-1].latent)
+            found += [call for name, runner in runners.items() if name not in seen for call in runner.kept]
+        seen |= {call.graph for call in found}
     return tuple(found)
 
 

@@ -438,25 +438,23 @@ def test_verify_keeps_its_result_in_the_manifest(bundle, capsys):
 def test_a_missed_floor_is_exit_status_1(bundle, capsys, monkeypatch):
     from edgediff import bundle as bundle_module
     from edgediff import verify
+    from edgediff.runtime.evidence import Parity
 
-    graph = {"psnr_db": 12.0, "max_abs": 1.0, "floor_db": 60.0, "ok": False}
-    found = {
-        "ok": False,
-        "backends": {
-            "eager": {
-                "graphs": {"full": graph},
-                "trajectory": {"worst_step": 2, "psnr_db": 9.0},
-                "image": {"psnr_db": 11.0, "floor_db": 35.0, "ok": False},
-            }
-        },
+    trajectory, image = {"worst_step": 2, "psnr_db": 9.0}, {"psnr_db": 11.0, "floor_db": 35.0}
+    backend = {
+        "executed_by": "torch",
+        "graphs": {"full": {"psnr_db": 12.0, "max_abs": 1.0, "floor_db": 60.0}},
+        "programs": {"main": {"trajectory": trajectory, "image": image}},
     }
+    asked = {"prompt": "a", "seed": 0, "seconds": 1.0, "reading": {"why": "it was not run"}}
+    found = Parity.model_validate({"ok": False, "backends": {"eager": backend}, **asked})
     monkeypatch.setattr(verify, "verify_bundle", lambda *_, **__: found)
     monkeypatch.setattr(bundle_module, "update_manifest", lambda *_, **__: None)
     said = text(capsys, "verify", bundle, code=1)
     assert "graph full" in said
     assert "12.0" in said
     assert "MISSED" in said
-    assert said.endswith("a floor was missed\n")
+    assert said.endswith("its own pipeline: it was not run\na floor was missed\n")
 
 
 def test_what_computes_in_the_place_of_the_devices_runtime_is_named(workshop, bundle, capsys, monkeypatch):
@@ -504,7 +502,7 @@ def test_profile_keeps_its_table_in_the_manifest(bundle, capsys, monkeypatch):
         samples={"end_to_end_ms": (9.0,)},
     )
     asked = {}
-    monkeypatch.setattr(profiling, "profile_bundle", lambda bundle, **settings: asked.update(settings) or table)
+    monkeypatch.setattr(profiling, "profile_bundle", lambda one, **settings: asked.update(settings) or table)
     found = answer(capsys, "profile", bundle, "--runs", "3", "--threads", "1", "--backend", "eager")
     assert (asked["runs"], asked["threads"], asked["backend"], asked["device"]) == (3, 1, "eager", "host")
     assert answer(capsys, "inspect", bundle)["profile"] == found
@@ -551,7 +549,7 @@ def test_report(workshop, bundle, capsys):
     assert text(capsys, "report", bundle, "--out", str(out)).startswith("wrote ")
     assert out.read_text(encoding="utf-8").startswith("<!doctype html>")
     error = answer(capsys, "report", bundle, bundle, "--evaluation", "-", "--out", str(out), code=2)["error"]
-    assert error["message"] == "1 evaluations for 2 bundles; give one for each bundle, in their order"
+    assert error["message"].startswith("1 evaluations for 2 bundles; give one for each bundle, in their order, or")
 
 
 def test_pack_and_unpack(workshop, bundle, capsys):
@@ -562,3 +560,82 @@ def test_pack_and_unpack(workshop, bundle, capsys):
     changed = next(Path(again).rglob("*.safetensors"))
     changed.write_bytes(changed.read_bytes()[:-1] + b"\x07")
     assert answer(capsys, "inspect", again, code=2)["error"]["code"] == "hash"
+
+
+DIAL = """
+name = "dial"
+default = "slow"
+[guidance]
+scale = 3.0
+[[program]]
+name = "quick"
+sampler = { kind = "ddim", steps = 2 }
+[[program]]
+name = "slow"
+sampler = { kind = "ddim", steps = 4 }
+reuse = [{ kind = "deepcache", interval = 2 }]
+"""
+
+
+@pytest.fixture(scope="module")
+def dial(workshop):
+    """A bundle of two programs."""
+    (workshop / "dial.toml").write_text(DIAL, encoding="utf-8")
+    common = ["--recipe", str(workshop / "dial.toml"), "--backend", "eager", "--out", str(workshop / "dial.edgediff")]
+    assert main(["build", str(workshop / "model"), *common]) == 0
+    return str(workshop / "dial.edgediff")
+
+
+def test_inspect_names_every_program(dial, capsys):
+    data = answer(capsys, "inspect", dial)
+    assert data["program"] == "slow"
+    assert {name: one["steps"] for name, one in data["programs"].items()} == {"slow": 4, "quick": 2}
+    assert data["macs_per_image"] == data["programs"]["slow"]["macs_per_image"]
+    said = text(capsys, "inspect", dial)
+    assert re.search(r"^slow \* +ddim +4 +4", said, re.MULTILINE), "the default one has a star"
+    assert re.search(r"^quick +ddim +2 +2", said, re.MULTILINE)
+
+
+def test_run_makes_the_picture_of_the_program_that_is_asked_for(workshop, dial, capsys):
+    from PIL import Image
+
+    out = workshop / "quick.png"
+    data = answer(capsys, "run", dial, "red heart", str(out), "--program", "quick")
+    assert (data["program"], data["steps"]) == ("quick", 2)
+    wanted = edgediff.open_bundle(dial).generate("red heart", program="quick")
+    assert Image.open(out).tobytes() == wanted.tobytes()
+    assert answer(capsys, "run", dial, "red heart", str(out))["program"] == "slow"
+    assert Image.open(out).tobytes() != wanted.tobytes()
+    error = answer(capsys, "run", dial, "red heart", str(out), "--program", "quik", code=2)["error"]
+    assert error["code"] == "program" and "did you mean 'quick'? (allowed: quick, slow)" in error["message"]
+    error = answer(capsys, "run", dial, "red heart", str(out), "--strength", "0.5", code=2)["error"]
+    assert error["code"] == "strength" and "this bundle has none" in error["message"]
+
+
+def test_verify_compares_every_program(dial, capsys):
+    found = answer(capsys, "verify", dial)["backends"]["eager"]
+    assert set(found["programs"]) == {"slow", "quick"}
+    assert found["image"] == found["programs"]["slow"]["image"], "the default one stands where it always did"
+    assert edgediff.open_bundle(dial).evidence.parity.backends["eager"].ok
+    said = text(capsys, "verify", dial)
+    assert "quick: picture" in said and "slow: picture" in said
+
+
+def test_evaluate_and_profile_are_about_the_program_that_is_asked_for(dial, capsys, monkeypatch):
+    from edgediff import evaluation, profiling
+    from edgediff.runtime.latency import LatencyTable, image_times
+
+    device = {"name": "this machine", "backend": "eager"}
+    times = {"end_to_end_ms": image_times([9.0]), "samples": {"end_to_end_ms": (9.0,)}}
+    table = LatencyTable(source="measured", device=device, graphs={}, **times)
+    seen = []
+    monkeypatch.setattr(profiling, "profile_bundle", lambda one, **_: seen.append(one) or table)
+    monkeypatch.setattr(evaluation, "evaluate_bundle", lambda one, **_: seen.append(one) or {"n": 0})
+    monkeypatch.setattr("edgediff.cli.commands.evaluate._quality_text", lambda found: "")
+    answer(capsys, "profile", dial, "--program", "quick")
+    answer(capsys, "evaluate", dial, "--program", "quick")
+    assert [one.manifest.default for one in seen] == ["quick", "quick"]
+    assert [one.plan.sampler.steps for one in seen] == [2, 2]
+    opened = edgediff.open_bundle(dial)
+    assert set(opened.evidence.profile) == {"quick"} and opened.manifest.default == "slow"
+    assert answer(capsys, "profile", dial, "--program", "x", code=2)["error"]["code"] == "program"

@@ -19,7 +19,7 @@ from edgediff.errors import BackendError, BundleError
 from edgediff.graph.schedule import Forecast
 from edgediff.runtime import Session
 from edgediff.runtime.engine import held_states
-from edgediff.runtime.manifest import Manifest
+from edgediff.runtime.manifest import FileEntry, Manifest
 from edgediff.runtime.runners import open_runners
 from edgediff.variants import build_variants
 from tests.test_coreml import FLOORS, example, near, size, typed
@@ -66,25 +66,26 @@ def target(**table):
     return parse_target({"name": "t", "backends": ["coreml"], "coreml": {"islands": ["time"], **table}}, where="t")
 
 
-def open_session(folder, manifest, tokenizer=None):
-    return Session(manifest, tokenizer, open_runners(manifest, folder, "coreml", 1)[0])
+def open_session(folder, manifest):
+    return Session(manifest, {}, open_runners(manifest, folder, "coreml", 1)[0])
 
 
-def latents(folder, manifest, embeddings):
-    return [step.latent for step in open_session(folder, manifest).steps(embeddings=embeddings)]
+def latents(folder, manifest, given):
+    return [step.latent for step in open_session(folder, manifest).steps(given=given)]
 
 
 @pytest.fixture(scope="module")
-def embeddings(pipeline):
-    return pipeline.encode(["", "abc"]).numpy()
+def given(pipeline):
+    """The prompts' value, empty side first."""
+    return {"encoder_hidden_states": pipeline.encode(["", "abc"]).numpy()}
 
 
-def test_a_picture_is_the_same_wherever_the_cache_is(lowered, embeddings):
+def test_a_picture_is_the_same_wherever_the_cache_is(lowered, given):
     """State holds the fp16 values that inputs and outputs carry across in fp32: every latent is equal, bit for bit."""
     forms, _ = lowered
-    plain = latents(*forms["plain"], embeddings)
+    plain = latents(*forms["plain"], given)
     for form in ("state", "chunks"):
-        for one, other in zip(plain, latents(*forms[form], embeddings), strict=True):
+        for one, other in zip(plain, latents(*forms[form], given), strict=True):
             np.testing.assert_array_equal(one, other)
 
 
@@ -102,29 +103,28 @@ def test_a_state_stays_inside(lowered):
         assert (state.shape[0], state.dtype) == (2, np.float16)  # one size for all functions, or they cannot share it
 
 
-def test_two_pictures_have_a_memory_each(lowered, embeddings):
+def test_two_pictures_have_a_memory_each(lowered, given):
     """Sessions that take turns, and one that is used again, do not read each other's features."""
     folder, manifest = lowered[0]["state"]
-    alone, session = latents(folder, manifest, embeddings), open_session(folder, manifest)
-    other = embeddings + 1
-    runs = [session.steps(embeddings=embeddings), session.steps(embeddings=other, seed=3)]
+    alone, session = latents(folder, manifest, given), open_session(folder, manifest)
+    other = {name: value + 1 for name, value in given.items()}
+    runs = [session.steps(given=given), session.steps(given=other, seed=3)]
     for wanted, (step, _) in zip(alone, zip(*runs, strict=True), strict=True):
         np.testing.assert_array_equal(wanted, step.latent)
 
 
-def test_prompts_one_after_the_other_have_a_state_each(pipeline, lowered, embeddings):
+def test_prompts_one_after_the_other_have_a_state_each(pipeline, lowered, given):
     """In sequential mode the same functions at batch 1 run once per prompt."""
     folder, manifest = lowered[0]["state"]
     plain = lowered[0]["plain"]
-    rows = manifest.program.rows
 
     def sequential(one: Manifest) -> Manifest:
-        program = one.program.model_copy(update={"mode": "sequential", "rows": rows})
-        return one.model_copy(update={"program": program})
+        program = one.program().model_copy(update={"mode": "sequential"})
+        return one.model_copy(update={"programs": {one.default: program}})
 
     for one, other in zip(
-        latents(folder, sequential(manifest), embeddings),
-        latents(plain[0], sequential(plain[1]), embeddings),
+        latents(folder, sequential(manifest), given),
+        latents(plain[0], sequential(plain[1]), given),
         strict=True,
     ):
         np.testing.assert_array_equal(one, other)
@@ -278,15 +278,29 @@ def test_a_program_with_no_place_for_a_cut_is_refused():
 def test_a_manifest_whose_states_contradict_each_other_is_refused(lowered, change, message):
     _, manifest = lowered[0]["state"]
     with pytest.raises(BundleError, match=message):
-        with_states(manifest, change)._check_states("manifest.json")
+        listed(with_states(manifest, change)).check()
 
 
 def test_a_row_cannot_mix_what_is_a_state(lowered):
     _, manifest = lowered[0]["state"]
-    rows = [row.model_copy(update={"mix": {CACHE: (0.5,)}}) for row in manifest.program.rows]
-    program = manifest.program.model_copy(update={"rows": tuple(rows)})
+    rows = [row.model_copy(update={"mix": {CACHE: (0.5,)}}) for row in manifest.program().rows]
+    program = manifest.program().model_copy(update={"rows": tuple(rows)})
     with pytest.raises(BundleError, match=f"a row mixes carry '{CACHE}', which is a state on coreml"):
-        manifest.model_copy(update={"program": program})._check_states("manifest.json")
+        listed(manifest.model_copy(update={"programs": {manifest.default: program}})).check()
+
+
+def test_the_manifest_keeps_every_rule(lowered):
+    """So that it is the change alone that the tests above see refused."""
+    for _, manifest in lowered[0].values():
+        listed(manifest).check()
+
+
+def listed(manifest):
+    """With an entry for every file that it names."""
+    named = {file for graph in manifest.graphs.values() for one in graph.artifacts.values() for file in one.files}
+    named |= {file for one in manifest.tokenizers.values() for file in (one.vocab, one.merges)}
+    files = tuple(FileEntry(path=path, bytes=0, sha256="0" * 64) for path in sorted({manifest.plan, *named}))
+    return manifest.model_copy(update={"files": files})
 
 
 def with_states(manifest, change):
@@ -367,14 +381,14 @@ class StandInModel:
 
 
 @pytest.mark.parametrize("form", ["state", "chunks"])
-def test_a_mac_runs_the_same_program_with_core_ml(lowered, embeddings, monkeypatch, form):
+def test_a_mac_runs_the_same_program_with_core_ml(lowered, given, monkeypatch, form):
     import coremltools as ct
 
-    wanted = latents(*lowered[0][form], embeddings)
+    wanted = latents(*lowered[0][form], given)
     monkeypatch.setattr("sys.platform", "darwin")
     monkeypatch.setattr(ct.models, "MLModel", StandInModel)
     monkeypatch.setattr(StandInModel, "loaded", [])
-    for one, other in zip(wanted, latents(*lowered[0][form], embeddings), strict=True):
+    for one, other in zip(wanted, latents(*lowered[0][form], given), strict=True):
         np.testing.assert_array_equal(one, other)
     functions = [name for units, name in StandInModel.loaded if units == "CPU_AND_NE"]
     assert sorted(name for name in functions if name) == sorted(

@@ -221,7 +221,7 @@ def test_layers_say_what_each_graph_computes(pipeline: Pipeline) -> None:
 
 
 def test_what_was_measured_does_not_change_the_programs_digest(reused: Bundle) -> None:
-    measured = reused.manifest.model_copy(update={"profile": {"p50": 1.0}, "parity": {"ok": True}})
+    measured = reused.manifest.model_copy(update={"evidence": {"profile": {"p50": 1.0}, "parity": {"ok": True}}})
     assert program_digest(measured) == program_digest(reused.manifest)
     assert program_digest(measured.model_copy(update={"files": ()})) != program_digest(measured)
 

@@ -18,7 +18,8 @@ import pytest
 
 from edgediff.bundle import Bundle, open_bundle
 from edgediff.config import dump_json
-from edgediff.errors import ConfigError, EvaluationError, OutputError
+from edgediff.documents.plan import GuidancePlan, Plan, ProgramPlan, SamplerPlan
+from edgediff.errors import BundleError, ConfigError, EvaluationError, OutputError
 from edgediff.estimate import Interval, PlanEstimate
 from edgediff.evaluation.pictures import PictureCache, program_digest
 from edgediff.report import render_report
@@ -68,9 +69,29 @@ class Tree(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
-def make_bundle(folder: Path, **changes: Any) -> Bundle:
+def two_programs() -> Plan:
+    """The plan of the valid bundle with its second program, which guides nothing."""
+    plan = make_plan()
+    fast = ProgramPlan(
+        sampler=SamplerPlan(kind="ddim", steps=2, calls=2),
+        guidance=GuidancePlan(mode="batched", calls=(None, None)),
+        schedule=plan.schedule.model_copy(update={"calls": ("full", "shallow")}),
+        cost=plan.cost.model_copy(update={"macs": 80000}),
+    )
+    return plan.model_copy(update={"further": {"fast": fast}})
+
+
+def make_bundle(
+    folder: Path, plan: Plan | None = None, programs: tuple[str, ...] = ("main",), **changes: Any
+) -> Bundle:
+    """The valid bundle with some of its programs, following a plan; `changes` are keys of its manifest."""
     tree = valid_tree()
-    tree.manifest = {**tree.manifest, **changes}
+    data, manifest = (plan or make_plan()).to_json().encode(), tree.manifest
+    entry = next(entry for entry in manifest["files"] if entry["path"] == "plan.json")
+    entry.update(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    tree.files["plan.json"] = data
+    kept = {name: manifest["programs"][name] for name in programs}
+    tree.manifest = {**manifest, "programs": kept, **changes}
     return open_bundle(tree.write(folder))
 
 
@@ -165,39 +186,39 @@ PROFILE: dict[str, Any] = {
     "samples": {"end_to_end_ms": [400.0, 424.0], "graphs": {"full": [31.0, 31.25, 34.0]}},
 }
 
+
+def measured(db: float, floor: float) -> dict[str, Any]:
+    """A program's parity whose picture keeps its floor, or does not."""
+    trajectory = {"worst_step": 2, "psnr_db": 88.8, "finite": True}
+    return {"trajectory": trajectory, "image": {"psnr_db": db, "floor_db": floor}}
+
+
+def graph(db: float, floor: float, precision: str, finite: bool = True) -> dict[str, Any]:
+    largest = 3e-6 if finite else 3e38
+    return {"psnr_db": db, "max_abs": largest, "finite": finite, "precision": precision, "floor_db": floor}
+
+
 PARITY: dict[str, Any] = {
     "ok": False,
+    "reading": {"why": "it was not run"},
     "backends": {
         "onnxruntime": {
-            "ok": False,
-            "graphs": {
-                "full": {
-                    "psnr_db": 131.2,
-                    "max_abs": 3e-6,
-                    "finite": True,
-                    "precision": "fp32",
-                    "floor_db": 60.0,
-                    "ok": True,
-                },
-                "shallow": {
-                    "psnr_db": 0.0,
-                    "max_abs": 3e38,
-                    "finite": False,
-                    "precision": "fp16",
-                    "floor_db": 40.0,
-                    "ok": False,
-                },
-            },
-            "trajectory": {"worst_step": 2, "psnr_db": 88.8, "finite": True},
-            "image": {"psnr_db": 33.3, "floor_db": 35.0, "ok": False},
+            "executed_by": "onnxruntime 1.20",
+            "stand_in": False,
+            "graphs": {"full": graph(131.2, 60.0, "fp32"), "shallow": graph(0.0, 40.0, "fp16", finite=False)},
+            "programs": {"main": measured(33.3, 35.0)},
         }
     },
+    "prompt": "a",
+    "seed": 0,
+    "seconds": 1.0,
 }
+EVIDENCE: dict[str, Any] = {"parity": PARITY, "profile": {"main": PROFILE}}
 
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
-    return make_bundle(tmp_path / "red-panda.edgediff", profile=PROFILE, parity=PARITY)
+    return make_bundle(tmp_path / "red-panda.edgediff", evidence=EVIDENCE)
 
 
 def render(out: Path, *bundles: Bundle, **options: Any) -> tuple[str, Tree]:
@@ -274,7 +295,7 @@ def test_nothing_is_fetched_and_nothing_runs(bundle: Bundle, tmp_path: Path) -> 
 
 
 def test_names_and_prompts_cannot_inject(tmp_path: Path) -> None:
-    bundle = make_bundle(tmp_path / "x.edgediff", name=NASTY, profile=PROFILE)
+    bundle = make_bundle(tmp_path / "x.edgediff", name=NASTY, evidence={"profile": {"main": PROFILE}})
     evaluation = make_evaluation(bundle, tmp_path / "cache", prompt=NASTY)
     evaluation["prompt_source"] = NASTY
     evaluation["layers"] = [{**layer, "name": NASTY} for layer in LAYERS]
@@ -312,21 +333,62 @@ def test_a_baseline_among_the_bundles_lends_its_latency(bundle: Bundle, tmp_path
     whole = plan.model_copy(
         update={"schedule": plan.schedule.model_copy(update={"calls": ("full",) * 4}), "recipe_name": "none"}
     )
-    tree = valid_tree()
-    data = whole.to_json().encode()
-    manifest = tree.manifest
-    entry = next(entry for entry in manifest["files"] if entry["path"] == "plan.json")
-    entry.update(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-    tree.files["plan.json"] = data
     slow = {**PROFILE, "end_to_end_ms": {**PROFILE["end_to_end_ms"], "p50": 987.0}}
-    tree.manifest = {**manifest, "name": "untouched-panda", "profile": slow}
-    untouched = open_bundle(tree.write(tmp_path / "none.edgediff"))
+    evidence = {"profile": {"main": slow}}
+    untouched = make_bundle(tmp_path / "none.edgediff", whole, name="untouched-panda", evidence=evidence)
     _, alone = render(tmp_path, bundle)
     _, both = render(tmp_path, bundle, untouched)
     assert "987" not in alone.text
     assert "Latency p50 per image; lower is better 987 ms 412 ms not measured" in both.text
     assert "2 bundles compared" in both.text
     assert both.counts["article"] == 2
+
+
+def test_the_programs_of_a_bundle_stand_side_by_side(tmp_path: Path) -> None:
+    """Each has its cost, its times and its own verdict; which one runs when none is asked for is said."""
+    backend = {
+        **PARITY["backends"]["onnxruntime"],
+        "graphs": {"full": graph(131.2, 60.0, "fp32"), "shallow": graph(66.6, 60.0, "fp32")},
+        "programs": {"main": measured(33.3, 35.0), "fast": measured(55.5, 35.0)},
+    }
+    evidence = {**EVIDENCE, "parity": {**PARITY, "backends": {"onnxruntime": backend}}}
+    bundle = make_bundle(tmp_path / "a.edgediff", two_programs(), ("fast", "main"), evidence=evidence)
+    evaluation = make_evaluation(bundle.as_program("fast"), tmp_path / "cache")
+    named = {**evaluation, "program_name": "fast"}
+    _, tree = render(tmp_path, bundle, evaluations=[named])
+    assert tree.text.count("red-panda: 2 programs") == 2, "title and head"
+    assert "red-panda, main default program red-panda, fast Side by side" in tree.text, "the default one first"
+    rows = re.search(r"Side by side(.*?)Cost and quality", tree.text)
+    assert rows is not None
+    main, fast = re.split(r"red-panda, fast", rows[1])
+    assert "34 %" in main and "16 %" in fast, "of the untouched model's arithmetic"
+    assert "412 ms" in main and "412 ms" not in fast, "the profile is the default program's"
+    assert "failed" in main and "passed" not in main
+    assert "passed" in fast and "failed" not in fast and "87.5 %" in fast
+    assert "edgediff profile a.edgediff --program fast" in tree.text
+    assert "33.3 dB" in tree.text and "55.5 dB" in tree.text
+    _, other = render(tmp_path, bundle, evaluations=[None, named])
+    assert "87.5 %" in other.text
+    with pytest.raises(EvaluationError, match="is about program 'fast', not 'main'; give the evaluations of a bundle"):
+        render(tmp_path, bundle, evaluations=[named, None])
+
+
+def test_a_program_that_the_plan_does_not_know(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "a.edgediff", programs=("main", "fast"))
+    with pytest.raises(BundleError, match=r"plan.json: has no program 'fast' .allowed: main") as caught:
+        render(tmp_path, bundle)
+    assert caught.value.code == "program"
+
+
+def test_our_reading_of_the_model_is_on_the_page(bundle: Bundle, tmp_path: Path) -> None:
+    _, tree = render(tmp_path, bundle)
+    assert "Not compared with the model's own pipeline: it was not run." in tree.text
+    reading = {"against": "StableDiffusionPipeline", "latent_db": 120.0, "picture_db": 99.0}
+    fine = {**PARITY["backends"]["onnxruntime"], "graphs": {}, "programs": {"main": measured(44.4, 35.0)}}
+    evidence = {"parity": {**PARITY, "reading": reading, "backends": {"onnxruntime": fine}}}
+    _, tree = render(tmp_path, make_bundle(tmp_path / "b.edgediff", evidence=evidence))
+    assert "against its own StableDiffusionPipeline: latent 120.0 dB, picture 99.0 dB." in tree.text
+    assert re.search(r"conversion failed", tree.text), "every floor holds, so the reading is what failed"
 
 
 def test_an_evaluation_can_be_a_file_and_must_be_of_this_bundle(bundle: Bundle, tmp_path: Path) -> None:
@@ -365,9 +427,11 @@ def test_an_edited_evaluation_is_refused_by_key(
 
 
 def test_an_edited_parity_is_refused_by_key(tmp_path: Path) -> None:
-    broken = make_bundle(tmp_path / "x.edgediff", parity={"ok": True, "backends": {"a": {"graphs": {"g": 3}}}})
-    with pytest.raises(ConfigError, match="parity of red-panda: 'backends.a.graphs.g' = 3"):
+    edited = {**PARITY["backends"]["onnxruntime"], "graphs": {"g": 3}}
+    broken = make_bundle(tmp_path / "x.edgediff", evidence={"parity": {**PARITY, "backends": {"a": edited}}})
+    with pytest.raises(BundleError, match=r"evidence: 'parity.backends.a.graphs.g' = 3") as caught:
         render(tmp_path, broken)
+    assert caught.value.code == "evidence"
 
 
 def test_pictures_that_left_the_cache_are_asked_for_again(bundle: Bundle, tmp_path: Path) -> None:
@@ -384,7 +448,7 @@ def test_pictures_that_left_the_cache_are_asked_for_again(bundle: Bundle, tmp_pa
 def test_lists_that_do_not_fit_the_bundles(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a report needs at least one bundle"):
         render(tmp_path)
-    with pytest.raises(ConfigError, match="2 evaluations for 1 bundles; give one for each bundle, in their order"):
+    with pytest.raises(ConfigError, match="2 evaluations for 1 bundles; give one for each bundle, in their order, or"):
         render(tmp_path, bundle, evaluations=[None, None])
     with pytest.raises(ConfigError, match="profile of red-panda: key 'source' is missing"):
         render(tmp_path, bundle, profiles=[{}])

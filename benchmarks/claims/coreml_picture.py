@@ -37,7 +37,7 @@ def main() -> None:
     args = parser.parse_args()
     bundle = open_bundle(args.bundle)
     pipeline = load_source(bundle)
-    eager = Session(bundle.manifest, bundle.tokenizer(), eager_runners(build_variants(pipeline, bundle.plan)))
+    eager = Session(bundle.manifest, bundle.tokenizers(), eager_runners(build_variants(pipeline, bundle.plan)))
     found = {"eager": run(eager, args), "coreml": run(open_session(bundle, "coreml"), args)}
     (latents, picture), (ours, made) = found.values()
     steps = [

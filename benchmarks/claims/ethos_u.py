@@ -42,9 +42,9 @@ from edgediff.embedded.judge import load_judge
 from edgediff.flow import plan_pipeline
 from edgediff.metrics import psnr
 from edgediff.pipeline import Pipeline, load_pipeline
+from edgediff.pipeline.tokenizers import load_tokenizer
 from edgediff.runtime import Session
 from edgediff.runtime.manifest import Manifest
-from edgediff.runtime.tokenizer import Tokenizer
 from edgediff.sampling.trace import calibration_prompts
 from edgediff.variants import Variant, Variants, build_variants
 from edgediff.verify import record_calls
@@ -162,11 +162,11 @@ def pictures(recipe: str, graphs: Sequence[str], count: int, bits: int) -> None:
         _, quantized, found, _ = quantize(variants, variants.graphs[graph], delegate)
         coarse[graph] = Simulated(variants.graphs[graph], quantized)
         print(f"{graph}: PSNR median {np.median(found):.1f} dB, worst {min(found):.1f}", flush=True)
-    tokenizer = Tokenizer.load(pipeline.tokenizer_folder)
+    tokenizers = {name: load_tokenizer(pipeline.tokenizer_folder) for name in manifest.tokenizers}
     prompts = calibration_prompts(pipeline, CalibrationTable(prompts=PROMPTS + count))[PROMPTS:]
     made: dict[str, list[Any]] = {}
     for name, runners in (("fp32", exact), (f"w8a{bits}", coarse)):
-        session = Session(manifest, tokenizer, runners)
+        session = Session(manifest, tokenizers, runners)
         made[name] = [
             session.decode(list(session.steps(prompt, seed=seed))[-1].latent) for seed, prompt in enumerate(prompts)
         ]

@@ -46,8 +46,8 @@ def at_size(latent: tuple[int, ...]) -> Manifest:
         )
         for name, graph in manifest.graphs.items()
     }
-    program = manifest.program.model_copy(update={"latent": latent})
-    return manifest.model_copy(update={"graphs": graphs, "program": program})
+    program = manifest.program().model_copy(update={"latent": latent})
+    return manifest.model_copy(update={"graphs": graphs, "programs": {manifest.default: program}})
 
 
 def milliseconds_per_row(latent: tuple[int, ...]) -> float:
@@ -56,12 +56,12 @@ def milliseconds_per_row(latent: tuple[int, ...]) -> float:
         name: Nothing({spec.name: np.full(spec.sized(2), 0.01, spec.dtype) for spec in graph.outputs})
         for name, graph in manifest.graphs.items()
     }
-    session = Session(manifest, None, runners)
-    text = np.zeros((2, LENGTH, WIDTH), np.float32)
+    session = Session(manifest, {}, runners)
+    given = {"encoder_hidden_states": np.zeros((2, LENGTH, WIDTH), np.float32)}
     best = np.inf
     for seed in range(REPEATS):
         start = time.perf_counter()
-        steps = list(session.steps(seed=seed, embeddings=text))
+        steps = list(session.steps(seed=seed, given=given))
         best = min(best, time.perf_counter() - start)
         assert len(steps) == ROWS
     return best / ROWS * 1e3

@@ -54,9 +54,15 @@ class Bundle:
 
     @cached_property
     def plan(self) -> Plan:
-        """The decisions behind the bundle, read at first use. Raises BundleError when it is not a plan."""
+        """The decisions behind the bundle, read at first use; those of the default program alone where the plan has
+        another default. Raises BundleError when it is not a plan, or decides no such program."""
         with as_bundle_error():
-            return read_outside(self.path(self.manifest.plan), Plan)
+            whole = read_outside(self.path(self.manifest.plan), Plan)
+        default, programs = self.manifest.default, whole.programs()
+        if default not in programs:
+            message = f"has no program '{default}'{did_you_mean(default, programs)}"
+            raise broken("program", str(self.folder / self.manifest.plan), message)
+        return whole if default == whole.program else programs[default]
 
     @cached_property
     def evidence(self) -> Evidence:
@@ -69,9 +75,7 @@ class Bundle:
         if name is None or name == self.manifest.default:
             return self
         self.manifest.program(name)
-        view = replace(self, manifest=self.manifest.model_copy(update={"default": name}))
-        view.__dict__["plan"] = self.plan.programs()[name]  # where cached_property keeps it
-        return view
+        return replace(self, manifest=self.manifest.model_copy(update={"default": name}))
 
     def path(self, relative: str) -> Path:
         """Where a listed file, or a folder of listed files, lies. Raises BundleError for any other."""

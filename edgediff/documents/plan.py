@@ -257,8 +257,9 @@ class Plan(Model):
             "",
             f"{'graph':<12}{'calls':>6}{'GMACs':>9}{'M params':>10}  reads -> writes",
         ]
+        ran = Counter(call for one in self.programs().values() for call in one.schedule.calls)
         for name, graph in self.graphs.items():
-            count = sum(call == name for call in self.schedule.calls)
+            count = ran[name]
             costs = f"{count:>6}{graph.macs / 1e9:>9.3f}{graph.parameters / 1e6:>10.2f}"
             lines.append(f"{shorten(name, 12):<12}{costs}  {_short(graph.reads)} -> {_short(graph.writes)}")
         if held := sum(call == HOLD for call in self.schedule.calls):

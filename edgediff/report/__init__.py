@@ -1,8 +1,8 @@
-"""One HTML page about one or more bundles: self-contained, without scripts, readable on a phone and on paper."""
+"""One HTML page about bundles and their programs: self-contained, without scripts, readable on a phone and on paper."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,8 +35,9 @@ def render_report(
 ) -> Path:
     """Writes the page to `out` (whole or not at all, replacing what was there) and returns its path.
 
-    `evaluations` and `profiles` go with the bundles in their order, each as plain data or as a file; None for one
-    that was not measured. Without `profiles` those in the manifests are shown, and parity always is. `graphs` are
+    Every program of a bundle is shown on its own, beside the others. `evaluations` and `profiles` go with the bundles
+    in their order (or with all programs, each bundle's default one first), each as plain data or as a file; None for
+    one that was not measured. Without `profiles` those in the manifests are shown, and parity always is. `graphs` are
     unit graphs of the untouched models, for the map of the schedule; an evaluation brings what the map needs.
     `estimates` by recipe are drawn for all devices together; they are no measurements and are not mixed with any.
     What is missing is said to be missing, with the command that measures it. Pictures come from the evaluation's
@@ -48,41 +49,50 @@ def render_report(
     several = list(bundles) if isinstance(bundles, Sequence) else [bundles]
     if not several:
         raise ConfigError("a report needs at least one bundle", code="usage")
-    found = _in_order("evaluations", evaluations, len(several))
-    tables = _in_order("profiles", profiles, len(several))
-    subjects, maps = [], []
-    for index, (one, graph) in enumerate(zip(several, _in_order("graphs", graphs, len(several)), strict=True)):
-        for program in _programs(one):
-            view = one.as_program(program)
-            evaluation = found[index] if program == _evaluated(one, found[index]) else None
-            table = tables[index] if program == one.manifest.default else None
-            subjects.append(make_subject(view, evaluation, table))
-            maps.append(graph)
+    programs = [(one, name) for one in several for name in _programs(one)]
+    found = _in_order("evaluations", evaluations, several, _evaluated)
+    tables = _in_order("profiles", profiles, several, lambda bundle, _: bundle.manifest.default)
+    maps = _in_order("graphs", graphs, several, None)
+    subjects = [
+        make_subject(one, name, evaluation, table)
+        for (one, name), evaluation, table in zip(programs, found, tables, strict=True)
+    ]
     page = build_page(subjects, maps, when or datetime.now().astimezone(), estimates or {})
     write_text_atomic(Path(out), str(page))
     return Path(out)
 
 
 def _programs(bundle: Bundle) -> list[str]:
-    """Every program, the default one first: each is shown as a bundle of its own, beside the others."""
+    """Every program, the default one first."""
     default = bundle.manifest.default
     return [default, *(name for name in bundle.manifest.programs if name != default)]
 
 
-def _evaluated(bundle: Bundle, source: Source | None) -> str:
+def _evaluated(bundle: Bundle, source: Source) -> str:
     """The program that an evaluation is about: the default one where it does not say."""
-    if source is None or len(bundle.manifest.programs) == 1:
-        return bundle.manifest.default
     data = source if isinstance(source, Mapping) else read_outside(Path(source), RootModel[dict[str, Any]]).root
     named = data.get("program_name")
-    return named if named in bundle.manifest.programs else bundle.manifest.default
+    return named if isinstance(named, str) and named in bundle.manifest.programs else bundle.manifest.default
 
 
-def _in_order(what: str, values: Sequence[Any] | None, count: int) -> Sequence[Any]:
+def _in_order(
+    what: str, values: Sequence[Any] | None, bundles: Sequence[Bundle], about: Callable[[Bundle, Any], str] | None
+) -> list[Any]:
+    """One value for every program of every bundle. Given one for each bundle, it goes to the program that it is
+    `about`; None: to all of them."""
+    counts = [len(one.manifest.programs) for one in bundles]
     if not values:
-        return [None] * count
-    if len(values) != count:
-        raise ConfigError(
-            f"{len(values)} {what} for {count} bundles; give one for each bundle, in their order", code="usage"
-        )
-    return values
+        return [None] * sum(counts)
+    if len(values) == len(bundles):
+        return [
+            value if value is None or about is None or about(bundle, value) == name else None
+            for bundle, value in zip(bundles, values, strict=True)
+            for name in _programs(bundle)
+        ]
+    if len(values) == sum(counts):
+        return list(values)
+    raise ConfigError(
+        f"{len(values)} {what} for {len(bundles)} bundles; give one for each bundle, in their order, or one for each "
+        "program of each, the default one first",
+        code="usage",
+    )

@@ -1,4 +1,4 @@
-"""What the page reads out of an evaluation and a parity report, typed: both are JSON that anybody may have edited.
+"""What the page reads out of an evaluation, typed: it is JSON that anybody may have edited.
 
 Only what is drawn is checked; more keys are welcome, as in every JSON that other programs may rely on.
 """
@@ -60,28 +60,3 @@ class EvaluationForm(SideForm):
     seeds: list[int] = []
     pictures: list[PictureForm] = []
     layers: list[LayerForm] = []
-
-
-class MeasureForm(Form):
-    psnr_db: float | None = None
-    max_abs: float | None = None
-    floor_db: float | None = None
-    worst_step: int | None = None
-    precision: str = ""
-    finite: bool = True
-    ok: bool | None = None
-
-
-class BackendForm(Form):
-    stand_in: str = ""
-    graphs: dict[str, MeasureForm] = {}
-    trajectory: MeasureForm | None = None
-    image: MeasureForm | None = None
-    ok: bool | None = None
-
-
-class ParityForm(Form):
-    """`edgediff verify --json`."""
-
-    ok: bool
-    backends: dict[str, BackendForm] = {}

@@ -35,7 +35,7 @@ def provenance_section(subject: Subject) -> Html:
         ("Model", join([name(source.model), f" at {source.revision}" if source.revision else None])),
         ("Licence of the weights", name(source.licence)),
         ("Weights", code(source.weights)),
-        ("Plan", code(plan.digest())),
+        ("Plan", code(next(entry.sha256 for entry in subject.manifest.files if entry.path == subject.manifest.plan))),
         ("Recipe", join([name(plan.recipe_name), " ", code(plan.recipe)])),
         ("Target", join([name(plan.target_name), " ", code(plan.target)])),
         ("Tools", ", ".join(f"{tool} {version}" for tool, version in sorted(subject.manifest.tools.items()))),
@@ -60,13 +60,13 @@ def _commands(subject: Subject) -> list[str]:
     target = _config_name(plan.target, list_targets(), load_target) or f"{plan.target_name}.toml"
     made = subject.figures()
     prompts = f" --prompts {made['prompts']}" if str(made.get("prompt_source", "")).endswith("default_rng(0)") else ""
-    evaluation = f"{subject.quoted_stem}.evaluation.json"
+    evaluation, option = subject.evaluation_file, subject.option
     model = shlex.quote(subject.manifest.source.model)
     return [
         f"edgediff build {model} --recipe {shlex.quote(recipe)} --target {shlex.quote(target)} --out {bundle}",
         f"edgediff verify {bundle}",
-        f"edgediff profile {bundle}",
-        f"edgediff evaluate {bundle}{prompts} --out {evaluation}",
+        f"edgediff profile {bundle}{option}",
+        f"edgediff evaluate {bundle}{option}{prompts} --out {evaluation}",
         f"edgediff report {bundle} --evaluation {evaluation} --out report.html",
     ]
 

@@ -50,7 +50,6 @@ def build_page(
 ) -> Html:
     """The whole document."""
     single = len(subjects) == 1
-    title = subjects[0].title if single else f"{len(subjects)} bundles compared"
     articles = [
         _article(index, subject, subjects, graph, single)
         for index, (subject, graph) in enumerate(zip(subjects, graphs, strict=True))
@@ -65,7 +64,18 @@ def build_page(
             devices_section(estimates) if estimates else None,
         ),
     )
-    return _document(f"{title} - edgediff report", body)
+    return _document(f"{_page_title(subjects)} - edgediff report", body)
+
+
+def _page_title(subjects: Sequence[Subject]) -> str:
+    """What the page is about: a bundle, the programs of one, or several bundles."""
+    bundles = len({one.bundle.folder for one in subjects})
+    if len(subjects) == 1:
+        return subjects[0].title
+    if bundles == 1:
+        return f"{subjects[0].manifest.name}: {len(subjects)} programs"
+    programs = f", {len(subjects)} programs" if len(subjects) > bundles else ""
+    return f"{bundles} bundles compared{programs}"
 
 
 def plain_page(title: str, lede: str, sections: Sequence[tuple[str, Child]]) -> Html:
@@ -100,9 +110,19 @@ def _masthead(subjects: Sequence[Subject], when: datetime) -> Html:
     if len(subjects) == 1:
         parts += [tag("h1", name(subjects[0].title)), _lede(subjects[0]), _key_figures(subjects[0])]
     else:
-        links = [tag("li", tag("a", name(one.title), href=f"#bundle-{i}")) for i, one in enumerate(subjects)]
-        parts += [tag("h1", f"{len(subjects)} bundles compared"), tag("ul", *links, class_="contents")]
+        links = [tag("li", _link(index, one)) for index, one in enumerate(subjects)]
+        parts += [tag("h1", name(_page_title(subjects))), tag("ul", *links, class_="contents")]
     return tag("header", *parts, class_="masthead")
+
+
+def _link(index: int, subject: Subject) -> Html:
+    """To the article about a program."""
+    return join([tag("a", name(subject.title), href=f"#bundle-{index}"), _role(subject)])
+
+
+def _role(subject: Subject) -> Html | None:
+    """Says which program runs when none is asked for."""
+    return tag("small", f" {subject.role}") if subject.role else None
 
 
 def _lede(subject: Subject) -> Html:
@@ -148,7 +168,7 @@ def _key_figures(subject: Subject) -> Html:
             "per image, p50",
             milliseconds(profile.end_to_end_ms.p50) if profile else None,
             _beside(profile),
-            f"edgediff profile {subject.quoted}",
+            f"edgediff profile {subject.quoted}{subject.option}",
         ),
         _key_figure("conversion", parity, words, f"edgediff verify {subject.quoted}", state),
         _key_figure("on disk", size(subject.bytes), f"{len(subject.manifest.files)} files"),
@@ -170,7 +190,7 @@ def _key_figure(title: str, value: str | None, beside: str, command: str = "", s
 
 
 def _overview(subjects: Sequence[Subject]) -> Html:
-    """One row per bundle, then cost and quality of those that were evaluated."""
+    """One row per program, then cost and quality of those that were evaluated."""
     head = (
         "bundle",
         "recipe",
@@ -196,7 +216,7 @@ def _overview_row(index: int, subject: Subject) -> list[Child]:
     cost, profile, found = subject.plan.cost, subject.profile, subject.figures()
     state, _ = parity_words(subject)
     return [
-        tag("a", name(subject.title), href=f"#bundle-{index}"),
+        _link(index, subject),
         name(subject.plan.recipe_name),
         macs(cost.macs),
         percent(cost.macs / cost.reference_macs),
@@ -214,7 +234,7 @@ _KIND = {"passed": "ok", "failed": "bad", "missing": "quiet"}
 
 
 def _cost_quality(subjects: Sequence[Subject]) -> Html | None:
-    """A row per bundle: its arithmetic, and its quality beside both baselines, all on one scale."""
+    """A row per program: its arithmetic, and its quality beside both baselines, all on one scale."""
     measured = [one for one in subjects if one.evaluation is not None]
     judged = all(one.figures().get("retrieval_at_1") is not None for one in measured)
     what, words = ("retrieval_at_1", "retrieval@1") if judged else ("ssim", "SSIM to the untouched model")
@@ -257,6 +277,8 @@ def _article(index: int, subject: Subject, subjects: Sequence[Subject], graph: U
         ("Files", files_section(subject)),
         ("Provenance", provenance_section(subject)),
     )
-    head = None if single else join([tag("h2", name(subject.title)), _lede(subject), _key_figures(subject)])
+    head: Child = None
+    if not single:
+        head = join([tag("h2", name(subject.title), _role(subject)), _lede(subject), _key_figures(subject)])
     made = [tag("section", tag("h3", title), tag("div", content, class_="content")) for title, content in sections]
     return tag("article", head, *made, id=f"bundle-{index}")

@@ -84,7 +84,7 @@ def quality_section(subject: Subject, others: Sequence[Subject]) -> Html:
 
 
 def evaluate_command(subject: Subject) -> str:
-    return f"edgediff evaluate {subject.quoted} --out {subject.quoted_stem}.evaluation.json"
+    return f"edgediff evaluate {subject.quoted}{subject.option} --out {subject.evaluation_file}"
 
 
 def verdict_words(subject: Subject) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""One bundle with all that was measured about it, read defensively: JSON that somebody may have edited."""
+"""One program of a bundle with all that was measured about it, read defensively: JSON that somebody may have edited."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from edgediff.errors import EvaluationError
 from edgediff.evaluation.pictures import PictureCache, program_digest
 from edgediff.graph.schedule import HOLD, Row, used_rows
 from edgediff.report.forms import EvaluationForm
+from edgediff.runtime.evidence import Parity
 from edgediff.runtime.latency import LatencyTable
 
 if TYPE_CHECKING:
@@ -27,22 +28,39 @@ Source = Mapping[str, Any] | str | Path
 
 @dataclass(frozen=True)
 class Subject:
-    """A bundle, its plan, and its measurements where there are any."""
+    """A bundle as one of its programs, that program's plan, and its measurements where there are any. `default` is the
+    program that the bundle runs when none is asked for."""
 
     bundle: Bundle
+    default: str
     plan: Plan
     evaluation: Mapping[str, Any] | None
     profile: LatencyTable | None
-    parity: Mapping[str, Any] | None
+    parity: Parity | None
 
     @property
     def manifest(self) -> Manifest:
         return self.bundle.manifest
 
     @property
+    def program(self) -> str:
+        """The program that this is about."""
+        return self.manifest.default
+
+    @property
+    def role(self) -> str:
+        """`default program` where the bundle has others besides; else empty."""
+        return "default program" if len(self.manifest.programs) > 1 and self.program == self.default else ""
+
+    @property
     def title(self) -> str:
-        manifest = self.bundle.manifest
-        return manifest.name if len(manifest.programs) == 1 else f"{manifest.name}, {manifest.default}"
+        manifest = self.manifest
+        return manifest.name if len(manifest.programs) == 1 else f"{manifest.name}, {self.program}"
+
+    @property
+    def option(self) -> str:
+        """What a command needs to be about this program: empty for the default one."""
+        return "" if self.program == self.default else f" --program {_quoted(self.program)}"
 
     @property
     def quoted(self) -> str:
@@ -50,9 +68,10 @@ class Subject:
         return _quoted(self.bundle.folder.name)
 
     @property
-    def quoted_stem(self) -> str:
-        """The same without `.edgediff`, for files that belong to it."""
-        return _quoted(self.bundle.folder.stem)
+    def evaluation_file(self) -> str:
+        """Where the commands on the page write the evaluation, as a shell takes it."""
+        stem = self.bundle.folder.stem
+        return f"{_quoted(stem if self.program == self.default else f'{stem}.{self.program}')}.evaluation.json"
 
     @property
     def bytes(self) -> int:
@@ -73,14 +92,15 @@ class Subject:
         return {name: part.get(name) for name in part}
 
 
-def make_subject(bundle: Bundle, evaluation: Source | None, profile: LatencyTable | Source | None) -> Subject:
+def make_subject(
+    bundle: Bundle, program: str, evaluation: Source | None, profile: LatencyTable | Source | None
+) -> Subject:
     """Raises ConfigError or EvaluationError for a file that is not what it should be, or that is about another
-    bundle; a profile in the manifest is used when none is given."""
-    found = None if evaluation is None else _read_evaluation(bundle, evaluation)
-    evidence, default = bundle.evidence, bundle.manifest.default
-    kept = evidence.profile.get(default) if profile is None else profile
-    parity = None if evidence.parity is None else evidence.parity.report(default)
-    return Subject(bundle, bundle.plan, found, _read_profile(bundle, kept), parity)
+    bundle or program; a profile in the manifest is used when none is given."""
+    view, evidence = bundle.as_program(program), bundle.evidence
+    found = None if evaluation is None else _read_evaluation(view, evaluation)
+    table = _read_profile(view, evidence.profile.get(program) if profile is None else profile)
+    return Subject(view, bundle.manifest.default, view.plan, found, table, evidence.parity)
 
 
 def twin(subjects: Sequence[Subject], subject: Subject, steps: int) -> Subject | None:
@@ -126,6 +146,13 @@ def _read_evaluation(bundle: Bundle, source: Source) -> Mapping[str, Any]:
                 code="form",
             )
     parse(dict(data), EvaluationForm, where=where)
+    if (named := data.get("program_name", bundle.manifest.default)) != bundle.manifest.default:
+        raise EvaluationError(
+            f"is about program '{named}', not '{bundle.manifest.default}'; give the evaluations of a bundle in the "
+            "order of its programs, the default one first",
+            where=where,
+            code="other_program",
+        )
     if data.get("program", program_digest(bundle.manifest)) != program_digest(bundle.manifest):
         raise EvaluationError(
             f"was made from another build of '{data.get('bundle')}' than bundle '{bundle.manifest.name}'; give the "

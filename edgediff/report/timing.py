@@ -37,7 +37,7 @@ MADE = {
 def latency_section(subject: Subject) -> Html:
     """Loads, first run, end to end, memory; then every graph."""
     if subject.profile is None:
-        return missing("Latency and memory", f"edgediff profile {subject.quoted}")
+        return missing("Latency and memory", f"edgediff profile {subject.quoted}{subject.option}")
     found = subject.profile
     return join(
         [

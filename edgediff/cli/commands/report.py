@@ -45,7 +45,7 @@ COMMAND = Command(
             action="append",
             default=[],
             metavar="FILE",
-            help="JSON of `edgediff evaluate --out`; once for each bundle in their order, - for none",
+            help="JSON of `edgediff evaluate --out`; once for each bundle, or each program, in their order; - for none",
         ),
         option(
             "--estimates",
