@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,13 +146,14 @@ def record_calls(
     prompts: int = 2,
     kept: int = 12,
 ) -> tuple[Recording, ...]:
-    """Makes pictures of calibration prompts with PyTorch; `kept` calls of every graph and picture, spread over its
-    trajectory. What a quantizer of activations learns from."""
+    """Makes pictures of calibration prompts with PyTorch, with every program; `kept` calls of every graph and picture,
+    spread over its trajectory. What a quantizer of activations learns from."""
     from edgediff.sampling.trace import calibration_prompts
 
     found: list[Recording] = []
-    for index, prompt in enumerate(calibration_prompts(pipeline, CalibrationTable(prompts=prompts))):
-        session, runners, _ = _recording_session(pipeline, variants, manifest, kept)
+    texts = calibration_prompts(pipeline, CalibrationTable(prompts=prompts))
+    for program, (index, prompt) in product(manifest.programs, enumerate(texts)):
+        session, runners, _ = _recording_session(pipeline, variants, manifest, kept, program)
         latent = list(session.steps(prompt, seed=SEED + index))[-1].latent
         session.decode(latent)
         found += [call for runner in runners.values() for call in runner.kept]
@@ -159,7 +161,7 @@ def record_calls(
 
 
 def _recording_session(
-    pipeline: Pipeline, variants: Variants, manifest: Manifest, kept: int, program: str | None = None
+    pipeline: Pipeline, variants: Variants, manifest: Manifest, kept: int, program: str | None
 ) -> tuple[Session, dict[str, _Recorder], dict[str, int]]:
     """A session over PyTorch whose runners keep that many calls, and how often each graph is called."""
     from edgediff.backends.eager import eager_runners
