@@ -231,7 +231,7 @@ class Recipe(Model):
         names = [one.name for one in self.program]
         for index, name in enumerate(names):
             if name in names[:index]:
-                message = f"two [[program]] tables have this name, and an app chooses by name; rename 'program.{index}'"
+                message = "two [[program]] tables have this name, and an app chooses by name; give it another"
                 raise ValueError(f"'program.{index}.name' = '{name}': {message}")
         if names and (both := [key for key in PROGRAMS_OWN if key in self.model_fields_set]):
             message = f"a recipe has either [[program]] tables or {PROGRAMS_OWN[both[0]]}, never both"
