@@ -49,6 +49,7 @@ calibration = { prompts = 1 }
 [[program]]
 name = "quality"
 sampler = { kind = "dpmpp_2m", steps = 4 }
+guidance = { scale = 3.0, range = [1.5, 8.0] }
 [[program.reuse]]
 kind = "deepcache"
 interval = 3
@@ -313,21 +314,22 @@ def test_a_program_says_why_its_scale_stays() -> None:
         stand_in_session(make_small_manifest(calls=(("full", None),))).steps("a", guidance=3.0)
 
 
-def test_a_real_network_follows_the_asked_scale(three: Bundle) -> None:
-    """The manifest alone decides: the same graphs, rows that say `scale`."""
-
-    def with_rows(scale: float | str, guidance: Scale) -> Session:
-        program = three.manifest.program("quality")
-        rows = tuple(row.model_copy(update={"guidance": scale}) for row in program.rows)
-        programs = {"main": program.model_copy(update={"rows": rows, "guidance": guidance})}
-        manifest = three.manifest.model_copy(update={"programs": programs, "default": "main"})
-        manifest.check()
-        return Session(manifest, three.tokenizers(), opened.runners)
-
-    opened = open_session(three, program="quality")
-    symbolic = with_rows("scale", Scale(scale=3.0, low=1.0, high=8.0))
-    assert same(latents(symbolic), latents(opened))
-    assert same(latents(symbolic, guidance=6.5), latents(with_rows(6.5, Scale.fixed(6.5))))
+def test_a_recipe_s_range_reaches_the_network(three: Bundle, alone: dict[str, Bundle]) -> None:
+    """What is asked for is what a recipe with that scale builds: nothing but the rows' guidance differs."""
+    program = three.manifest.program("quality")
+    assert program.guidance == Scale(scale=3.0, low=1.5, high=8.0)
+    assert {row.guidance for row in program.rows} == {"scale"}
+    session = open_session(three, program="quality")
+    own = alone["quality"].manifest.program()
+    rows = tuple(row.model_copy(update={"guidance": 6.5}) for row in own.rows)
+    fixed = own.model_copy(update={"rows": rows, "guidance": Scale.fixed(6.5)})
+    manifest = alone["quality"].manifest.model_copy(update={"programs": {"main": fixed}})
+    theirs = latents(Session(manifest, alone["quality"].tokenizers(), session.runners))
+    assert same(latents(session, guidance=6.5), theirs) and not same(latents(session), theirs)
+    with pytest.raises(ConfigError, match="guidance 9.0: this program takes 1.5 to 8"):
+        three.generate("a fox", program="quality", guidance=9.0)
+    with pytest.raises(ConfigError, match="was fitted for 3 alone"):
+        three.generate("a fox", program="balanced", guidance=9.0)
 
 
 # -- the command line -----------------------------------------------------------------------------
@@ -366,6 +368,10 @@ def test_run_takes_a_program(
     assert np.array_equal(np.asarray(Image.open(out)), np.asarray(alone["fast"].generate("a fox", seed=3)))
     assert main(["run", str(three.folder), "a fox", str(out), "--program", "fats"]) == 2
     assert "has no program 'fats'; did you mean 'fast'?" in capsys.readouterr().err
+    words = ("--program", "quality", "--guidance", 6.5, "--seed", 3)
+    answer(capsys, "run", three.folder, "a fox", out, *words)
+    asked = three.generate("a fox", seed=3, program="quality", guidance=6.5)
+    assert np.array_equal(np.asarray(Image.open(out)), np.asarray(asked))
     assert main(["run", str(three.folder), "a", str(out), "--program", "fast", "--negative", "b"]) == 2
     assert "(it has no guidance)" in capsys.readouterr().err
 
