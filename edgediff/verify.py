@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,27 +146,22 @@ def record_calls(
     prompts: int = 2,
     kept: int = 12,
 ) -> tuple[Recording, ...]:
-    """Makes pictures of calibration prompts with PyTorch; `kept` calls of every graph and picture, spread over its
-    trajectory. What a quantizer of activations learns from. A graph's calls are those of the first program that runs
-    it, the default one before all."""
+    """Makes pictures of calibration prompts with PyTorch, with every program; `kept` calls of every graph and picture,
+    spread over its trajectory. What a quantizer of activations learns from."""
     from edgediff.sampling.trace import calibration_prompts
 
     found: list[Recording] = []
-    chosen = calibration_prompts(pipeline, CalibrationTable(prompts=prompts))
-    seen: set[str] = set()
-    for program in dict.fromkeys((manifest.default, *manifest.programs)):
-        if seen.issuperset(_count_calls(manifest, program)):
-            continue
-        for index, prompt in enumerate(chosen):
-            session, runners, _ = _recording_session(pipeline, variants, manifest, kept, program)
-            session.decode(list(session.steps(prompt, seed=SEED + index))[-1].latent)
-            found += [call for name, runner in runners.items() if name not in seen for call in runner.kept]
-        seen |= {call.graph for call in found}
+    texts = calibration_prompts(pipeline, CalibrationTable(prompts=prompts))
+    for program, (index, prompt) in product(manifest.programs, enumerate(texts)):
+        session, runners, _ = _recording_session(pipeline, variants, manifest, kept, program)
+        latent = list(session.steps(prompt, seed=SEED + index))[-1].latent
+        session.decode(latent)
+        found += [call for runner in runners.values() for call in runner.kept]
     return tuple(found)
 
 
 def _recording_session(
-    pipeline: Pipeline, variants: Variants, manifest: Manifest, kept: int, program: str | None = None
+    pipeline: Pipeline, variants: Variants, manifest: Manifest, kept: int, program: str | None
 ) -> tuple[Session, dict[str, _Recorder], dict[str, int]]:
     """A session over PyTorch whose runners keep that many calls, and how often each graph is called."""
     from edgediff.backends.eager import eager_runners

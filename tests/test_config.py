@@ -65,7 +65,7 @@ def recipe_file(folder: Path, text: str | bytes) -> Path:
         (
             'name = "x"\nprecision = "w9"',
             "value",
-            "'precision' = 'w9': input should be 'auto', 'fp32', 'fp16', 'bf16', 'w8', 'w8a8', 'w8a16', 'w4' or 'w4a8'",
+            "'precision' = 'w9': input should be 'auto', 'fp32', 'tf32', 'fp16', 'bf16', 'w8', 'w8a8', 'w8a16', 'w4'",
         ),
         (
             'name = "x"\n[precision]\nweights = "int8"',
@@ -83,6 +83,47 @@ def recipe_file(folder: Path, text: str | bytes) -> Path:
             "key 'parity.int8_db' = 20 is no longer known: write w8_db, w8a8_db or w8a16_db",
         ),
         ('name = "x"\n[[reuse]]\nkind = "a"\n[[reuse]]\nkind = "b"', "value", "at most one [[reuse]] table"),
+        (
+            'name = "x"\n[[program]]\nname = "fast"\n[[program]]\nname = "best"\n[[program]]\nname = "fast"',
+            "value",
+            "'program.2.name' = 'fast': two [[program]] tables have this name, and an app chooses by name",
+        ),
+        (
+            'name = "x"\n[sampler]\nsteps = 4\n[[program]]\nname = "fast"',
+            "value",
+            "key 'sampler': a recipe has either [[program]] tables or one [sampler] at the top",
+        ),
+        (
+            'name = "x"\n[[program]]\nname = "fast"\n[[reuse]]\nkind = "fora"',
+            "value",
+            "key 'reuse': a recipe has either [[program]] tables or one [[reuse]] at the top",
+        ),
+        (
+            'name = "x"\n[[program]]\nname = "fast"\n[budget]\nlatency_ms = 900',
+            "value",
+            "key 'budget': a recipe has either [[program]] tables or a [budget]",
+        ),
+        (
+            'name = "x"\ndefault = "fats"\n[[program]]\nname = "fast"',
+            "value",
+            "'default' = 'fats' is no program of this recipe; did you mean 'fast'?",
+        ),
+        (
+            'name = "x"\ndefault = "fast"',
+            "value",
+            "'default' = 'fast' is no program of this recipe; it has no [[program]]",
+        ),
+        (
+            'name = "x"\n[[program]]\nname = "fast"\nsteps = 4',
+            "unknown_key",
+            "unknown key 'program.0.steps' (allowed: guidance, name, reuse, sampler)",
+        ),
+        (
+            'name = "x"\n[[program]]\nname = "fast"\nsampler = { steps = 0 }',
+            "value",
+            "'program.0.sampler.steps' = 0: input should be greater than or equal to 1",
+        ),
+        ('name = "x"\n[[program]]\nname = "so fast"', "value", "'program.0.name' = 'so fast': "),
         ('name = "x"\n[[prune]]\nbudget = 1', "value", "key 'prune.0.kind' is missing"),
         ('name = "x"\nname = "y"', "syntax", "is not TOML: "),
         ('name = "x', "syntax", "is not TOML: "),
@@ -96,6 +137,7 @@ def test_recipe_mistakes(text: str | bytes, code: str, message: str, tmp_path: P
     assert caught.value.code == code
     assert str(caught.value).startswith(f"{path}: ")
     assert message in str(caught.value)
+    assert "\n" not in str(caught.value), "one mistake, one sentence"
 
 
 def test_a_method_table_keeps_its_own_keys(tmp_path: Path) -> None:
@@ -107,7 +149,7 @@ def test_a_method_table_keeps_its_own_keys(tmp_path: Path) -> None:
     ("load", "name", "code", "message"),
     [
         (load_target, "hots", "unknown_target", "unknown target 'hots'; did you mean 'host'? ("),
-        (load_recipe, "balancd", "unknown_recipe", "unknown recipe 'balancd'; did you mean 'balanced'? (allowed: "),
+        (load_recipe, "balancd", "unknown_recipe", "unknown recipe 'balancd'; did you mean 'balanced'? ("),
         (load_target, "nowhere.toml", "missing", "nowhere.toml: there is no such file"),
         (load_recipe, "no/such/folder.toml", "missing", "there is no such file"),
     ],

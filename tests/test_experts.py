@@ -194,7 +194,7 @@ def test_a_graph_for_each_phase(distilled, tmp_path):
     assert str(plan.schedule) == "FFGG"
     assert plan.graphs["full"].macs == plan.graphs["full_phase1"].macs
     report = verify_bundle(bundle)
-    assert report["ok"], report
+    assert report.ok, report
     pipeline = load_pipeline(distilled)
     network, graph = load_network(distilled / "unet", pipeline.graph)
     phases = load_phases(pipeline.distilled, network)
@@ -211,7 +211,7 @@ def test_phases_share_what_they_can(distilled, tmp_path):
     network, _ = load_network(distilled / "unet", pipeline.graph)
     bundle = build(distilled, recipe=PLAIN, target="host", out=tmp_path / "b", backends=["onnxruntime"])
     report = verify_bundle(bundle)
-    assert report["ok"], report
+    assert report.ok, report
     weights = (bundle.folder / "onnxruntime/unet/weights.bin").stat().st_size
     twice = sum(network.get_parameter(name).nbytes for name in pipeline.distilled.record.phases.names)
     own = sum(p.nbytes for p in network.parameters())

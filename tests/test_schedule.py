@@ -6,15 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hostile import LATENT, make_manifest
 from pydantic import ValidationError
-from test_runtime import Network, Tokenizer, make_runners
 
 from edgediff.errors import PlanError
 from edgediff.graph.schedule import HOLD, Forecast, Row, Schedule, fold_forecasts, wire_schedule
 from edgediff.graph.units import Unit, UnitGraph
 from edgediff.runtime import Session
+from edgediff.runtime.manifest import Held
 from edgediff.runtime.steps import Clip, StepRow, StepTable, Update, apply_update, run_steps
+from tests.program_cases import Letters, StandIn
+from tests.valid_bundle import LATENT, make_manifest
 
 CALLS = ("full", "full", HOLD, HOLD, "full", HOLD, "full", HOLD)
 FORECASTS = (
@@ -124,28 +125,29 @@ def test_a_mix_makes_every_earlier_writer_write() -> None:
 
 def test_the_runtime_mixes_a_carry_and_holds_guidance() -> None:
     calls = (("full", 3.0), ("full", 2.0), ("shallow", None), ("shallow", 2.0))
-    manifest = make_manifest("batched", calls)
-    rows = list(manifest.program.rows)
-    rows[2] = rows[2].model_copy(update={"mix": {"mid": (2.0, -1.0)}, "held_guidance": (3.0, -0.5)})
+    plain = make_manifest("batched", calls)
+    rows = list(plain.program().rows)
+    rows[2] = rows[2].model_copy(update={"mix": {"mid": (2.0, -1.0)}, "held": Held(weights=(3.0, -0.5))})
     rows[3] = rows[3].model_copy(update={"mix": {"mid": (1.5, -0.5)}})
-    program = manifest.program.model_copy(update={"rows": tuple(rows)})
-    manifest = manifest.model_copy(update={"program": program})
+    full, shallow = StandIn("full"), StandIn("shallow")
     for mode in ("batched", "sequential"):
-        one = manifest.model_copy(update={"program": program.model_copy(update={"mode": mode})})
-        session = Session(one, Tokenizer(), make_runners())
-        steps = list(session.steps("red panda", "blurry", seed=1))
-        full, shallow = Network("full"), Network("shallow")
-        words = [session.encode(text) for text in ("blurry", "red panda")]
+        program = plain.program().model_copy(update={"rows": tuple(rows), "mode": mode})
+        one = plain.model_copy(update={"programs": {plain.default: program}})
+        one.check()
+        session = Session(one, {name: Letters() for name in one.tokenizers}, {n: StandIn(n) for n in one.graphs})
+        words = session.embed("a", "a a")["encoder_hidden_states"]
+        steps = list(session.steps("a", "a a", seed=1))
 
-        def call(network: Network, side: int, row: int, latent: Any, carry: Any = None) -> dict[str, np.ndarray]:
-            time = np.array([rows[row].timestep])
-            inputs = {"sample": latent, "timestep": time, "encoder_hidden_states": words[side]}  # noqa: B023
+        def call(network: StandIn, side: int, row: int, latent: Any, carry: Any = None) -> dict[str, np.ndarray]:
+            time, text = np.array([rows[row].timestep]), words[side : side + 1]  # noqa: B023
+            inputs = {"sample": latent, "timestep": time, "encoder_hidden_states": text}
             return network.run({**inputs, "cache_in_mid": carry} if carry is not None else inputs)
 
-        before = [call(full, side, 0, session_start(session, 1)) for side in (0, 1)]
+        before = [call(full, side, 0, session_start(1)) for side in (0, 1)]
         second = [call(full, side, 1, steps[0].latent) for side in (0, 1)]
         carry = [2.0 * b["cache_out_mid"] - a["cache_out_mid"] for a, b in zip(before, second, strict=True)]
         older, difference = (each[1]["noise_pred"] - each[0]["noise_pred"] for each in (before, second))
+        assert abs(difference).max() > 1e-3 and abs(older).max() > 1e-3, "the two sides differ"
         expected = call(shallow, 1, 2, steps[1].latent, carry[1])["noise_pred"] + 3.0 * difference - 0.5 * older
         np.testing.assert_allclose(steps[2].output, expected, rtol=1e-4, atol=1e-5)
         carry = [1.5 * b["cache_out_mid"] - 0.5 * a["cache_out_mid"] for a, b in zip(before, second, strict=True)]
@@ -153,7 +155,7 @@ def test_the_runtime_mixes_a_carry_and_holds_guidance() -> None:
         np.testing.assert_allclose(steps[3].output, low + 2.0 * (high - low), rtol=1e-4, atol=1e-5)
 
 
-def session_start(session: Session, seed: int) -> np.ndarray:
+def session_start(seed: int) -> np.ndarray:
     from edgediff.runtime.rng import Rng
 
     return np.asarray(Rng(seed).normal((1, *LATENT)), np.float32)

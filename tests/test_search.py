@@ -98,3 +98,13 @@ def test_budgets_in_words(text, milliseconds: float) -> None:
 def test_budgets_that_are_no_times(text: str) -> None:
     with pytest.raises(ConfigError, match=r"is no time above 0; write 2\.0s or 800ms"):
         with_budget(RECIPE, text)
+
+
+def test_a_budget_and_programs_exclude_each_other() -> None:
+    recipe = Recipe.model_validate({"name": "two", "program": [{"name": "fast"}, {"name": "best"}]})
+    with pytest.raises(
+        ConfigError, match=r"recipe 'two' has \[\[program\]\] tables, which say sampler and steps"
+    ) as caught:
+        with_budget(recipe, "2.0s")
+    assert (caught.value.code, caught.value.where) == ("budget", "--budget")
+    assert with_budget(recipe, None) is recipe

@@ -123,14 +123,14 @@ def test_a_cut_alone_shares_all_weights(base, pipeline, tmp_path):
     tensors = [p.nbytes for p in pipeline.denoiser.parameters()]
     padding = sum(4096 if size >= 1 << 16 else 64 for size in tensors)
     assert size < sum(tensors) + padding, "a second set would double it"
-    assert verify_bundle(bundle)["ok"]
+    assert verify_bundle(bundle).ok
 
 
 def test_a_distilled_network_brings_its_own_and_the_untouched_one_is_there(base, distilled, tmp_path):
     with cached_exports():
         bundle = build(distilled, recipe=ALONE, target="host", out=tmp_path / "b", backends=["eager"])
     report = verify_bundle(bundle)
-    assert report["ok"], report
+    assert report.ok, report
     untouched = load_pipeline(base).denoiser.state_dict()
     found, graph = load_network(bundle.folder / "eager/unet_untouched")
     assert not graph.cuts

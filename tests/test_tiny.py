@@ -49,7 +49,7 @@ def test_the_bundle_opens_strictly_and_holds_what_was_planned(bundle):
     assert again.manifest == bundle.manifest
     assert str(again.plan.schedule) == "FsFs" and again.plan.cuts
     assert set(again.manifest.graphs) == {"full", "shallow", "text_encoder", "vae_decoder"}
-    assert [row.graph for row in again.manifest.program.rows] == ["full", "shallow"] * 2
+    assert [row.graph for row in again.manifest.program().rows] == ["full", "shallow"] * 2
     golden = sorted(path.stem for path in (bundle.folder / "golden").iterdir())
     assert golden == sorted(again.manifest.graphs)
 
@@ -64,10 +64,10 @@ def test_it_makes_a_picture_that_depends_on_prompt_and_seed_only(bundle):
 
 def test_every_artifact_computes_what_pytorch_computes(bundle, pipeline):
     report = ed.verify_bundle(bundle, pipeline=pipeline)
-    assert report["ok"]
-    for graph in report["backends"]["onnxruntime"]["graphs"].values():
-        assert graph["psnr_db"] >= 60.0
-    assert report["backends"]["onnxruntime"]["image"]["psnr_db"] >= 35.0
+    assert report.ok
+    for graph in report.backends["onnxruntime"].graphs.values():
+        assert graph.psnr_db >= 60.0
+    assert report.backends["onnxruntime"].programs["main"].image.psnr_db >= 35.0
 
 
 def test_the_untouched_bundle_is_the_reference_sampler(pipeline, tmp_path):

@@ -136,9 +136,9 @@ def bundle(folder, tmp_path_factory):
 def test_a_bundle_of_sound_verifies(bundle):
     from edgediff.verify import verify_bundle
 
-    found = verify_bundle(bundle)["backends"]["onnxruntime"]
-    assert found["ok"] and min(graph["psnr_db"] for graph in found["graphs"].values()) >= 120
-    assert found["image"]["psnr_db"] >= 90
+    found = verify_bundle(bundle).backends["onnxruntime"]
+    assert found.ok and min(graph.psnr_db for graph in found.graphs.values()) >= 120
+    assert found.programs["main"].image.psnr_db >= 90
 
 
 def test_the_untouched_program_makes_what_dance_diffusion_does(pipeline):
@@ -152,7 +152,7 @@ def test_the_untouched_program_makes_what_dance_diffusion_does(pipeline):
     plan = plan_pipeline(pipeline, recipe, Target.model_validate({"name": "t", "backends": ["eager"]}))
     variants = build_variants(pipeline, plan)
     manifest = make_manifest(pipeline, plan, variants, [], name="t")
-    session = Session(manifest, None, eager_runners(variants))
+    session = Session(manifest, {}, eager_runners(variants))
     sound = torch.randn(1, 2, LENGTH, generator=torch.Generator().manual_seed(5))
     *_, last = session.steps(latent=sound.numpy())
     scheduler = IPNDMScheduler.from_config(pipeline.scheduler)
@@ -189,12 +189,12 @@ def test_samples_are_rounded_and_clamped():
 
 def test_a_manifest_says_the_rate_of_sound_and_of_nothing_else(bundle):
     manifest = bundle.manifest
-    silent = manifest.program.decode.model_copy(update={"sample_rate": None})
-    program = manifest.program.model_copy(update={"decode": silent})
-    with pytest.raises(BundleError, match=r"kind 'unconditional-audio' has no decode\.sample_rate, which sound needs"):
-        manifest.model_copy(update={"program": program}).check()
-    with pytest.raises(BundleError, match=r"'unconditional-image' has a decode\.sample_rate, which is for sound"):
-        manifest.model_copy(update={"kind": "unconditional-image"}).check()
+    manifest.check()
+    silent = manifest.decoder.model_copy(update={"sample_rate": None})
+    for changed in ({"decoder": silent}, {"makes": "image"}):
+        with pytest.raises(BundleError, match="sample_rate") as refused:
+            manifest.model_copy(update=changed).check()
+        assert refused.value.code == "decoder"
 
 
 @pytest.mark.parametrize(("precision", "floor"), [("fp16", 60.0), ("fp32", 120.0)])

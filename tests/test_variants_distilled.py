@@ -84,7 +84,7 @@ def test_from_folder_to_picture(distilled, tmp_path):
     assert source.denoiser is not None
     assert source.denoiser.folder == str(distilled)
     assert source.denoiser.weights == bundle.plan.model.distilled
-    assert verify_bundle(bundle)["ok"]
+    assert verify_bundle(bundle).ok
     pipeline = load_pipeline(distilled)
     variants = build_variants(pipeline, bundle.plan)
     own = load_network(distilled / NETWORK, pipeline.graph)[0].state_dict()

@@ -15,6 +15,7 @@ from edgediff.documents.plan import BackendPlan
 from edgediff.documents.recipe import ParityTable
 from edgediff.errors import BackendError, ModelError
 from edgediff.runtime import open_session
+from edgediff.runtime.evidence import Parity
 from edgediff.variants import build_variants
 from tests.tiny import tiny_bundle, tiny_pipeline, tiny_plan
 
@@ -52,29 +53,41 @@ class Spoiled:
 
 
 def with_spoiled(monkeypatch, graph, after):
-    def opener(bundle, backend=None, threads=None):
-        session = open_session(bundle, backend, threads)
+    def opener(bundle, backend=None, threads=None, program=None):
+        session = open_session(bundle, backend, threads, program)
         session.runners[graph] = Spoiled(session.runners[graph], after)
         return session
 
     monkeypatch.setattr(verify, "open_session", opener)
 
 
-def test_the_report_has_the_documented_shape_and_fp32_is_rounding(report):
-    assert report["ok"] is True
-    assert json.loads(json.dumps(report, allow_nan=False)) == report
-    assert set(report["backends"]) == {"onnxruntime", "eager"}
-    for result in report["backends"].values():
-        assert set(result["graphs"]) == {"full", "shallow", "text_encoder", "vae_decoder"}
-        for graph in result["graphs"].values():
-            assert graph["psnr_db"] >= 100
-            assert 0 <= graph["max_abs"] < 1e-4
-            assert graph["floor_db"] == 60.0
-        assert 0 <= result["trajectory"]["worst_step"] < 5
-        assert result["trajectory"]["psnr_db"] >= 80
+def test_fp32_is_rounding(report):
+    assert report.ok is True
+    assert set(report.backends) == {"onnxruntime", "eager"}
+    for result in report.backends.values():
+        assert set(result.graphs) == {"full", "shallow", "text_encoder", "vae_decoder"}
+        for graph in result.graphs.values():
+            assert graph.psnr_db >= 100
+            assert 0 <= graph.max_abs < 1e-4
+            assert (graph.floor_db, graph.precision) == (60.0, "fp32")
+        main = result.programs["main"]
+        assert 0 <= main.trajectory.worst_step < 5
+        assert main.trajectory.psnr_db >= 80
+        assert main.image.psnr_db >= main.image.floor_db == 35.0
+        assert not result.stand_in
+    assert report.backends["onnxruntime"].executed_by.startswith("onnxruntime ")
+
+
+def test_the_report_has_the_documented_shape(report):
+    """The JSON of `edgediff verify`, and what a manifest keeps of it."""
+    shown = report.report("main")
+    assert json.loads(json.dumps(shown, allow_nan=False)) == shown
+    assert shown["ok"] is True and shown["reading"]["why"]
+    for result in shown["backends"].values():
+        assert result["ok"] is result["graphs"]["full"]["ok"] is result["image"]["ok"] is True
+        assert result["trajectory"] == result["programs"]["main"]["trajectory"]
         assert result["image"]["psnr_db"] >= 35
-    assert report["backends"]["onnxruntime"]["graphs"]["full"]["inputs"] == 2  # it runs twice in five calls
-    assert report["floors_db"]["image_db"] == 35.0
+    assert Parity.model_validate_json(report.to_json()) == report
 
 
 def test_only_the_backends_asked_for_and_progress_counts_to_the_end(bundle, pipeline):
@@ -82,10 +95,10 @@ def test_only_the_backends_asked_for_and_progress_counts_to_the_end(bundle, pipe
     found = verify.verify_bundle(
         bundle, backends=["eager"], pipeline=pipeline, progress=lambda *args: seen.append(args)
     )
-    assert list(found["backends"]) == ["eager"]
-    assert found["backends"]["eager"]["image"]["psnr_db"] == 99.0
+    assert list(found.backends) == ["eager"]
+    assert found.backends["eager"].programs["main"].image.psnr_db == 99.0
     assert all(0 <= done < total for _, done, total in seen)
-    assert ("PyTorch, step 5 of 5", 1, 4) in seen
+    assert ("PyTorch, step 5 of 5", 1, 3) in seen
     with pytest.raises(BackendError, match=r"was not built for it: unknown backend 'coreml' \(allowed: .*eager"):
         verify.verify_bundle(bundle, backends=["coreml"], pipeline=pipeline)
 
@@ -94,9 +107,10 @@ def test_a_missed_floor_is_not_ok(bundle, pipeline, monkeypatch):
     strict = bundle.plan.model_copy(update={"parity": ParityTable(fp32_db=190.0)})
     monkeypatch.setitem(bundle.__dict__, "plan", strict)
     found = verify.verify_bundle(bundle, backends=["onnxruntime"], pipeline=pipeline)
-    result = found["backends"]["onnxruntime"]
-    assert (found["ok"], result["ok"], result["graphs"]["full"]["ok"]) == (False, False, False)
-    assert result["image"]["ok"] is True
+    result = found.backends["onnxruntime"]
+    assert (found.ok, result.ok, result.graphs["full"].ok) == (False, False, False)
+    assert result.programs["main"].ok is True
+    assert found.report("main")["backends"]["onnxruntime"]["graphs"]["full"]["ok"] is False
 
 
 @pytest.mark.parametrize(("graph", "after", "step"), [("shallow", 2, 1), ("vae_decoder", 1, 5)])
@@ -104,21 +118,22 @@ def test_nan_fails_and_says_where(bundle, pipeline, monkeypatch, graph, after, s
     """`after` leaves the recorded inputs alone, so that only the run of the whole program meets it."""
     with_spoiled(monkeypatch, graph, after)
     found = verify.verify_bundle(bundle, backends=["onnxruntime"], pipeline=pipeline)
-    result = found["backends"]["onnxruntime"]
-    assert found["ok"] is False
-    assert result["graphs"][graph]["ok"] is True
-    assert (result["trajectory"]["finite"], result["trajectory"]["worst_step"]) == (False, step)
-    assert "NaN or infinite" in result["trajectory"]["problem"]
-    assert (result["image"]["psnr_db"], result["image"]["ok"]) == (0.0, False)
-    json.dumps(found, allow_nan=False)
+    result = found.backends["onnxruntime"]
+    main = result.programs["main"]
+    assert found.ok is False
+    assert result.graphs[graph].ok is True
+    assert (main.trajectory.finite, main.trajectory.worst_step) == (False, step)
+    assert "NaN or infinite" in main.trajectory.problem
+    assert (main.image.psnr_db, main.ok) == (0.0, False)
+    json.dumps(found.report("main"), allow_nan=False)
 
 
 def test_nan_in_a_graph_counts_as_0_db(bundle, pipeline, monkeypatch):
     with_spoiled(monkeypatch, "full", 0)
     found = verify.verify_bundle(bundle, backends=["onnxruntime"], pipeline=pipeline)
-    graph = found["backends"]["onnxruntime"]["graphs"]["full"]
-    assert (graph["psnr_db"], graph["finite"], graph["ok"], found["ok"]) == (0.0, False, False, False)
-    json.dumps(found, allow_nan=False)
+    graph = found.backends["onnxruntime"].graphs["full"]
+    assert (graph.psnr_db, graph.finite, graph.ok, found.ok) == (0.0, False, False, False)
+    json.dumps(found.report("main"), allow_nan=False)
 
 
 def test_another_model_is_refused(bundle, tmp_path):
@@ -141,19 +156,11 @@ def test_equal_is_the_cap_and_zero_needs_no_peak():
 def test_recordings_hold_the_first_and_the_last_call(bundle, pipeline):
     plan = tiny_plan(pipeline, FP32, mode="sequential", calls=("full", "full", "shallow", "full", "shallow"))
     variants = build_variants(pipeline, plan)
-    manifest = bundle.manifest.model_copy(
-        update={
-            "program": bundle.manifest.program.model_copy(
-                update={
-                    "mode": "sequential",
-                    "rows": tuple(
-                        row.model_copy(update={"graph": name})
-                        for row, name in zip(bundle.manifest.program.rows, plan.schedule.calls, strict=True)
-                    ),
-                }
-            )
-        }
-    )
+    program = bundle.manifest.program()
+    calls = zip(program.rows, plan.schedule.calls, strict=True)
+    rows = tuple(row.model_copy(update={"graph": name}) for row, name in calls)
+    program = program.model_copy(update={"mode": "sequential", "rows": rows})
+    manifest = bundle.manifest.model_copy(update={"programs": {"main": program}})
     recordings = verify.eager_recordings(pipeline, variants, manifest)
     kept = {}
     for one in recordings.calls:

@@ -24,6 +24,7 @@ def describe_bundle(manifest: Manifest) -> dict[str, Any]:
         components[graph.component] = max(components.get(graph.component, 0), graph.parameters)
     evidence = read_evidence(manifest.evidence, manifest.name)
     profile = evidence.profile.get(manifest.default)
+    used = tuple(dict.fromkeys(pair for name in manifest.programs for pair in used_graphs(manifest, name)))
     return {
         "kind": manifest.kind,
         "name": manifest.name,
@@ -36,7 +37,7 @@ def describe_bundle(manifest: Manifest) -> dict[str, Any]:
         "program": manifest.default,
         "programs": {name: _describe_program(manifest, name) for name in manifest.programs},
         "backends": list_backends(manifest),
-        "graphs": {name: _describe_graph(manifest, name, used_graphs(manifest)) for name in manifest.graphs},
+        "graphs": {name: _describe_graph(manifest, name, used) for name in manifest.graphs},
         "memory": {name: need for name in list_backends(manifest) if (need := _memory_needs(manifest, name))},
         "parity_ok": evidence.parity.ok if evidence.parity is not None else None,
         "profile": None if profile is None else profile.model_dump(mode="json", exclude_none=True),

@@ -200,12 +200,15 @@ class Plan(Model):
         """States what must hold between this plan and the untouched network's unit graph, program by program.
 
         Raises PlanError: call counts that disagree, unknown or protected units, a carry read before it
-        is written, a graph that does not match its row, one name for two programs or two rows.
+        is written, a graph that does not match its row or that nothing runs, one name for two programs or two rows.
         """
         if self.program in self.further:
             raise PlanError(f"two programs are called '{self.program}'", code="program")
-        rows = self.rows()
-        for name, one in self.programs().items():
+        rows, programs = self.rows(), self.programs()
+        run = {graph for one in programs.values() for graph in one.graphs}
+        if spare := next((graph for graph in self.graphs if graph not in run), None):
+            raise PlanError(f"no program runs graph '{spare}'", code="program")
+        for name, one in programs.items():
             if other := next((row for row, what in one.schedule.rows.items() if rows[row] != what), None):
                 raise PlanError(f"program '{name}' means something else by row '{other}'", code="program")
             one._check_program(graph)

@@ -193,6 +193,13 @@ class DistillTable(Model):
         return self
 
 
+PROGRAMS_OWN = {
+    "sampler": "one [sampler] at the top (move it into them: [program.sampler])",
+    "reuse": "one [[reuse]] at the top (move it into them: [[program.reuse]])",
+    "budget": "a [budget], which chooses sampler and steps itself",
+}  # what only a recipe without programs says at the top
+
+
 class Recipe(Model):
     """One recipe file; see `recipes/balanced.toml`. `precision` is a word of `runtime.precision`, for all backends;
     `auto` leaves it to the target."""
@@ -222,16 +229,16 @@ class Recipe(Model):
     @model_validator(mode="after")
     def _programs_or_one(self) -> Recipe:
         names = [one.name for one in self.program]
-        if twice := next((name for index, name in enumerate(names) if name in names[:index]), None):
-            raise ValueError(f"two [[program]] tables are called '{twice}'; an app chooses by name")
-        if names and (both := sorted({"sampler", "reuse", "budget"} & self.model_fields_set)):
-            raise ValueError(
-                f"a recipe has either [[program]] tables or [{both[0]}] at the top, never both: move it into a program"
-            )
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                message = "two [[program]] tables have this name, and an app chooses by name; give it another"
+                raise ValueError(f"'program.{index}.name' = '{name}': {message}")
+        if names and (both := [key for key in PROGRAMS_OWN if key in self.model_fields_set]):
+            message = f"a recipe has either [[program]] tables or {PROGRAMS_OWN[both[0]]}, never both"
+            raise ValueError(f"key '{both[0]}': {message}")
         if self.default and self.default not in names:
-            raise ValueError(
-                f"default = '{self.default}' is no program of this recipe{did_you_mean(self.default, names)}"
-            )
+            known = did_you_mean(self.default, names) if names else "; it has no [[program]] tables"
+            raise ValueError(f"'default' = '{self.default}' is no program of this recipe{known}")
         return self
 
     def programs(self) -> dict[str, Recipe]:
@@ -260,13 +267,16 @@ def load_recipe(recipe: str | Path | Recipe) -> Recipe:
 def with_budget(recipe: Recipe, budget: str | float | None) -> Recipe:
     """The recipe with a time for one image in place of its own: `"2.0s"`, `"800ms"`, or a number of seconds.
 
-    Raises ConfigError for anything else."""
+    Raises ConfigError for anything else, and for a recipe of programs."""
     if budget is None:
         return recipe
     match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(ms|s)?\s*", str(budget))
     milliseconds = float(match[1]) * (1.0 if match[2] == "ms" else 1000.0) if match else 0.0
     if milliseconds <= 0.0:
         raise ConfigError(f"budget '{budget}' is no time above 0; write 2.0s or 800ms", where="--budget", code="budget")
+    if recipe.program:
+        message = f"recipe '{recipe.name}' has [[program]] tables, which say sampler and steps, as a budget would"
+        raise ConfigError(f"{message}; leave it out, or give a recipe without them", where="--budget", code="budget")
     table = (recipe.budget or BudgetTable()).model_copy(update={"latency_ms": milliseconds})
     return recipe.model_copy(update={"budget": table})
 

@@ -24,6 +24,7 @@ GUESSED_GFLOPS = {"hexagon": 8000.0, "npu": 6000.0, "gpu": 1500.0}
 # multiplied save traffic, not arithmetic. Where convolutions stay fp32, so does the price.
 PRICED_AS: dict[Word, str] = {
     "fp32": "fp32",
+    "tf32": "fp32",
     "fp16": "fp16",
     "bf16": "fp16",
     "w8": "w8a16",

@@ -15,6 +15,7 @@ from edgediff.runtime.precision import Word
 # layers; in w4a8 all counts as fp32, which whatever is no linear layer is.
 BYTES: dict[Word, tuple[float, int]] = {
     "fp32": (4, 4),
+    "tf32": (4, 4),
     "fp16": (2, 2),
     "bf16": (2, 2),
     "w8": (1, 2),

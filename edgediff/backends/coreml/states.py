@@ -33,7 +33,8 @@ def check_states(table: Settings, plan: Plan, precision: str) -> None:
     mixes several past values of a feature, a denoiser in chunks (no two packages share a state)."""
     if table.cache != "state":
         return
-    mixed = [forecast for forecast in plan.schedule.forecasts if forecast.what != "output"]
+    forecasts = [forecast for one in plan.programs().values() for forecast in one.schedule.forecasts]
+    mixed = [forecast for forecast in forecasts if forecast.what != "output"]
     if RELEASES[table.deployment] < 18:
         reason = f"state is a feature of iOS 18, and the target deploys to {table.deployment}"
         raise BackendError(f"{reason}; {_OTHERWISE}, or deployment 'iOS18'", where="[coreml]", code="deployment")
