@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from edgediff.documents.plan import Plan
 from edgediff.graph.schedule import carry_name
 from edgediff.pipeline.tokenizers import read_tokenizer
+from edgediff.runtime.fields import Size
 from edgediff.runtime.manifest import (
     BATCH,
     SCALE,
@@ -26,7 +27,6 @@ from edgediff.runtime.manifest import (
     Manifest,
     Program,
     Scale,
-    Size,
     Source,
     Takes,
     Text,
