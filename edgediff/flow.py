@@ -333,7 +333,7 @@ def _write(pipeline: Pipeline, plan: Plan, target: Target, writer: Any, told: _S
     from edgediff.bundle.assemble import make_manifest, write_parts
     from edgediff.plugins import load_plugin
     from edgediff.variants import build_variants
-    from edgediff.verify import eager_recordings, record_calls, write_golden
+    from edgediff.verify import golden_recordings, record_calls, write_golden
 
     told("cutting and splitting the network")
     variants = build_variants(pipeline, plan)
@@ -347,8 +347,7 @@ def _write(pipeline: Pipeline, plan: Plan, target: Target, writer: Any, told: _S
     told("recording golden inputs and outputs")
     write_parts(pipeline, plan, writer.folder)
     manifest = make_manifest(pipeline, plan, variants, lowered, name=writer.out.stem)
-    recordings = [eager_recordings(pipeline, variants, manifest, whole=False, program=one) for one in manifest.programs]
-    write_golden(writer.folder / "golden", recordings)
+    write_golden(writer.folder / "golden", golden_recordings(pipeline, variants, manifest))
     told("writing the bundle")
     bundle: Bundle = writer.commit(manifest)
     return bundle

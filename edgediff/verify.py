@@ -138,6 +138,17 @@ def eager_recordings(
     return Recordings(prompt, calls, tuple(latents), image)
 
 
+def golden_recordings(pipeline: Pipeline, variants: Variants, manifest: Manifest) -> list[Recordings]:
+    """What golden files are made of: of each program that runs a graph which none before it does."""
+    found: list[Recordings] = []
+    seen: set[str] = set()
+    for name, program in manifest.programs.items():
+        if not found or not seen.issuperset(program.graphs()):
+            found.append(eager_recordings(pipeline, variants, manifest, whole=False, program=name))
+        seen |= set(program.graphs())
+    return found
+
+
 def record_calls(
     pipeline: Pipeline,
     variants: Variants,

@@ -33,7 +33,8 @@ def execute(args: Namespace) -> Answer:
     else:
         _save_png(found, out, made)
         what, size = "image", f"{found.width} x {found.height}"
-    by = find_stand_in(bundle.manifest, choose_backend(bundle.manifest, args.backend))
+    program = made["program"]
+    by = find_stand_in(bundle.manifest, choose_backend(bundle.manifest, args.backend, program), program)
     data = {what: args.out, **made, "steps": len(steps), "seconds": seconds, "stand_in": by}
     flagged = " (flagged by the model's safety checker)" if getattr(found, "info", {}).get("flagged") else ""
     note = f"{flagged}\ncomputed by {by}, not by the device's own runtime" if by else flagged
