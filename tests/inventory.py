@@ -129,6 +129,8 @@ def _imports(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             modules = [node.module]
+            if "." not in node.module and node.module != "edgediff":  # a folder of scripts: its modules are the names
+                modules = [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
         else:

@@ -38,98 +38,98 @@ def recipe_file(folder: Path, text: str | bytes) -> Path:
 # What people write
 
 
-@pytest.mark.parametrize(
-    ("text", "code", "message"),
-    [
-        ('nmae = "x"', "value", "key 'name' is missing"),
-        ('name = "x"\nsampeler = 3', "unknown_key", "unknown key 'sampeler'; did you mean 'sampler'? (allowed: "),
-        (
-            'name = "x"\n[sampler]\nstpes = 50',
-            "unknown_key",
-            "unknown key 'sampler.stpes'; did you mean 'steps'? (allowed: kind, steps)",
-        ),
-        (
-            'name = "x"\n[sampler]\nsteps = 0',
-            "value",
-            "'sampler.steps' = 0: input should be greater than or equal to 1",
-        ),
-        ('name = "x"\n[sampler]\nsteps = "many"', "value", "'sampler.steps' = 'many': "),
-        ('name = ""', "value", "'name' = '': "),
-        ('name = "x"\n[guidance]\nscale = inf', "value", "'guidance.scale' = inf: "),
-        ('name = "x"\n[guidance]\ninterval = [0.9, 0.1]', "value", "the interval needs 0 <= start < end <= 1"),
-        (
-            'name = "x"\nprecision = "int8"',
-            "value",
-            "'precision' = 'int8': there is no such precision any more: 'w8' (weights in 8 bits, floating arith",
-        ),
-        (
-            'name = "x"\nprecision = "w9"',
-            "value",
-            "'precision' = 'w9': input should be 'auto', 'fp32', 'tf32', 'fp16', 'bf16', 'w8', 'w8a8', 'w8a16', 'w4'",
-        ),
-        (
-            'name = "x"\n[precision]\nweights = "int8"',
-            "value",
-            "'precision' = {'weights': 'int8'}: a precision is one word now: write precision = \"w8a8\"",
-        ),
-        (
-            'name = "x"\n[weights]\nformat = "int4/32"',
-            "value",
-            "'weights.format' = 'int4/32': weight format 'int4/32' is now",
-        ),
-        (
-            'name = "x"\n[parity]\nint8_db = 20',
-            "unknown_key",
-            "key 'parity.int8_db' = 20 is no longer known: write w8_db, w8a8_db or w8a16_db",
-        ),
-        ('name = "x"\n[[reuse]]\nkind = "a"\n[[reuse]]\nkind = "b"', "value", "at most one [[reuse]] table"),
-        (
-            'name = "x"\n[[program]]\nname = "fast"\n[[program]]\nname = "best"\n[[program]]\nname = "fast"',
-            "value",
-            "'program.2.name' = 'fast': two [[program]] tables have this name, and an app chooses by name",
-        ),
-        (
-            'name = "x"\n[sampler]\nsteps = 4\n[[program]]\nname = "fast"',
-            "value",
-            "key 'sampler': a recipe has either [[program]] tables or one [sampler] at the top",
-        ),
-        (
-            'name = "x"\n[[program]]\nname = "fast"\n[[reuse]]\nkind = "fora"',
-            "value",
-            "key 'reuse': a recipe has either [[program]] tables or one [[reuse]] at the top",
-        ),
-        (
-            'name = "x"\n[[program]]\nname = "fast"\n[budget]\nlatency_ms = 900',
-            "value",
-            "key 'budget': a recipe has either [[program]] tables or a [budget]",
-        ),
-        (
-            'name = "x"\ndefault = "fats"\n[[program]]\nname = "fast"',
-            "value",
-            "'default' = 'fats' is no program of this recipe; did you mean 'fast'?",
-        ),
-        (
-            'name = "x"\ndefault = "fast"',
-            "value",
-            "'default' = 'fast' is no program of this recipe; it has no [[program]]",
-        ),
-        (
-            'name = "x"\n[[program]]\nname = "fast"\nsteps = 4',
-            "unknown_key",
-            "unknown key 'program.0.steps' (allowed: guidance, name, reuse, sampler)",
-        ),
-        (
-            'name = "x"\n[[program]]\nname = "fast"\nsampler = { steps = 0 }',
-            "value",
-            "'program.0.sampler.steps' = 0: input should be greater than or equal to 1",
-        ),
-        ('name = "x"\n[[program]]\nname = "so fast"', "value", "'program.0.name' = 'so fast': "),
-        ('name = "x"\n[[prune]]\nbudget = 1', "value", "key 'prune.0.kind' is missing"),
-        ('name = "x"\nname = "y"', "syntax", "is not TOML: "),
-        ('name = "x', "syntax", "is not TOML: "),
-        (b'name = "\xff"', "syntax", "is not UTF-8 (byte 8)"),
-    ],
+MISTAKES = (
+    ('nmae = "x"', "value", "key 'name' is missing"),
+    ('name = "x"\nsampeler = 3', "unknown_key", "unknown key 'sampeler'; did you mean 'sampler'? (allowed: "),
+    (
+        'name = "x"\n[sampler]\nstpes = 50',
+        "unknown_key",
+        "unknown key 'sampler.stpes'; did you mean 'steps'? (allowed: kind, steps)",
+    ),
+    (
+        'name = "x"\n[sampler]\nsteps = 0',
+        "value",
+        "'sampler.steps' = 0: input should be greater than or equal to 1",
+    ),
+    ('name = "x"\n[sampler]\nsteps = "many"', "value", "'sampler.steps' = 'many': "),
+    ('name = ""', "value", "'name' = '': "),
+    ('name = "x"\n[guidance]\nscale = inf', "value", "'guidance.scale' = inf: "),
+    ('name = "x"\n[guidance]\ninterval = [0.9, 0.1]', "value", "the interval needs 0 <= start < end <= 1"),
+    (
+        'name = "x"\nprecision = "int8"',
+        "value",
+        "'precision' = 'int8': there is no such precision any more: 'w8' (weights in 8 bits, floating arith",
+    ),
+    (
+        'name = "x"\nprecision = "w9"',
+        "value",
+        "'precision' = 'w9': input should be 'auto', 'fp32', 'tf32', 'fp16', 'bf16', 'w8', 'w8a8', 'w8a16', 'w4'",
+    ),
+    (
+        'name = "x"\n[precision]\nweights = "int8"',
+        "value",
+        "'precision' = {'weights': 'int8'}: a precision is one word now: write precision = \"w8a8\"",
+    ),
+    (
+        'name = "x"\n[weights]\nformat = "int4/32"',
+        "value",
+        "'weights.format' = 'int4/32': weight format 'int4/32' is now",
+    ),
+    (
+        'name = "x"\n[parity]\nint8_db = 20',
+        "unknown_key",
+        "key 'parity.int8_db' = 20 is no longer known: write w8_db, w8a8_db or w8a16_db",
+    ),
+    ('name = "x"\n[[reuse]]\nkind = "a"\n[[reuse]]\nkind = "b"', "value", "at most one [[reuse]] table"),
+    (
+        'name = "x"\n[[program]]\nname = "fast"\n[[program]]\nname = "best"\n[[program]]\nname = "fast"',
+        "value",
+        "'program.2.name' = 'fast': two [[program]] tables have this name, and an app chooses by name",
+    ),
+    (
+        'name = "x"\n[sampler]\nsteps = 4\n[[program]]\nname = "fast"',
+        "value",
+        "key 'sampler': a recipe has either [[program]] tables or one [sampler] at the top",
+    ),
+    (
+        'name = "x"\n[[program]]\nname = "fast"\n[[reuse]]\nkind = "fora"',
+        "value",
+        "key 'reuse': a recipe has either [[program]] tables or one [[reuse]] at the top",
+    ),
+    (
+        'name = "x"\n[[program]]\nname = "fast"\n[budget]\nlatency_ms = 900',
+        "value",
+        "key 'budget': a recipe has either [[program]] tables or a [budget]",
+    ),
+    (
+        'name = "x"\ndefault = "fats"\n[[program]]\nname = "fast"',
+        "value",
+        "'default' = 'fats' is no program of this recipe; did you mean 'fast'?",
+    ),
+    (
+        'name = "x"\ndefault = "fast"',
+        "value",
+        "'default' = 'fast' is no program of this recipe; it has no [[program]]",
+    ),
+    (
+        'name = "x"\n[[program]]\nname = "fast"\nsteps = 4',
+        "unknown_key",
+        "unknown key 'program.0.steps' (allowed: guidance, name, reuse, sampler)",
+    ),
+    (
+        'name = "x"\n[[program]]\nname = "fast"\nsampler = { steps = 0 }',
+        "value",
+        "'program.0.sampler.steps' = 0: input should be greater than or equal to 1",
+    ),
+    ('name = "x"\n[[program]]\nname = "so fast"', "value", "'program.0.name' = 'so fast': "),
+    ('name = "x"\n[[prune]]\nbudget = 1', "value", "key 'prune.0.kind' is missing"),
+    ('name = "x"\nname = "y"', "syntax", "is not TOML: "),
+    ('name = "x', "syntax", "is not TOML: "),
+    (b'name = "\xff"', "syntax", "is not UTF-8 (byte 8)"),
 )
+
+
+@pytest.mark.parametrize(("text", "code", "message"), MISTAKES)
 def test_recipe_mistakes(text: str | bytes, code: str, message: str, tmp_path: Path) -> None:
     path = recipe_file(tmp_path, text)
     with pytest.raises(ConfigError) as caught:
