@@ -23,6 +23,7 @@ from edgediff import flow
 from edgediff.documents.recipe import list_recipes, load_recipe
 from edgediff.errors import EdgeDiffError
 from edgediff.pipeline import Pipeline, load_pipeline
+from edgediff.runtime.manifest import ProgramRow
 from edgediff.sampling.rows import program_rows
 from edgediff.sampling.trace import step_table
 
@@ -42,7 +43,13 @@ def plan_recipe(pipeline: Pipeline, recipe: str) -> dict[str, Any]:
     table = step_table(pipeline, plan.sampler.kind, plan.sampler.steps)
     rows = program_rows(table, plan.schedule, plan.guidance)
     decided = {key: value for key, value in plan.model_dump(mode="json").items() if key not in HASHES}
-    return {"plan": decided, "rows": [row.model_dump(mode="json") for row in rows]}
+    return {"plan": decided, "rows": [_plain(row) for row in rows]}
+
+
+def _plain(row: ProgramRow) -> dict[str, Any]:
+    """A row, with the weights of held guidance under the name that format 1 had for them."""
+    held = None if row.held is None else list(row.held.weights)
+    return {**row.model_dump(mode="json"), "held_guidance": held}
 
 
 def read_golden(name: str) -> dict[str, Any]:
