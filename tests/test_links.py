@@ -58,13 +58,14 @@ from edgediff.bundle import open_bundle
 from edgediff.profiling.worker import Clock, time_image
 from edgediff.runtime import open_session
 start = time.perf_counter()
-session = open_session(open_bundle(sys.argv[1]), "onnxruntime", 1)
+asked = dict(zip(sys.argv, sys.argv[1:]))
+session = open_session(open_bundle(sys.argv[1]), "onnxruntime", 1, asked["--program"])
 print(json.dumps({{"load_ms": (time.perf_counter() - start) * 1e3}}), flush=True)
 clock = Clock()
 clock.wrap(session)
 time_image(session, 0)
 clock.seconds.clear()
-for seed in range(int(sys.argv[3])):
+for seed in range(int(asked["--runs"])):
     took = time_image(session, seed)
     for graph, seconds in clock.seconds.items():
         for value in seconds:
@@ -145,6 +146,8 @@ def test_profile_on_a_device(bundle, tmp_path):
         table = profile_bundle(bundle, **options, backend="onnxruntime", runner=runner)
         assert (table.source, table.device.backend, table.end_to_end_ms.n) == ("emulated", "onnxruntime", 2)
         assert table.device.cores and table.device.memory_gb
+        fast = profile_bundle(bundle.as_program("fast"), **options, backend="onnxruntime", runner=runner)
+        assert set(table.graphs) - set(fast.graphs) == {"shallow@1", "shallow@2"} and "shallow" in fast.graphs
         with pytest.raises(BackendError, match="was not built for it: unknown backend 'executorch'"):
             profile_bundle(bundle, **options)
         with pytest.raises(ConfigError, match="a runner of one's own traces no operators"):

@@ -20,6 +20,7 @@ from edgediff.errors import BackendError, BundleError, ConfigError, EdgeDiffErro
 from edgediff.profiling import compare_bundles, profile_bundle, profile_devices
 from edgediff.profiling.device import drop_from_cache, peak_rss_mb, pss_mb, read_device, rss_mb
 from edgediff.profiling.worker import Clock, Timed, trace_operators
+from edgediff.runtime import open_session
 from edgediff.runtime.engine import held_states
 from edgediff.runtime.latency import LatencyTable, throttling_curve
 from tests.small_bundle import write_bundle
@@ -128,8 +129,21 @@ def test_operators_come_from_a_trace(bundle: Bundle) -> None:
 
 
 def test_a_backend_without_a_trace_says_so(bundle: Bundle) -> None:
+    session = open_session(bundle, "onnxruntime")
+    graphs = {
+        name: graph.model_copy(update={"artifacts": {"eager": graph.artifacts["onnxruntime"]}})
+        for name, graph in bundle.manifest.graphs.items()
+    }
+    session.manifest = session.manifest.model_copy(update={"graphs": graphs})
     with pytest.raises(BackendError, match="eager writes no trace of its operators here; take --per-op with --backend"):
-        trace_operators(None, "", "eager", 1)  # type: ignore[arg-type]
+        trace_operators(session, "", "eager", 1)
+
+
+def test_the_program_that_is_asked_for_is_what_is_measured(bundle: Bundle) -> None:
+    """`fast` runs each of its graphs once, unguided."""
+    table = profile_bundle(bundle.as_program("fast"), runs=2, warmup=0, threads=1)
+    counts = {name: times.n for name, times in table.graphs.items()}
+    assert counts == {"text_encoder": 2, "full": 2, "shallow": 2, "vae_decoder": 2}
 
 
 def test_compare_finds_the_faster_bundle(bundle: Bundle, tmp_path: Path) -> None:
@@ -185,7 +199,7 @@ def test_a_stopwatch_sees_each_runner(bundle: Bundle) -> None:
             return {name: value * 2 for name, value in inputs.items()}
 
     class FakeSession:
-        manifest = bundle.manifest
+        name, manifest = "main", bundle.manifest
         runners = {"full": Twice(), "shallow": Twice()}
 
     clock, session = Clock(), FakeSession()

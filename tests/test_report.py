@@ -361,6 +361,7 @@ def test_the_programs_of_a_bundle_stand_side_by_side(tmp_path: Path) -> None:
     rows = re.search(r"Side by side(.*?)Cost and quality", tree.text)
     assert rows is not None
     main, fast = re.split(r"red-panda, fast", rows[1])
+    assert "ddim, 4 steps" in main and "ddim, 2 steps" in fast
     assert "34 %" in main and "16 %" in fast, "of the untouched model's arithmetic"
     assert "412 ms" in main and "412 ms" not in fast, "the profile is the default program's"
     assert "failed" in main and "passed" not in main

@@ -131,8 +131,9 @@ def run(
     folder = push(bundle, device, backend=backend or None, progress=progress)
     program = push_runner(chosen, device, progress=progress)
     facts, before = _read_facts(device, backend), read_thermal(device)
-    start = [*chosen.facts.command, folder, *PUSHED, *(["--threads", str(threads)] if threads else [])]
-    words = [*start, "--program", bundle.manifest.default, "--runs", str(runs), "--warmup", str(warmup)]
+    start = [*chosen.facts.command, folder, *PUSHED, "--program", bundle.manifest.default]
+    start += ["--threads", str(threads)] if threads else []
+    words = [*start, "--runs", str(runs), "--warmup", str(warmup)]
     words += ["--sustained", f"{sustained:g}"] if sustained else []
     log = f"{FOLDER}/{bundle.manifest.name}.jsonl"
     command = f"cd {shlex.quote(program)} && {{ {shlex.join(words)}; echo {STATUS} $?; }} 2>&1 | tee {shlex.quote(log)}"

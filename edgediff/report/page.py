@@ -192,7 +192,7 @@ def _key_figure(title: str, value: str | None, beside: str, command: str = "", s
 def _overview(subjects: Sequence[Subject]) -> Html:
     """One row per program, then cost and quality of those that were evaluated."""
     head = (
-        "bundle",
+        "program" if any(one.role for one in subjects) else "bundle",
         "recipe",
         "MACs per image",
         "of untouched",
@@ -214,10 +214,10 @@ def _overview(subjects: Sequence[Subject]) -> Html:
 
 def _overview_row(index: int, subject: Subject) -> list[Child]:
     cost, profile, found = subject.plan.cost, subject.profile, subject.figures()
-    state, _ = parity_words(subject)
+    sampler, (state, _) = subject.plan.sampler, parity_words(subject)
     return [
         _link(index, subject),
-        name(subject.plan.recipe_name),
+        join([name(subject.plan.recipe_name), tag("small", f"{sampler.kind}, {sampler.steps} steps")]),
         macs(cost.macs),
         percent(cost.macs / cost.reference_macs),
         image_time(profile),
