@@ -300,9 +300,11 @@ def test_update_manifest_keeps_what_others_found(folder: Path) -> None:
 def test_the_report_of_parity_has_the_names_that_others_rely_on() -> None:
     """`verify`'s JSON: each backend's graphs, and of the default program its trajectory and image."""
     backend = parity().report("main")["backends"]["onnxruntime"]
-    assert backend["graphs"] == {"full": {"psnr_db": 60.0, "max_abs": 0.001, "finite": True, "floor_db": 40.0}}
-    assert backend["trajectory"] == {"worst_step": 3, "psnr_db": 55.0}
-    assert backend["image"] == {"psnr_db": 50.0, "floor_db": 35.0}
+    graph = backend["graphs"]["full"]
+    assert (graph["psnr_db"], graph["max_abs"], graph["floor_db"], graph["ok"]) == (60.0, 0.001, 40.0, True)
+    assert backend["trajectory"] == {"worst_step": 3, "psnr_db": 55.0, "finite": True}
+    assert backend["image"] == {"psnr_db": 50.0, "floor_db": 35.0, "ok": True}
+    assert (backend["ok"], backend["stand_in"]) == (True, "")
     assert sorted(backend["programs"]) == ["fast", "main"]
     assert not parity(psnr=39.0).ok
 
