@@ -236,11 +236,11 @@ def test_plans_come_through_the_door(tmp_path):
     ("old", "new", "code"),
     [
         ('"name": "red-panda"', '"name": ' + "[" * 401 + "]" * 401, "syntax"),
-        ('"name": "red-panda"', '"name": "red-panda", "parity": {"a": 1e999}', "syntax"),
-        ('"schema_version": "1.0"', '"schema_version": "2.0", "parity": {"a": 1e999}', "version"),
+        ('"name": "red-panda"', '"name": "red-panda", "evidence": {"a": 1e999}', "syntax"),
+        ('"schema_version": "2.0"', '"schema_version": "3.0", "steps": -1', "version"),
     ],
 )
-def test_a_manifest_says_its_version_before_its_values(old, new, code):
+def test_a_manifest_says_its_version_before_its_keys(old, new, code):
     text = make_manifest().to_json()
     assert old in text
     with pytest.raises((BundleError, ConfigError)) as caught:

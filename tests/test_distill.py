@@ -239,7 +239,7 @@ def test_glyph_brings_its_own_set(tmp_path, monkeypatch):
     from safetensors.torch import save_file
 
     from edgediff.embedded.glyphs import load_glyphs
-    from edgediff.runtime.tokenizer import Tokenizer
+    from edgediff.pipeline.tokenizers import load_tokenizer
 
     glyph, glyphs = load_pipeline("glyph"), load_glyphs()
     monkeypatch.setenv("EDGEDIFF_CACHE", str(tmp_path))
@@ -252,7 +252,7 @@ def test_glyph_brings_its_own_set(tmp_path, monkeypatch):
     samples = load_samples(glyph, None)
     assert len(samples) == len(glyphs)
     row = next(index for index, one in enumerate(glyphs) if one.alternatives)
-    tokenizer = Tokenizer.load(glyph.tokenizer_folder)
+    tokenizer = load_tokenizer(glyph.tokenizer_folder)
     texts = [glyphs[row].primary, *glyphs[row].alternatives]
     for pick, text in ((0.0, texts[0]), (0.85, texts[0]), (0.87, texts[1]), (0.99, texts[-1])):
         drawn, ids = samples.draw(torch.tensor([row]), torch.tensor([pick]), torch.device("cpu"))

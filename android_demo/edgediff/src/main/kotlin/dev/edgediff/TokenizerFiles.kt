@@ -54,6 +54,10 @@ private fun readVocabulary(text: String, where: String): Map<String, Int> {
 
 /** Pairs in order of preference. Lines end with `\n` alone; a first line that begins with `#version` is skipped. */
 private fun readMerges(text: String, vocabulary: Map<String, Int>, where: String): List<Pair<String, String>> {
+    if ('\r' in text) {
+        val number = text.substringBefore('\r').count { it == '\n' } + 1
+        refuse("tokenizer", where, "line $number holds a carriage return; lines end with \\n alone")
+    }
     val lines = if (text.isEmpty()) emptyList() else text.removeSuffix("\n").split("\n")
     val first = if (lines.firstOrNull()?.startsWith("#version") == true) 1 else 0
     return lines.drop(first).mapIndexed { index, line ->
