@@ -86,10 +86,16 @@ def test_a_backend_says_what_it_computes_and_refuses_the_other_words(backend, de
     assert all(f"{one} (" in message for one in found) and f"[{backend}]" in message
 
 
-def test_kotlin_reads_the_same_words():
-    source = ROOT / "android_demo/edgediff/src/main/kotlin/dev/edgediff/ManifestReader.kt"
-    listed = re.search(r"val PRECISIONS = listOf\((.*?)\)", source.read_text(encoding="utf-8"), re.DOTALL)
-    assert listed is not None
+@pytest.mark.parametrize(
+    ("file", "list_of_words"),
+    [
+        ("android_demo/edgediff/src/main/kotlin/dev/edgediff/ManifestReader.kt", r"val precision = word\((.*?)\)"),
+        ("edgediff/links/runner/reader/tables.cpp", r"bool read_precision\(.*?\{(.*?)\n\}"),
+    ],
+)
+def test_the_other_readers_know_the_same_words(file, list_of_words):
+    listed = re.search(list_of_words, (ROOT / file).read_text(encoding="utf-8"), re.DOTALL)
+    assert listed is not None, f"{file} lists no precisions"
     assert tuple(re.findall(r'"(\w+)"', listed[1])) == PRECISIONS
 
 
@@ -103,7 +109,7 @@ def test_every_word_has_a_floor_a_price_and_a_size():
 
 
 def test_weights_have_the_bits_that_the_word_says():
-    assert [weight_bits(word) for word in PRECISIONS] == [None, None, None, 8, 8, 8, 4, 4]
+    assert [weight_bits(word) for word in PRECISIONS] == [None, None, None, None, 8, 8, 8, 4, 4]
 
 
 # Who asks for what is not served
@@ -145,7 +151,7 @@ def test_what_ships_asks_for_what_is_served():
     [
         (
             {"onnxruntime": {"weights": "int8"}},
-            "key 'onnxruntime.weights' = 'int8' is no longer known: write precision, one of fp32, fp16, bf16, w8, ",
+            "key 'onnxruntime.weights' = 'int8' is no longer known: write precision, one of fp32, tf32, fp16, bf16, ",
         ),
         (
             {"onnxruntime": {"precision": "int8"}},

@@ -205,13 +205,13 @@ class Plan(Model):
         if self.program in self.further:
             raise PlanError(f"two programs are called '{self.program}'", code="program")
         rows, programs = self.rows(), self.programs()
-        run = {graph for one in programs.values() for graph in one.graphs}
-        if spare := next((graph for graph in self.graphs if graph not in run), None):
-            raise PlanError(f"no program runs graph '{spare}'", code="program")
         for name, one in programs.items():
             if other := next((row for row, what in one.schedule.rows.items() if rows[row] != what), None):
                 raise PlanError(f"program '{name}' means something else by row '{other}'", code="program")
             one._check_program(graph)
+        run = {name for one in programs.values() for name in one.graphs}
+        if spare := next((name for name in self.graphs if name not in run), None):
+            raise PlanError(f"no program runs graph '{spare}'", code="program")
 
     def _check_program(self, graph: UnitGraph) -> None:
         calls = self.sampler.calls

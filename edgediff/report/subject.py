@@ -100,7 +100,7 @@ def make_subject(
     view, evidence = bundle.as_program(program), bundle.evidence
     found = None if evaluation is None else _read_evaluation(view, evaluation)
     table = _read_profile(view, evidence.profile.get(program) if profile is None else profile)
-    return Subject(view, bundle.manifest.default, view.plan, found, table, evidence.parity)
+    return Subject(view, bundle.manifest.default, view.plan.programs()[program], found, table, evidence.parity)
 
 
 def twin(subjects: Sequence[Subject], subject: Subject, steps: int) -> Subject | None:
