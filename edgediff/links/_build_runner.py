@@ -28,6 +28,7 @@ from edgediff.errors import EdgeDiffError, LinkError, OutputError
 from edgediff.links._runners import DESCRIPTION, RunnerFacts, built_folder
 
 SOURCES = Path(__file__).parent / "runner"
+READER = SOURCES / "reader"
 NAME = "edgediff-runner"
 LIBRARIES = (
     "executorch",
@@ -108,15 +109,28 @@ def build_runner(
     return out
 
 
+def build_reader(out: Path, *, compiler: str | None = None) -> Path:
+    """Compiles the runner's reader by itself into the program `out`, for this machine: it needs a compiler of C++17 and
+    nothing else. Raises LinkError."""
+    compiler = _found_compiler(platform.machine(), compiler)
+    sources = [str(path) for path in sorted(READER.glob("*.cpp"))]
+    _call([compiler, "-std=c++17", "-O2", *sources, "-o", str(out)], "the reader does not compile")
+    return out
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; prints where the runner is."""
     parser = argparse.ArgumentParser(prog="python -m edgediff.links._build_runner", description=__doc__)
     parser.add_argument("--architecture", default="aarch64", help=f"{' or '.join(SYSTEM)} (default aarch64)")
     parser.add_argument("--out", type=Path, help="its folder (default: where edgediff profile looks for it)")
     parser.add_argument("--wheel", type=Path, help="ExecuTorch's for the architecture (default: pip downloads it)")
+    parser.add_argument("--reader", type=Path, metavar="PROGRAM", help="build only edgediff-read, for this machine")
     parser.add_argument("--compiler", help="a C++17 compiler for it (default: <architecture>-linux-gnu-g++)")
     given = parser.parse_args(arguments)
     try:
+        if given.reader is not None:
+            print(build_reader(given.reader, compiler=given.compiler))
+            return 0
         print(build_runner(given.architecture, out=given.out, wheel=given.wheel, compiler=given.compiler))
     except EdgeDiffError as error:
         print(f"edgediff: {error}", file=sys.stderr)
@@ -199,13 +213,15 @@ def _compile(compiler: str, package: Path, version: str, work: Path, program: Pa
     folders = (work / "include", include, include / "executorch" / "runtime" / "core" / "portable_type" / "c10")
     flags = [*FLAGS, f'-DEDGEDIFF_EXECUTORCH="{version}"', *(f"-isystem{one}" for one in folders)]
 
+    sources = [*SOURCES.glob("*.cpp"), *(one for one in READER.glob("*.cpp") if one.name != "main.cpp")]
+
     def compile_one(source: Path) -> str:
         made = str(work / f"{source.stem}.o")
         _call([compiler, *flags, "-c", str(source), "-o", made], f"{source.name} does not compile")
         return made
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(compile_one, sorted(SOURCES.glob("*.cpp"))))
+        objects = list(pool.map(compile_one, sorted(sources)))
     # Nothing in the program names kernels and delegates: they register themselves when they are loaded.
     link = ["-s", f"-L{package / 'lib'}", "-Wl,--no-as-needed", *(f"-l{name}" for name in LIBRARIES)]
     _call([compiler, *objects, "-o", str(program), *link, "-Wl,-rpath,$ORIGIN/lib"], "the runner cannot be linked")

@@ -5,7 +5,7 @@
 #include <set>
 
 #include "engine.hpp"
-#include "errors.hpp"
+#include "reader/errors.hpp"
 
 namespace edgediff {
 namespace {

@@ -7,7 +7,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "manifest.hpp"
+#include "reader/manifest.hpp"
 #include "tensor.hpp"
 
 namespace edgediff {

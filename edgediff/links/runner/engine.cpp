@@ -10,7 +10,8 @@
 #include <executorch/runtime/backend/interface.h>
 #include <executorch/runtime/backend/options.h>
 
-#include "errors.hpp"
+#include "reader/errors.hpp"
+#include "reader/finding.hpp"
 
 // The wheel has this class in its library but not its header. Only these members are used, never its layout.
 namespace executorch::extension::threadpool {
@@ -154,14 +155,17 @@ Engine::Module& Engine::open(const Artifact& artifact) {
 double Engine::load(const std::string& name, std::int32_t batch) {
   if (methods_.count({name, batch}) != 0) return 0;
   const auto start = Clock::now();
-  const Graph& graph = manifest_.graph(name);
-  const auto artifact = graph.artifacts.find(kBackend);
-  if (artifact == graph.artifacts.end()) {
-    throw BadInput("graph '" + name + "' was not built for " + kBackend +
+  const Graph& graph = find_graph(manifest_, name);
+  const Artifact* artifact = graph.artifacts.find(kBackend);
+  if (artifact == nullptr) {
+    throw Refused("backend", "graph '" + name + "' was not built for " + kBackend +
                    "; build the bundle with --backend executorch");
   }
-  Module& module = open(artifact->second);
-  const std::string& function = artifact->second.function;
+  if (!artifact->chunks.empty() || artifact->states.size() != 0) {
+    throw Refused("backend", "graph '" + name + "' is in chunks or keeps states, which " + kBackend + " does not do");
+  }
+  Module& module = open(*artifact);
+  const std::string function = artifact->function.value_or("forward");
   // A method has one batch; the other, where there is one, bears it in its name.
   for (const std::string& method : {function, function + "_batch" + std::to_string(batch)}) {
     const auto meta = module.method_meta(method);
@@ -170,14 +174,14 @@ double Engine::load(const std::string& name, std::int32_t batch) {
     ETDumpGen* tracer = traced_ ? tracers_.back().get() : nullptr;
     const Error error = module.load_method(method, nullptr, tracer);
     if (error != Error::Ok) {
-      throw Failed(artifact->second.file + ": method '" + method + "' cannot be loaded (" + to_string(error) +
+      throw Failed(artifact->file + ": method '" + method + "' cannot be loaded (" + to_string(error) +
                    "); an operator or a delegate that this runner lacks does that");
     }
     planned_bytes_ += planned(*meta);
     methods_.emplace(std::make_pair(name, batch), Method{&module, method, tracer});
     return milliseconds_since(start);
   }
-  throw BadInput(artifact->second.file + ": has no method '" + function + "' with the inputs and outputs of graph '" +
+  throw BadInput(artifact->file + ": has no method '" + function + "' with the inputs and outputs of graph '" +
                  name + "' at batch " + std::to_string(batch) + "; build the bundle again");
 }
 
@@ -189,7 +193,7 @@ const Engine::Method& Engine::method(const std::string& graph, std::int32_t batc
 
 std::vector<Tensor> Engine::run(const std::string& name, std::int32_t batch, const std::vector<const Tensor*>& inputs) {
   const Method& called = method(name, batch);
-  const Graph& graph = manifest_.graph(name);
+  const Graph& graph = find_graph(manifest_, name);
   const auto start = Clock::now();
   std::vector<TensorPtr> owners;
   std::vector<EValue> values;

@@ -12,7 +12,7 @@
 #include <executorch/devtools/etdump/etdump_flatcc.h>
 #include <executorch/extension/module/module.h>
 
-#include "manifest.hpp"
+#include "reader/manifest.hpp"
 #include "tensor.hpp"
 
 namespace edgediff {

@@ -1,100 +1,195 @@
 #include "inputs.hpp"
 
 #include <algorithm>
-#include <array>
-#include <random>
+#include <cmath>
+#include <set>
 
-#include "errors.hpp"
+#include "reader/errors.hpp"
+#include "reader/finding.hpp"
 
 namespace edgediff {
 namespace {
 
-constexpr std::array<const char*, 4> kNames = {"latent", "noise", "input_ids", "class_labels"};
+constexpr const char* kIds = "input_ids.";
 
-const Tensor* find(const Tensors& given, const char* name) {
-  const auto found = given.find(name);
-  return found == given.end() ? nullptr : &found->second;
-}
+class InputReader {
+ public:
+  InputReader(const Manifest& manifest, const Program& program, const std::filesystem::path& bundle, Tensors given)
+      : manifest_(manifest), program_(program), bundle_(bundle), given_(std::move(given)) {}
 
-Tensor normal(const Shape& shape, float scale, std::mt19937_64& generator) {
-  Tensor tensor(shape);
-  std::normal_distribution<float> distribution;
-  for (float& value : tensor.values) value = scale * distribution(generator);
-  return tensor;
-}
-
-std::vector<Tensor> rows_of(const Tensor& tensor) {
-  std::vector<Tensor> rows;
-  for (std::int32_t index = 0; index < tensor.shape.at(0); ++index) rows.push_back(tensor.part(0, index));
-  return rows;
-}
-
-std::vector<Tensor> golden_ids(const Manifest& manifest, const std::filesystem::path& folder) {
-  const Stage& stage = *manifest.program.encode;
-  const std::filesystem::path file = folder / "golden" / (*stage.graph + ".safetensors");
-  const Tensors golden = read_safetensors(file);
-  const auto found = golden.find("0.in." + stage.input);
-  if (found == golden.end()) throw BadInput(file.string() + ": has no '0.in." + stage.input + "'; give --inputs");
-  return std::vector<Tensor>(manifest.program.is_guided() ? 2 : 1, found->second);
-}
-
-std::vector<float> first_class(const Program& program) {
-  if (!program.is_guided()) return {0.0F};
-  return {static_cast<float>(program.null_class), 0.0F};
-}
-
-void check(const Program& program, const Inputs& inputs, const Shape& latent) {
-  const auto check_shape = [&latent](const Tensor& tensor, const char* name) {
-    if (tensor.shape == latent) return;
-    throw BadInput(std::string("'") + name + "' has shape " + text(tensor.shape) + ", this bundle needs " +
-                   text(latent));
-  };
-  check_shape(inputs.latent, "latent");
-  for (const Tensor& one : inputs.noise) check_shape(one, "noise");
-  const std::size_t sides = program.is_guided() ? 2 : 1;
-  const std::size_t have = program.encode ? inputs.ids.size() : inputs.classes.size();
-  if ((program.encode || program.classes) && have != sides) {
-    throw BadInput("the prompts have " + std::to_string(have) + " rows, this bundle needs " + std::to_string(sides));
+  Inputs read() {
+    check_names();
+    Inputs inputs;
+    Shape latent = program_.latent;
+    latent.insert(latent.begin(), 1);
+    inputs.latent = take("latent", latent);
+    inputs.noise = take("noise", latent);
+    read_picture(inputs);
+    read_mask(inputs);
+    for (const std::string& name : used_encoders(manifest_, program_)) inputs.texts[name] = read_texts(name);
+    if (const auto label = take("class_label", {1})) {
+      check_class(label->values[0]);
+      inputs.class_label = label->values[0];
+    }
+    return inputs;
   }
+
+ private:
+  void check_names() const {
+    std::set<std::string> known = {"latent", "noise", "picture", "mask"};
+    for (const auto& name : used_encoders(manifest_, program_)) known.insert(kIds + name);
+    if (label() != nullptr) known.insert("class_label");
+    for (const auto& [name, tensor] : given_) {
+      if (known.count(name) != 0) continue;
+      std::string allowed;
+      for (const std::string& one : known) allowed += (allowed.empty() ? "" : ", ") + one;
+      throw BadInput("unknown tensor '" + name + "' (allowed: " + allowed + ")");
+    }
+  }
+
+  std::optional<Tensor> take(const std::string& name, const Shape& shape) const {
+    const auto found = given_.find(name);
+    if (found == given_.end()) return std::nullopt;
+    if (found->second.shape == shape) return found->second;
+    throw Refused(name, "'" + name + "' has shape " + text(found->second.shape) + ", this program needs " + text(shape));
+  }
+
+  /// Whether the caller gives what the program takes, and no more.
+  bool takes(Takes what, const std::string& name) const {
+    const bool taken = program_.takes_one(what);
+    if (taken == (given_.count(name) != 0)) return taken;
+    throw Refused(name, taken ? "this program needs a " + name + "; give it with --inputs"
+                              : "this program takes no " + name);
+  }
+
+  void read_picture(Inputs& inputs) const {
+    if (!takes(Takes::picture, "picture")) return;
+    const Shape& size = manifest_.picture->size;
+    const Tensor given = bytes(*take("picture", {size[0], size[1], 3}), "picture");
+    Tensor picture(Shape{3, size[0], size[1]});
+    const std::size_t pixels = picture.values.size() / 3;
+    for (std::size_t index = 0; index < given.values.size(); ++index) {
+      picture.values[index % 3 * pixels + index / 3] = given.values[index] / 127.5F - 1.0F;
+    }
+    inputs.picture = std::move(picture);
+  }
+
+  void read_mask(Inputs& inputs) const {
+    if (!takes(Takes::mask, "mask")) return;
+    Tensor mask = bytes(*take("mask", manifest_.picture->size), "mask");
+    for (float& value : mask.values) value = value >= 128.0F ? 1.0F : 0.0F;
+    if (std::find(mask.values.begin(), mask.values.end(), 1.0F) == mask.values.end()) {
+      throw Refused("mask", "is black all over, so nothing would be painted; 128 and above means paint here");
+    }
+    inputs.mask = std::move(mask);
+  }
+
+  static Tensor bytes(Tensor tensor, const std::string& name) {
+    for (const float value : tensor.values) {
+      if (value < 0 || value > 255 || value != std::floor(value)) throw Refused(name, "must hold bytes, 0 to 255");
+    }
+    return tensor;
+  }
+
+  std::pair<TextIds, TextIds> read_texts(const std::string& name) const {
+    const Encoder& encoder = *manifest_.encoders.find(name);
+    const Tokenizer& tokenizer = *manifest_.tokenizers.find(encoder.tokenizer);
+    const SpecialIds special = read_tokenizer(bundle_, tokenizer);
+    const auto length = static_cast<std::int32_t>(tokenizer.length);
+    const auto found = given_.find(kIds + name);
+    const Tensor ids = found == given_.end() ? golden_ids(encoder) : found->second;
+    const bool two = ids.shape.size() == 2 && ids.shape[0] == 2;
+    if (ids.shape != Shape{two ? 2 : 1, length}) {
+      throw Refused("prompt", "'" + std::string(kIds) + name + "' has shape " + text(ids.shape) + ", this program needs " +
+                                  text({1, length}) + " or [2, ...]: the negative prompt, the prompt");
+    }
+    if (two && !program_.takes_one(Takes::negative_prompt)) {
+      throw Refused("negative_prompt", "this program takes no negative prompt; give ids of one text");
+    }
+    TextIds prompt = with_mask(ids.part(0, two ? 1 : 0), special);
+    if (two) return {with_mask(ids.part(0, 0), special), std::move(prompt)};
+    return {empty_text(length, special), std::move(prompt)};
+  }
+
+  Tensor golden_ids(const Encoder& encoder) const {
+    const std::filesystem::path file = bundle_ / "golden" / (encoder.graph + ".safetensors");
+    const Tensors golden = read_safetensors(file);
+    const auto found = golden.find("0.in." + encoder.ids);
+    if (found == golden.end()) throw BadInput(file.string() + ": has no '0.in." + encoder.ids + "'; give --inputs");
+    return found->second;
+  }
+
+  static TextIds empty_text(std::int32_t length, const SpecialIds& special) {
+    Tensor ids(Shape{1, length});
+    std::fill(ids.values.begin(), ids.values.end(), static_cast<float>(special.pad));
+    ids.values[0] = static_cast<float>(special.begin);
+    ids.values[1] = static_cast<float>(special.end);
+    TextIds text = with_mask(std::move(ids), special);
+    text.is_empty = true;
+    return text;
+  }
+
+  static TextIds with_mask(Tensor ids, const SpecialIds& special) {
+    const auto end = std::find(ids.values.begin() + 1, ids.values.end(), static_cast<float>(special.end));
+    if (end == ids.values.end()) throw Refused("prompt", "the ids have no end token, " + std::to_string(special.end));
+    Tensor mask(ids.shape);
+    std::fill_n(mask.values.begin(), end - ids.values.begin() + 1, 1.0F);
+    return {std::move(ids), std::move(mask)};
+  }
+
+  /// The condition that the prompt's class goes to.
+  const Condition* label() const {
+    for (const std::string& graph : program_.graphs()) {
+      for (const TensorSpec* spec : find_graph(manifest_, graph).free_inputs()) {
+        const Condition* condition = manifest_.conditions.find(spec->name);
+        if (condition->from == From::class_label) return condition;
+      }
+    }
+    return nullptr;
+  }
+
+  void check_class(float given) const {
+    const std::int64_t count = label()->count;
+    if (given >= 0 && given < static_cast<float>(count) && given == std::floor(given)) return;
+    throw Refused("prompt", "'class_label' must be a whole number from 0 to " + std::to_string(count - 1));
+  }
+
+  const Manifest& manifest_;
+  const Program& program_;
+  const std::filesystem::path& bundle_;
+  const Tensors given_;
+};
+
+void check_guidance(const Program& program, double asked) {
+  const auto& own = program.guidance ? program.guidance : program.embedded_guidance;
+  if (own && own->low <= asked && asked <= own->high) return;
+  throw Refused("guidance", own ? "--guidance must be from " + std::to_string(own->low) + " to " +
+                                      std::to_string(own->high) + " for this program"
+                                : "this program has no guidance");
 }
 
 }  // namespace
 
-Tensors read_inputs(const std::filesystem::path& file) {
-  Tensors given = read_safetensors(file);
-  for (const auto& [name, tensor] : given) {
-    if (std::find(kNames.begin(), kNames.end(), name) == kNames.end() || tensor.shape.empty()) {
-      throw BadInput(file.string() + ": unknown tensor '" + name +
-                     "' (allowed: latent, noise, input_ids, class_labels)");
+std::vector<std::string> used_encoders(const Manifest& manifest, const Program& program) {
+  std::vector<std::string> found;
+  const auto use = [&found](const std::string& name) {
+    if (std::find(found.begin(), found.end(), name) == found.end()) found.push_back(name);
+  };
+  for (const std::string& graph : program.graphs()) {
+    for (const TensorSpec* spec : find_graph(manifest, graph).free_inputs()) {
+      const Condition* condition = manifest.conditions.find(spec->name);
+      for (const TextOutput& output : condition->outputs) use(output.encoder);
+      if (condition->from == From::text_mask) use(condition->encoder);
     }
   }
-  return given;
+  return found;
 }
 
-Inputs make_inputs(const Manifest& manifest, const std::filesystem::path& folder, const Tensors& given, unsigned seed) {
-  const Program& program = manifest.program;
-  Shape shape = program.latent;
-  shape.insert(shape.begin(), 1);
-  std::mt19937_64 generator(seed);
-  Inputs inputs;
-  const Tensor* latent = find(given, "latent");
-  inputs.latent = latent != nullptr ? *latent : normal(shape, program.init_scale, generator);
-  if (const Tensor* noise = find(given, "noise")) {
-    inputs.noise = rows_of(*noise);
-  } else {
-    for (const Row& row : program.rows) {
-      if (row.noise != 0.0F) inputs.noise.push_back(normal(shape, 1.0F, generator));
-    }
-  }
-  if (program.encode) {
-    const Tensor* ids = find(given, "input_ids");
-    inputs.ids = ids != nullptr ? rows_of(*ids) : golden_ids(manifest, folder);
-  }
-  if (program.classes) {
-    const Tensor* classes = find(given, "class_labels");
-    inputs.classes = classes != nullptr ? classes->values : first_class(program);
-  }
-  check(program, inputs, shape);
+Inputs read_inputs(const Manifest& manifest, const Program& program, const std::filesystem::path& bundle,
+                   const std::optional<std::filesystem::path>& file, const std::optional<double>& guidance) {
+  if (guidance) check_guidance(program, *guidance);
+  Inputs inputs = InputReader(manifest, program, bundle, file ? read_safetensors(*file) : Tensors{}).read();
+  inputs.guidance = guidance;
   return inputs;
 }
 

@@ -1,29 +1,39 @@
-// What a picture is made from.
+// What a picture is made from: what the caller gives beside a seed.
 #pragma once
 
 #include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
 #include <vector>
 
-#include "manifest.hpp"
+#include "reader/manifest.hpp"
+#include "reader/vocabulary.hpp"
 #include "tensor.hpp"
 
 namespace edgediff {
 
-/// `latent` [1, *latent] is x_0, scaled already; `noise` the draws of the rows that add some, in order; `ids` one row
-/// of token ids for each prompt, `classes` one class for each: negative first, the negative left out where no row is
-/// guided.
-struct Inputs {
-  Tensor latent;
-  std::vector<Tensor> noise;
-  std::vector<Tensor> ids;
-  std::vector<float> classes;
+/// Ids `[1, length]` and the mask over them, 1 up to the first end token.
+struct TextIds {
+  Tensor ids, mask;
+  bool is_empty = false;  // the empty text
 };
 
-/// The file of `--inputs`. Throws BadInput for a tensor that no picture is made from.
-Tensors read_inputs(const std::filesystem::path& file);
+/// `latent` stands in for x_0, `noise` for its standard normal draw, both [1, *latent]. `texts` by encoder: the negative
+/// prompt, the prompt. `picture` [3, H, W] in [-1, 1]; `mask` [H, W] of 0 and 1. `guidance` is the scale that is asked.
+struct Inputs {
+  std::optional<Tensor> latent, noise, picture, mask;
+  std::map<std::string, std::pair<TextIds, TextIds>> texts;
+  float class_label = 0;
+  std::optional<double> guidance;
+};
 
-/// What `given` has, and for the rest: latent and noise drawn from a generator of its own (a seed of edgediff draws
-/// others), the golden file's prompt, class 0. Throws BadInput for shapes that the program cannot use.
-Inputs make_inputs(const Manifest& manifest, const std::filesystem::path& folder, const Tensors& given, unsigned seed);
+/// Encoders that the program's conditions name, in the order of first use.
+std::vector<std::string> used_encoders(const Manifest& manifest, const Program& program);
+
+/// Reads the file of `--inputs` (none: the golden file's prompt, class 0). Throws Refused under the code of what is
+/// missing, not taken, or of another size (section 3 of docs/format.md), BadInput for a tensor that it does not know.
+Inputs read_inputs(const Manifest& manifest, const Program& program, const std::filesystem::path& bundle,
+                   const std::optional<std::filesystem::path>& file, const std::optional<double>& guidance);
 
 }  // namespace edgediff

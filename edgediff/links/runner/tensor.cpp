@@ -10,7 +10,7 @@
 #include <executorch/runtime/core/exec_aten/exec_aten.h>
 #include <nlohmann/json.hpp>
 
-#include "errors.hpp"
+#include "reader/errors.hpp"
 
 namespace edgediff {
 namespace {
@@ -98,6 +98,39 @@ Tensor stacked(const Tensor& first, const Tensor& second) {
   both.values = first.values;
   both.values.insert(both.values.end(), second.values.begin(), second.values.end());
   return both;
+}
+
+Tensor joined(const std::vector<Tensor>& parts) {
+  Tensor all;
+  all.shape = parts.at(0).shape;
+  all.shape.back() = 0;
+  for (const Tensor& part : parts) all.shape.back() += part.shape.back();
+  const std::size_t rows = count(Shape(all.shape.begin(), all.shape.end() - 1));
+  for (std::size_t row = 0; row < rows; ++row) {
+    for (const Tensor& part : parts) {
+      const auto width = static_cast<std::ptrdiff_t>(part.shape.back());
+      const auto from = part.values.begin() + static_cast<std::ptrdiff_t>(row) * width;
+      all.values.insert(all.values.end(), from, from + width);
+    }
+  }
+  return all;
+}
+
+Tensor scaled(const Tensor& tensor, double factor) {
+  Tensor result = tensor;
+  for (float& value : result.values) value *= static_cast<float>(factor);
+  return result;
+}
+
+void add(Tensor& total, double factor, const Tensor& tensor) {
+  if (factor == 0) return;
+  if (total.values.empty()) {
+    total = scaled(tensor, factor);
+    return;
+  }
+  for (std::size_t index = 0; index < total.values.size(); ++index) {
+    total.values[index] += static_cast<float>(factor) * tensor.values[index];
+  }
 }
 
 Tensors read_safetensors(const std::filesystem::path& file) {

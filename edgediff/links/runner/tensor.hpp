@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
-namespace edgediff {
+#include "reader/manifest.hpp"
 
-using Shape = std::vector<std::int32_t>;
+namespace edgediff {
 
 /// Elements of a shape.
 std::size_t count(const Shape& shape);
@@ -17,7 +17,7 @@ std::size_t count(const Shape& shape);
 /// `[1, 4, 16, 16]`, for messages.
 std::string text(const Shape& shape);
 
-/// A dense array, row by row. The program computes in float32; token ids and classes are whole numbers below 2^24,
+/// A dense array, row by row. The program computes in float32, to which every coefficient is rounded; token ids and classes are whole numbers below 2^24,
 /// which float32 holds exactly, and become integers where a graph asks for them.
 struct Tensor {
   Shape shape;
@@ -32,6 +32,15 @@ struct Tensor {
 
 /// Two arrays of one shape, one after the other along their first axis.
 Tensor stacked(const Tensor& first, const Tensor& second);
+
+/// Arrays joined along their last axis, all other sizes equal.
+Tensor joined(const std::vector<Tensor>& parts);
+
+/// factor * tensor.
+Tensor scaled(const Tensor& tensor, double factor);
+
+/// total += factor * tensor, unless factor is 0; the first term of a sum makes it.
+void add(Tensor& total, double factor, const Tensor& tensor);
 
 using Tensors = std::map<std::string, Tensor>;
 
