@@ -12,7 +12,6 @@ import platform
 import shutil
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,25 +20,21 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import program_cases
-import standin_pte
-
 from edgediff.bundle import Bundle, BundleWriter, open_bundle
 from edgediff.cli.main import main
 from edgediff.config import dump_json, read_json
 from edgediff.documents.plan import BackendPlan
 from edgediff.errors import LinkError
 from edgediff.links import adb
-from edgediff.links._build_runner import build_runner
+from edgediff.links._build_runner import build_reader, build_runner
 from edgediff.links._imports import import_etdump
 from edgediff.links._runners import read_runner
 from edgediff.metrics import psnr
-from edgediff.runtime import open_session
+from edgediff.runtime import Session, open_session
 from edgediff.runtime.latency import LatencyTable
 from edgediff.runtime.manifest import Manifest
-from edgediff.runtime.rng import Rng
+from tests import program_cases, standin_pte
+from tests.hostile import CASES as HOSTILE
 from tests.hostile import make_manifest, valid_parts
 from tests.standin_adbd import EMULATOR, StandIn, own_server
 from tests.tiny import tiny_bundle, tiny_pipeline
@@ -90,7 +85,8 @@ def programs(tmp_path_factory) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for name, case in CASES.items():
         graphs = case.manifest.graphs
-        key = json.dumps({graph: [s.model_dump() for s in one.inputs] for graph, one in graphs.items()})
+        ends = {graph: (one.inputs, one.outputs) for graph, one in graphs.items()}
+        key = json.dumps({graph: [[s.model_dump() for s in side] for side in both] for graph, both in ends.items()})
         if key not in files:
             files[key] = standin_pte.lower(case.manifest, folder / f"{name}.pte", delegate=not files)
         found[name] = files[key]
@@ -99,17 +95,67 @@ def programs(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("golden", GOLDEN, ids=lambda one: one["name"])
 def test_programs_as_python_runs_them(golden, runner, programs, tmp_path):
-    """All that a manifest can say: the last latent within 1e-6 of its largest value, the picture's bytes equal."""
+    """All that a manifest can say: the last latent within 1e-6 of its largest value, from the runner's own noise."""
     case = CASES[golden["name"]]
     bundle = standin_pte.write_bundle(case, tmp_path / "bundle", programs[case.name])
     inputs, out = standin_pte.write_inputs(case, tmp_path / "in.safetensors"), tmp_path / "out.safetensors"
-    lines_of(runner(bundle, *QUICK, "--inputs", str(inputs), "--save", str(out)))
+    asked = ["--seed", golden["seed"], "--program", golden["program"]]
+    asked += ["--guidance", str(golden["guidance"])] if golden["guidance"] is not None else []
+    said = lines_of(runner(bundle, *QUICK, *asked, "--inputs", str(inputs), "--save", str(out)))
     made, wanted = load_file(out), np.array(golden["latents"][-1])
     found = made["latent"].ravel()[:: program_cases.EVERY]
     assert np.abs(found - wanted).max() <= 1e-6 * np.abs(wanted).max()
-    image = made["image"][0].transpose(1, 2, 0).astype(np.float32)
-    pixels = np.rint((image * 0.5 + 0.5).clip(0.0, 1.0) * 255.0).ravel()[:: program_cases.EVERY]
-    assert np.abs(pixels - np.array(golden["pixels"])).max() <= 1  # a half may fall either way in float32
+    assert np.abs(_pixels(made["image"]) - np.array(golden["pixels"])).max() <= 1  # a half may fall either way
+    flags = [line["flagged"] for line in said if "flagged" in line]
+    assert flags == ([golden["flagged"]] if case.manifest.safety else [])
+    if len(golden["latents"]) == 1:
+        assert np.abs(_pixels(made["preview"]) - np.array(golden["preview"])).max() <= 1
+
+
+def _pixels(values: np.ndarray) -> np.ndarray:
+    """Those of a golden file."""
+    image = values[0].transpose(1, 2, 0).astype(np.float32)
+    return np.rint((image * 0.5 + 0.5).clip(0.0, 1.0) * 255.0).ravel()[:: program_cases.EVERY]
+
+
+def test_previews(runner, programs, tmp_path):
+    """Of the last latent, by weights and by a graph, as Python makes them."""
+    for name in ("preview_by_weights", "preview_by_graph"):
+        case, out = CASES[name], tmp_path / f"{name}.safetensors"
+        bundle = standin_pte.write_bundle(case, tmp_path / name, programs[name])
+        lines_of(runner(bundle, *QUICK, "--save", str(out)))
+        made = load_file(out)
+        session = Session(case.manifest, {}, {graph: program_cases.StandIn(graph) for graph in case.manifest.graphs})
+        shown = session.preview(made["latent"]).ravel()[:: program_cases.EVERY].astype(int)
+        assert len(set(shown)) > 5
+        assert np.abs(_pixels(made["preview"]) - shown).max() <= 1
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory) -> Path:
+    return build_reader(tmp_path_factory.mktemp("reader") / "edgediff-read")
+
+
+@pytest.mark.parametrize("case", HOSTILE, ids=lambda case: case.name)
+def test_hostile_bundles(case, reader, tmp_path):
+    """The whole folder: the code that all readers give, and a sentence."""
+    done = subprocess.run([reader, case.tree().write(tmp_path / "bundle")], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, f"{case.code}\n")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_many_manifests(reader, runner, checked):
+    """Frame by frame, by the reader alone and by the runner; a broken frame ends it."""
+    whole = (checked / "manifest.json").read_bytes()
+    frames = [whole, b"{}", whole.replace(b'"2.0"', b'"1.0"'), b"", whole + b"x", whole]
+    wire = b"".join(b"%d\n%s" % (len(data), data) for data in frames)
+    start = [*runner.start, *read_runner(runner.folder).facts.command]
+    for command in ([str(reader)], start):
+        call = [*command, "--read-manifests"]
+        done = subprocess.run(call, cwd=runner.folder, input=wire, capture_output=True, timeout=60, check=True)
+        assert done.stdout.split() == [b"ok", b"version", b"version", b"syntax", b"syntax", b"ok"]
+    done = subprocess.run([reader, "--read-manifests"], input=b"12x\n", capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (2, b"")
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +189,7 @@ def test_methods_share_their_packed_weights(runner, tmp_path):
     if runner.start:
         pytest.skip("an emulator's memory is its own")
     case = CASES["batched"]
-    heavy = standin_pte.Heavy(case.manifest.graphs["full"])
+    heavy = standin_pte.Heavy("full", case.manifest.graphs["full"])
     file = standin_pte.lower(case.manifest, tmp_path / "graphs.pte", delegate=True, full=heavy)
     bundle = standin_pte.write_bundle(case, tmp_path / "bundle", file)
     standin_pte.write_golden(case.manifest, bundle, file)
@@ -151,6 +197,7 @@ def test_methods_share_their_packed_weights(runner, tmp_path):
     both, peaks = load_file(golden), []
     for calls in ("0", "01"):
         save_file({name: value for name, value in both.items() if name[0] in calls}, golden)
+        standin_pte.seal(bundle)
         command = [*read_runner(runner.folder).facts.command, str(bundle), "--check", "--floor", "100"]
         with subprocess.Popen(command, cwd=runner.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
             _, status, used = os.wait4(run.pid, 0)
@@ -177,12 +224,14 @@ def test_a_bundles_golden_files(runner, tiny):
 
 def test_a_bundles_picture(runner, tiny, tmp_path):
     """The same program, noise and prompt in Python on the same .pte: the same latent and the same picture."""
-    session = open_session(tiny, "executorch", 1)
-    program, tokenizer = tiny.manifest.program, tiny.tokenizer()
-    start = np.asarray(Rng(0, tiny.manifest.rng.kind).normal((1, *program.latent)), np.float32)
-    ids = np.array([tokenizer.encode(text, program.tokenize.length) for text in ("", "red heart")])
-    tensors = {"latent": start * np.float32(program.init_scale), "input_ids": ids}
-    standin_pte.save_file(tensors, tmp_path / "in.safetensors")
+    session, tokenizers = open_session(tiny, "executorch", 1), tiny.tokenizers()
+    tensors = {
+        f"input_ids.{name}": np.array(
+            [tokenizers[one.tokenizer].encode("red heart", tiny.manifest.tokenizers[one.tokenizer].length)]
+        )
+        for name, one in tiny.manifest.encoders.items()
+    }
+    save_file(tensors, tmp_path / "in.safetensors")
     *_, last = (step.latent for step in session.steps("red heart", seed=0))
     out = tmp_path / "out.safetensors"
     lines_of(runner(tiny.folder, *QUICK, "--inputs", str(tmp_path / "in.safetensors"), "--save", str(out)))
@@ -200,8 +249,9 @@ def test_a_floor_that_is_missed_fails(runner, checked, tmp_path):
     file = bundle / "golden" / "vae_decoder.safetensors"
     tensors = load_file(file)
     tensors["0.out.image"] = tensors["0.out.image"] + np.float32(0.01)
-    standin_pte.save_file(tensors, file)
-    done = runner(bundle, "--check", "--floor", "120")
+    save_file(tensors, file)
+    assert "(hash)" in runner(bundle, "--check", "--floor", "120").stderr
+    done = runner(bundle, "--check", "--floor", "120", "--no-verify")
     assert done.returncode == 1
     assert next(json.loads(line) for line in done.stdout.splitlines() if "vae_decoder" in line)["psnr_db"] < 120
 
@@ -259,26 +309,31 @@ def edited(bundle: Path, out: Path, change) -> Path:
     return folder
 
 
+def _file(manifest, **changes) -> None:
+    manifest["graphs"]["full"]["artifacts"]["executorch"].update(changes)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (
-            lambda m: m["graphs"]["full"]["artifacts"]["executorch"].update(function="nothing"),
+            lambda m: _file(m, function="nothing"),
             "has no method 'nothing' with the inputs and outputs of graph 'full' at batch 2; build the bundle again",
         ),
         (lambda m: m["graphs"]["full"]["inputs"][0].update(dtype="float16"), "inputs and outputs of graph 'full'"),
-        (lambda m: m["graphs"]["full"]["inputs"][0].update(dtype="bfloat16"), "unknown dtype 'bfloat16' (allowed"),
+        (lambda m: m["graphs"]["full"]["inputs"][0].update(dtype="bfloat16"), "'bfloat16' is unknown (allowed"),
         (lambda m: m["graphs"]["full"]["artifacts"].clear(), "graph 'full' was not built for executorch; build"),
         (
-            lambda m: m["graphs"]["full"]["artifacts"]["executorch"].update(file="../x"),
-            "the path '../x' leaves the bundle",
+            lambda m: _file(m, chunks=["executorch/graphs.pte"]),
+            "is in chunks or keeps states, which executorch does not",
         ),
-        (lambda m: m.update(schema_version="2.0"), "schema_version '2.0' cannot be read: this runner reads 1.x"),
-        (lambda m: m.pop("program"), "is not a manifest: [json.exception.out_of_range.403] key 'program' not found"),
-        (lambda m: m["program"]["rows"][0].update(graph="deep"), "runs graph 'deep', which does not exist"),
-        (lambda m: m["carries"].clear(), "uses unknown carry 'mid'"),
+        (lambda m: _file(m, file="../x"), "'../x' must be relative"),
+        (lambda m: m.update(schema_version="1.1"), "the first format, which is no longer read: build the bundle again"),
+        (lambda m: m.pop("programs"), "'programs': is missing (value)"),
+        (lambda m: m["programs"]["main"]["rows"][0].update(graph="deep"), "graph 'deep' does not exist (graph)"),
+        (lambda m: m["carries"].clear(), "uses unknown carry 'mid' (carry)"),
     ],
-    ids=["method", "dtype", "unknown dtype", "artifact", "path", "version", "key", "graph", "carry"],
+    ids=["method", "dtype", "unknown dtype", "artifact", "chunks", "path", "version", "key", "graph", "carry"],
 )
 def test_a_bundle_that_does_not_fit(change, message, runner, checked, tmp_path):
     done = runner(edited(checked, tmp_path / "bundle", change), *QUICK)
@@ -292,11 +347,31 @@ def test_a_program_with_changed_bytes(runner, checked, tmp_path):
     file = bundle / "executorch" / "graphs.pte"
     data = file.read_bytes()
     file.write_bytes(data[: len(data) // 3])
-    cut = runner(bundle, *QUICK)
+    assert "(size)" in runner(bundle, *QUICK).stderr
+    cut = runner(standin_pte.seal(bundle), *QUICK)
     assert cut.returncode == 1
     assert "ExecuTorch cannot load it" in cut.stderr
     file.write_bytes(b"\xff" * 64 + data[64:])
-    assert runner(bundle, *QUICK).returncode == 1
+    assert runner(standin_pte.seal(bundle), *QUICK).returncode == 1
+
+
+def test_what_a_device_needs(runner, checked, tmp_path):
+    """A push leaves out what only other backends need; nothing else may be missing."""
+
+    def two_backends(manifest) -> None:
+        own = manifest["graphs"]["full"]["artifacts"]
+        own["onnxruntime"] = {"file": "onnxruntime/full", "precision": "fp32", "data": ["executorch/graphs.pte"]}
+
+    bundle = edited(checked, tmp_path / "bundle", two_backends)
+    (bundle / "onnxruntime" / "full").mkdir(parents=True)
+    (bundle / "onnxruntime" / "full" / "a.bin").write_bytes(b"weights")
+    standin_pte.seal(bundle)
+    lines_of(runner(bundle, *QUICK))
+    shutil.rmtree(bundle / "onnxruntime")
+    assert "(missing_file)" in runner(bundle, *QUICK).stderr
+    lines_of(runner(bundle, *QUICK, "--pushed"))
+    (bundle / "tokenizer" / "merges.txt").unlink()
+    assert "'tokenizer/merges.txt' is missing" in runner(bundle, *QUICK, "--pushed").stderr
 
 
 @pytest.mark.parametrize(
@@ -308,12 +383,47 @@ def test_a_program_with_changed_bytes(runner, checked, tmp_path):
         (("--backend", "coreml"), "unknown backend 'coreml' (allowed: executorch)"),
         (("--fast",), "unknown argument '--fast'; see --help"),
         (("--inputs", "nowhere.safetensors"), "nowhere.safetensors: cannot be read as .safetensors"),
+        (("--program", "slow"), "there is no program 'slow'; the bundle has main, fast (program)"),
+        (("--strength", "0.5"), "not one program has the strength 0.5; the bundle has main, fast (strength)"),
+        (("--program", "main", "--strength", "1"), "give --program or --strength, not both"),
+        (("--guidance", "9"), "--guidance must be from 3"),
+        (("--guidance", "3", "--program", "fast"), "this program has no guidance (guidance)"),
+        (("--seed", "18446744073709551616"), "--seed 18446744073709551616: it must be a whole number from 0 to 2^64"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 def test_a_command_line_that_does_not_parse(options, message, runner, checked):
     done = runner(checked, *options)
     assert done.returncode == 2
+    assert message in done.stderr
+
+
+PICTURE, MASK = np.zeros((16, 16, 3), np.float32), np.full((16, 16), 255, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("blended", {"mask": MASK}, "this program needs a picture; give it with --inputs (picture)"),
+        ("blended", {"picture": PICTURE}, "this program needs a mask; give it with --inputs (mask)"),
+        ("blended", {"picture": PICTURE[:8], "mask": MASK}, "'picture' has shape [8, 16, 3], this program needs"),
+        ("blended", {"picture": PICTURE + 0.5, "mask": MASK}, "must hold bytes, 0 to 255 (picture)"),
+        ("blended", {"picture": PICTURE, "mask": MASK - 128}, "nothing would be painted"),
+        ("batched", {"picture": PICTURE}, "this program takes no picture (picture)"),
+        ("batched", {"noise": MASK}, "'noise' has shape [16, 16], this program needs [1, 4, 8, 8] (noise)"),
+        ("batched", {"input_ids.text": np.array([[1, 0, 0, 0, 0, 0]])}, "the ids have no end token, 2 (prompt)"),
+        ("batched", {"input_ids.text": np.array([[1, 2]])}, "has shape [1, 2], this program needs [1, 6] or [2, ...]"),
+        ("batched", {"class_label": np.array([1])}, "unknown tensor 'class_label' (allowed: input_ids.text, latent,"),
+        ("unguided", {"input_ids.text": np.array([[1, 2, 2, 2, 2, 2]] * 2)}, "takes no negative prompt"),
+        ("classes_by_number", {"class_label": np.array([10])}, "must be a whole number from 0 to 9 (prompt)"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_inputs_that_do_not_fit(name, given, message, runner, programs, tmp_path):
+    bundle = standin_pte.write_bundle(CASES[name], tmp_path / "bundle", programs[name])
+    save_file({what: np.ascontiguousarray(value) for what, value in given.items()}, tmp_path / "in.safetensors")
+    done = runner(bundle, *QUICK, "--inputs", str(tmp_path / "in.safetensors"))
+    assert done.returncode == 2, done.stderr
     assert message in done.stderr
 
 

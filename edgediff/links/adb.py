@@ -1,8 +1,9 @@
 """Android and boards through adb: push a bundle, check its hashes there, run it, and keep whatever was measured.
 
-The runner (`links/runner`, or any program that does the same) is given a bundle's folder, `--runs N --warmup N`,
-perhaps `--threads N` and `--sustained SECONDS`, and prints the lines of `links/heard.py`. They are read as they come,
-and lie on the device besides, from where they are pulled in the end.
+The runner (`links/runner`, or any program that does the same) is given a bundle's folder, `--pushed` (what only other
+backends need is left out), `--no-verify` (the push has compared the hashes), `--runs N --warmup N`, perhaps
+`--threads N` and `--sustained SECONDS`, and prints the lines of `links/heard.py`. They are read as they come, and lie
+on the device besides, from where they are pulled in the end.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 FOLDER = "/data/local/tmp/edgediff"
 EMULATED = ("ro.kernel.qemu", "ro.boot.qemu", "ro.edgediff.standin")  # "1" in one of them
+PUSHED = ("--pushed", "--no-verify")
 ANSWER_SECONDS, HASH_SECONDS = 60.0, 1800.0  # a slow board hashes 3 GB in minutes
 
 
@@ -130,7 +132,7 @@ def run(
     folder = push(bundle, device, backend=backend or None, progress=progress)
     program = push_runner(chosen, device, progress=progress)
     facts, before = _read_facts(device, backend), read_thermal(device)
-    start = [*chosen.facts.command, folder, *(["--threads", str(threads)] if threads else [])]
+    start = [*chosen.facts.command, folder, *PUSHED, *(["--threads", str(threads)] if threads else [])]
     words = [*start, "--runs", str(runs), "--warmup", str(warmup)]
     words += ["--sustained", f"{sustained:g}"] if sustained else []
     log = f"{FOLDER}/{bundle.manifest.name}.jsonl"

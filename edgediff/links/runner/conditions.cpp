@@ -45,13 +45,15 @@ class Texts {
 
   Tensor joined_outputs(const Condition& condition, bool is_prompt) {
     std::vector<Tensor> parts;
-    bool is_empty = true;
     for (const TextOutput& one : condition.outputs) {
       parts.push_back(output_of(outputs(one.encoder, is_prompt), one.output));
-      is_empty = is_empty && ids(one.encoder, is_prompt).is_empty;
     }
-    Tensor value = joined(parts);
-    return !is_prompt && condition.zeros && is_empty ? Tensor(value.shape) : value;
+    return joined(parts);
+  }
+
+  bool is_empty(const Condition& condition) const {
+    return std::all_of(condition.outputs.begin(), condition.outputs.end(),
+                       [this](const TextOutput& one) { return ids(one.encoder, false).is_empty; });
   }
 
  private:
@@ -95,7 +97,9 @@ Sides sides_of(const TensorSpec& spec, const Condition& condition, const Program
   switch (condition.from) {
     case From::text: {
       Tensor prompt = texts.joined_outputs(condition, true);
-      return {guided ? texts.joined_outputs(condition, false) : Tensor(), std::move(prompt)};
+      if (!guided) return {Tensor(), std::move(prompt)};
+      const bool zeros = condition.zeros && texts.is_empty(condition);
+      return {zeros ? Tensor(prompt.shape) : texts.joined_outputs(condition, false), std::move(prompt)};
     }
     case From::text_mask: return {texts.ids(condition.encoder, false).mask, texts.ids(condition.encoder, true).mask};
     case From::class_label: {
@@ -148,9 +152,8 @@ Tensor latent_mask(const Tensor& mask, const Program& program) {
 
 bool reads(const Manifest& manifest, const Program& program, From from) {
   const auto inputs = inputs_of(manifest, program);
-  return std::any_of(inputs.begin(), inputs.end(), [&](const TensorSpec* spec) {
-    return manifest.conditions.find(spec->name)->from == from;
-  });
+  return std::any_of(inputs.begin(), inputs.end(),
+                     [&](const TensorSpec* spec) { return manifest.conditions.find(spec->name)->from == from; });
 }
 
 }  // namespace

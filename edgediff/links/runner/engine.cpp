@@ -159,7 +159,7 @@ double Engine::load(const std::string& name, std::int32_t batch) {
   const Artifact* artifact = graph.artifacts.find(kBackend);
   if (artifact == nullptr) {
     throw Refused("backend", "graph '" + name + "' was not built for " + kBackend +
-                   "; build the bundle with --backend executorch");
+                                 "; build the bundle with --backend executorch");
   }
   if (!artifact->chunks.empty() || artifact->states.size() != 0) {
     throw Refused("backend", "graph '" + name + "' is in chunks or keeps states, which " + kBackend + " does not do");
@@ -181,8 +181,8 @@ double Engine::load(const std::string& name, std::int32_t batch) {
     methods_.emplace(std::make_pair(name, batch), Method{&module, method, tracer});
     return milliseconds_since(start);
   }
-  throw BadInput(artifact->file + ": has no method '" + function + "' with the inputs and outputs of graph '" +
-                 name + "' at batch " + std::to_string(batch) + "; build the bundle again");
+  throw BadInput(artifact->file + ": has no method '" + function + "' with the inputs and outputs of graph '" + name +
+                 "' at batch " + std::to_string(batch) + "; build the bundle again");
 }
 
 const Engine::Method& Engine::method(const std::string& graph, std::int32_t batch) const {

@@ -51,15 +51,16 @@ class InputReader {
     const auto found = given_.find(name);
     if (found == given_.end()) return std::nullopt;
     if (found->second.shape == shape) return found->second;
-    throw Refused(name, "'" + name + "' has shape " + text(found->second.shape) + ", this program needs " + text(shape));
+    throw Refused(name,
+                  "'" + name + "' has shape " + text(found->second.shape) + ", this program needs " + text(shape));
   }
 
   /// Whether the caller gives what the program takes, and no more.
   bool takes(Takes what, const std::string& name) const {
     const bool taken = program_.takes_one(what);
     if (taken == (given_.count(name) != 0)) return taken;
-    throw Refused(name, taken ? "this program needs a " + name + "; give it with --inputs"
-                              : "this program takes no " + name);
+    throw Refused(name,
+                  taken ? "this program needs a " + name + "; give it with --inputs" : "this program takes no " + name);
   }
 
   void read_picture(Inputs& inputs) const {
@@ -100,8 +101,9 @@ class InputReader {
     const Tensor ids = found == given_.end() ? golden_ids(encoder) : found->second;
     const bool two = ids.shape.size() == 2 && ids.shape[0] == 2;
     if (ids.shape != Shape{two ? 2 : 1, length}) {
-      throw Refused("prompt", "'" + std::string(kIds) + name + "' has shape " + text(ids.shape) + ", this program needs " +
-                                  text({1, length}) + " or [2, ...]: the negative prompt, the prompt");
+      throw Refused("prompt", "'" + std::string(kIds) + name + "' has shape " + text(ids.shape) +
+                                  ", this program needs " + text({1, length}) +
+                                  " or [2, ...]: the negative prompt, the prompt");
     }
     if (two && !program_.takes_one(Takes::negative_prompt)) {
       throw Refused("negative_prompt", "this program takes no negative prompt; give ids of one text");

@@ -19,8 +19,9 @@ struct TextIds {
   bool is_empty = false;  // the empty text
 };
 
-/// `latent` stands in for x_0, `noise` for its standard normal draw, both [1, *latent]. `texts` by encoder: the negative
-/// prompt, the prompt. `picture` [3, H, W] in [-1, 1]; `mask` [H, W] of 0 and 1. `guidance` is the scale that is asked.
+/// `latent` stands in for x_0, `noise` for its standard normal draw, both [1, *latent]. `texts` by encoder: the
+/// negative prompt, the prompt. `picture` [3, H, W] in [-1, 1]; `mask` [H, W] of 0 and 1. `guidance` is the scale that
+/// is asked.
 struct Inputs {
   std::optional<Tensor> latent, noise, picture, mask;
   std::map<std::string, std::pair<TextIds, TextIds>> texts;

@@ -39,8 +39,8 @@ Json or_null(const std::optional<double>& value) { return value ? Json(*value) :
 std::vector<std::int16_t> rendered(const Tensor& made, bool is_audio) {
   std::vector<std::int16_t> values(made.values.size());
   std::transform(made.values.begin(), made.values.end(), values.begin(), [is_audio](float value) {
-    const float whole = is_audio ? std::clamp(value, -1.0F, 1.0F) * 32767.0F
-                                 : std::clamp(value * 0.5F + 0.5F, 0.0F, 1.0F) * 255.0F;
+    const float whole =
+        is_audio ? std::clamp(value, -1.0F, 1.0F) * 32767.0F : std::clamp(value * 0.5F + 0.5F, 0.0F, 1.0F) * 255.0F;
     return static_cast<std::int16_t>(std::lrint(whole));
   });
   return values;
@@ -114,8 +114,9 @@ void profile(const Options& options, const Manifest& manifest) {
     say({{index == 0 ? "first_image_ms" : "warmup_ms", rounded_ms(make(index))}});
   }
   std::vector<Json> calls;
-  loaded.engine->hear(
-      [&calls](const std::string& graph, double ms) { calls.push_back({{"graph", graph}, {"ms", rounded_ms(ms)}}); });
+  loaded.engine->hear([&calls](const std::string& graph, double ms) {
+    calls.push_back({{"graph", graph}, {"ms", rounded_ms(ms)}});
+  });
   const auto start = Clock::now();
   for (int index = 0; options.sustained > 0 ? seconds_since(start) < options.sustained : index < options.runs;
        ++index) {

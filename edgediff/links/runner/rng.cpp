@@ -25,10 +25,10 @@ constexpr std::array<double, Size> reciprocals(const std::array<double, Size>& d
 }
 
 constexpr auto kAtanh = reciprocals<11>({21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1}, false);
-constexpr auto kSine = reciprocals<9>(
-    {355687428096000, 1307674368000, 6227020800, 39916800, 362880, 5040, 120, 6, 1}, true);
-constexpr auto kCosine = reciprocals<10>(
-    {6402373705728000, 20922789888000, 87178291200, 479001600, 3628800, 40320, 720, 24, 2, 1}, true);
+constexpr auto kSine =
+    reciprocals<9>({355687428096000, 1307674368000, 6227020800, 39916800, 362880, 5040, 120, 6, 1}, true);
+constexpr auto kCosine =
+    reciprocals<10>({6402373705728000, 20922789888000, 87178291200, 479001600, 3628800, 40320, 720, 24, 2, 1}, true);
 
 template <std::size_t Size>
 double horner(double z, const std::array<double, Size>& coefficients) {

@@ -63,6 +63,12 @@ std::size_t history(const std::vector<Row>& rows) {
   return longest;
 }
 
+/// Whether x_0's draw is needed.
+bool needs_noise(const Program& program) {
+  return program.init.noise != 0 || std::any_of(program.rows.begin(), program.rows.end(),
+                                                [](const Row& row) { return row.blend && row.blend->noise != 0; });
+}
+
 std::size_t index_of(const std::vector<TensorSpec>& specs, const std::string& name) {
   const auto found = std::find_if(specs.begin(), specs.end(), [&name](const TensorSpec& s) { return s.name == name; });
   if (found == specs.end()) throw Refused("tensor", "there is no tensor '" + name + "'");
@@ -109,9 +115,15 @@ Made Session::make(const Inputs& inputs, std::uint64_t seed) {
   Rng rng(seed, manifest_.is_philox);
   Shape shape = program_.latent;
   shape.insert(shape.begin(), 1);
-  Tensor noise;
+  Tensor noise(shape);
   const Draws draws{[&rng](const Shape& sizes) { return rng.normal(sizes); },
-                    [&] { noise = inputs.noise ? *inputs.noise : rng.normal(shape); }};
+                    [&] {
+                      if (inputs.noise) {
+                        noise = *inputs.noise;
+                      } else if (needs_noise(program_)) {
+                        noise = rng.normal(shape);
+                      }
+                    }};
   const RunOnce run = [this](const std::string& graph, const Tensors& feed) { return once(graph, feed); };
   const Pictures pictures = read_pictures(manifest_, program_, inputs, run, draws);
   given_ = make_conditions(manifest_, program_, inputs, pictures, run);
@@ -150,11 +162,6 @@ Tensor Session::preview(const Tensor& latent) {
   if (spec.graph) {
     engine_.load(*spec.graph, 1);
     return once(*spec.graph, {{*spec.input, latent}}).at(*spec.output);
-  }
-  const auto channels = static_cast<std::int32_t>(spec.weights->size());
-  if (latent.shape.size() != 4 || latent.shape[1] != channels) {
-    throw Refused("preview", "the preview has weights for " + std::to_string(channels) + " channels, the latent is " +
-                                 text(latent.shape));
   }
   Tensor picture(Shape{1, 3, latent.shape[2], latent.shape[3]});
   const std::size_t places = picture.values.size() / 3;
@@ -240,7 +247,8 @@ Tensor Session::carried(const Past& past, const std::string& carry, std::int32_t
   const std::vector<double>* mix = row.mix.find(carry);
   if (mix == nullptr) return at_batch(values.front(), spec, batch);
   Tensor total;
-  for (std::size_t back = 0; back < mix->size(); ++back) add(total, (*mix)[back], at_batch(values.at(back), spec, batch));
+  for (std::size_t back = 0; back < mix->size(); ++back)
+    add(total, (*mix)[back], at_batch(values.at(back), spec, batch));
   return total.values.empty() ? Tensor(spec.sized(batch)) : total;
 }
 

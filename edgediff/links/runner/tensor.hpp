@@ -17,8 +17,8 @@ std::size_t count(const Shape& shape);
 /// `[1, 4, 16, 16]`, for messages.
 std::string text(const Shape& shape);
 
-/// A dense array, row by row. The program computes in float32, to which every coefficient is rounded; token ids and classes are whole numbers below 2^24,
-/// which float32 holds exactly, and become integers where a graph asks for them.
+/// A dense array, row by row. The program computes in float32, to which every coefficient is rounded; token ids and
+/// classes are whole numbers below 2^24, which float32 holds exactly, and become integers where a graph asks for them.
 struct Tensor {
   Shape shape;
   std::vector<float> values;

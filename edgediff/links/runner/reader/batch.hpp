@@ -5,8 +5,8 @@
 
 namespace edgediff {
 
-/// Reads frames: a decimal count of bytes, a newline, then that many bytes, one manifest. Answers each with a line, `ok`
-/// or the code. Throws BadInput for a broken frame.
+/// Reads frames: a decimal count of bytes, a newline, then that many bytes, one manifest. Answers each with a line,
+/// `ok` or the code. Throws BadInput for a broken frame.
 void read_manifests(std::istream& in, std::ostream& out);
 
 }  // namespace edgediff

@@ -90,8 +90,9 @@ double number(const json::Value& value, const Where& where) { return number_in(v
 double number_in(const json::Value& value, const Where& where, double least, double most, bool above) {
   const double number = as_number(value, where).value;
   if (number > most || number < least || (above && number == least)) {
-    refuse("value", where, "must be a number " + std::string(above ? "above " : "from ") + shown(least) + " to " +
-                               shown(most) + ", not " + shown(number));
+    refuse("value", where,
+           "must be a number " + std::string(above ? "above " : "from ") + shown(least) + " to " + shown(most) +
+               ", not " + shown(number));
   }
   return number;
 }
@@ -99,8 +100,9 @@ double number_in(const json::Value& value, const Where& where, double least, dou
 std::int64_t whole_in(const json::Value& value, const Where& where, std::int64_t least, std::int64_t most) {
   const json::Number& number = as_number(value, where);
   if (!number.whole || number.value < static_cast<double>(least) || number.value > static_cast<double>(most)) {
-    refuse("value", where, "must be a whole number from " + std::to_string(least) + " to " + std::to_string(most) +
-                               ", without fraction and exponent");
+    refuse("value", where,
+           "must be a whole number from " + std::to_string(least) + " to " + std::to_string(most) +
+               ", without fraction and exponent");
   }
   return static_cast<std::int64_t>(number.value);
 }
@@ -109,8 +111,9 @@ std::string text_in(const json::Value& value, const Where& where, std::size_t le
   std::string found = text(value, where);
   const std::size_t length = json::length(found);
   if (length < least || length > most) {
-    refuse("value", where, "must have " + std::to_string(least) + " to " + std::to_string(most) + " characters, not " +
-                               std::to_string(length));
+    refuse("value", where,
+           "must have " + std::to_string(least) + " to " + std::to_string(most) + " characters, not " +
+               std::to_string(length));
   }
   return found;
 }
@@ -129,17 +132,18 @@ std::string path(const json::Value& value, const Where& where) {
   }
   if (!stays_inside(found)) {
     refuse("path", where,
-           "'" + found + "' must be relative, with one slash between its parts, none of them . or .., to stay inside "
-           "the bundle");
+           "'" + found +
+               "' must be relative, with one slash between its parts, none of them . or .., to stay inside "
+               "the bundle");
   }
   return found;
 }
 
 void check_length(const Where& where, std::size_t length, std::size_t least, std::size_t most) {
   if (length >= least && length <= most) return;
-  refuse("value", where,
-         "must have " + std::to_string(least) + " to " + std::to_string(most) + " items, not " +
-             std::to_string(length));
+  refuse(
+      "value", where,
+      "must have " + std::to_string(least) + " to " + std::to_string(most) + " items, not " + std::to_string(length));
 }
 
 }  // namespace edgediff::fields

@@ -117,7 +117,8 @@ void check_sizes(const Manifest& manifest, const Sizes& present, const std::set<
 void check_hashes(const Manifest& manifest, const fs::path& folder, const Sizes& present) {
   for (const FileEntry& entry : manifest.files) {
     if (present.count(entry.path) == 0 || sha256(folder / entry.path) == entry.sha256) continue;
-    throw Refused("hash", "'" + entry.path + "' has another SHA-256 than the manifest says; it was changed or damaged, "
+    throw Refused("hash", "'" + entry.path +
+                              "' has another SHA-256 than the manifest says; it was changed or damaged, "
                               "copy it again");
   }
 }

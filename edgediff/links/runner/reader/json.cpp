@@ -240,7 +240,8 @@ class Parser {
 }  // namespace
 
 const Value* find(const Object& object, std::string_view key) {
-  const auto found = std::find_if(object.begin(), object.end(), [key](const auto& entry) { return entry.first == key; });
+  const auto found =
+      std::find_if(object.begin(), object.end(), [key](const auto& entry) { return entry.first == key; });
   return found == object.end() ? nullptr : &found->second;
 }
 

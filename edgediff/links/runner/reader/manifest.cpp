@@ -18,11 +18,11 @@ bool is_decimal(std::string_view text) {
 /// Throws Refused `version` for anything but `2.<minor>`.
 void check_version(const json::Value* given) {
   const std::string* text = given == nullptr ? nullptr : given->text();
-  if (text == nullptr) throw Refused("version", "schema_version must be a text like '2.0', which every manifest states");
+  if (text == nullptr)
+    throw Refused("version", "schema_version must be a text like '2.0', which every manifest states");
   const std::size_t point = text->find('.');
   const std::string_view all(*text), major = all.substr(0, point);
-  const bool sound =
-      point != std::string::npos && is_decimal(major) && is_decimal(all.substr(point + 1));
+  const bool sound = point != std::string::npos && is_decimal(major) && is_decimal(all.substr(point + 1));
   if (sound && major == "2") return;
   const std::string shown = "schema_version '" + text->substr(0, 40) + "'";
   if (sound && major == "1") {
@@ -83,7 +83,8 @@ std::vector<std::string> Program::graphs() const {
 }
 
 const TensorSpec* find_tensor(const std::vector<TensorSpec>& tensors, const std::string& name) {
-  const auto found = std::find_if(tensors.begin(), tensors.end(), [&name](const auto& one) { return one.name == name; });
+  const auto found =
+      std::find_if(tensors.begin(), tensors.end(), [&name](const auto& one) { return one.name == name; });
   return found == tensors.end() ? nullptr : &*found;
 }
 

@@ -88,13 +88,13 @@ struct TextOutput {
 
 struct Condition {
   From from = From::latent;
-  std::vector<TextOutput> outputs;      // text
-  bool zeros = false;                   // text: what an empty negative prompt becomes
-  std::string encoder;                  // text_mask
-  std::int64_t count = 0;               // class_label, and the next two
+  std::vector<TextOutput> outputs;  // text
+  bool zeros = false;               // text: what an empty negative prompt becomes
+  std::string encoder;              // text_mask
+  std::int64_t count = 0;           // class_label, and the next two
   std::optional<std::int64_t> null;
   std::vector<std::string> names;
-  std::vector<double> values;           // constant
+  std::vector<double> values;  // constant
   std::optional<std::vector<double>> empty;
 };
 

@@ -222,7 +222,8 @@ bool zip_holds(std::ifstream& stream, std::uint64_t size, std::string_view wante
 bool is_pickle(const std::filesystem::path& file, const std::string& path) {
   std::string lower = path;
   for (char& c : lower) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
-  if (std::any_of(kSuffixes.begin(), kSuffixes.end(), [&lower](auto end) { return ends_with(lower, end); })) return true;
+  if (std::any_of(kSuffixes.begin(), kSuffixes.end(), [&lower](auto end) { return ends_with(lower, end); }))
+    return true;
   std::ifstream stream(file, std::ios::binary);
   const std::string head = read_at(stream, 0, kHead);
   if (head.compare(0, 4, "PK\3\4") == 0) return zip_holds(stream, std::filesystem::file_size(file), "data.pkl");

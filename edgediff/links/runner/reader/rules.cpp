@@ -26,8 +26,8 @@ void check_paths(const Manifest& manifest) {
     const std::string key = lowered(entry.path);
     const auto [before, fresh] = seen.emplace(key, entry.path);
     if (!fresh) {
-      throw Refused("path", "'" + before->second + "' and '" + entry.path +
-                                "' are one file where case is ignored; rename one");
+      throw Refused("path",
+                    "'" + before->second + "' and '" + entry.path + "' are one file where case is ignored; rename one");
     }
     if (key == kManifest) throw Refused("file", "lists '" + entry.path + "', but cannot hold its own hash");
   }
@@ -89,8 +89,8 @@ void check_carries(const Manifest& manifest, const std::string& name, const Map<
     if (known == nullptr) throw Refused("carry", "graph '" + name + "' uses unknown carry '" + carry + "'");
     const TensorSpec& spec = find_named(name, tensors, tensor);
     if (spec.dtype != known->dtype || spec.shape != known->shape) {
-      throw Refused("carry", "carry '" + carry + "' and tensor '" + tensor + "' of graph '" + name +
-                                 "' differ in type or shape");
+      throw Refused(
+          "carry", "carry '" + carry + "' and tensor '" + tensor + "' of graph '" + name + "' differ in type or shape");
     }
     if (!used.insert(tensor).second) {
       throw Refused("carry", "tensor '" + tensor + "' of graph '" + name + "' is two carries");
@@ -111,8 +111,8 @@ void place_carries(const std::string& name, const Graph& graph, const Artifact& 
       const std::string* state = artifact.states.find(tensor);
       const Place place = state == nullptr ? Place() : Place({artifact.file, *state});
       if (places.emplace(carry, place).first->second == place) continue;
-      throw Refused("carry", "carry '" + carry + "' is in one state for some graphs, and not for others; see '" + name +
-                                 "'");
+      throw Refused("carry",
+                    "carry '" + carry + "' is in one state for some graphs, and not for others; see '" + name + "'");
     }
   }
   for (const auto& [tensor, state] : artifact.states) {
@@ -262,8 +262,8 @@ void check_stages(const Manifest& manifest) {
     }
   }
   if (safety.input != nullptr && (result == nullptr || inner(safety.input->shape) != inner(result->shape))) {
-    throw Refused("shape", "the safety checker reads " + shape_text(safety.input->shape) +
-                               ", which is not what is decoded");
+    throw Refused("shape",
+                  "the safety checker reads " + shape_text(safety.input->shape) + ", which is not what is decoded");
   }
 }
 

@@ -17,7 +17,11 @@ std::string at_row(std::size_t index) { return "row " + std::to_string(index) + 
 class ProgramRules {
  public:
   ProgramRules(const Manifest& manifest, const Program& program)
-      : manifest_(manifest), program_(program), graphs_(program.graphs()) {}
+      : manifest_(manifest), program_(program), graphs_(program.graphs()) {
+    for (const Row& row : program.rows) {
+      if (row.graph && row.guidance) guided_.insert(*row.graph);
+    }
+  }
 
   void check() {
     check_graphs();
@@ -61,9 +65,7 @@ class ProgramRules {
 
   /// Rule 15.
   void check_shapes(const std::string& name, const Graph& graph) const {
-    const bool both = program_.batched && std::any_of(program_.rows.begin(), program_.rows.end(), [&](const Row& row) {
-                        return row.graph == name && row.guidance;
-                      });
+    const bool both = program_.batched && guided_.count(name) != 0;
     for (const TensorSpec* spec : graph.free_inputs()) {
       const Condition& condition = *conditions_.at(spec->name);
       const std::string what = "'" + spec->name + "' of graph '" + name + "' ";
@@ -86,7 +88,7 @@ class ProgramRules {
   /// Whether a tensor has the type and shape of what its condition gives.
   bool fits(const TensorSpec& spec, const Condition& condition) const {
     const Shape& shape = spec.shape;
-    if (!starts_with_batch(shape)) return false;
+    if (!starts_with_batch(shape) || std::count(shape.begin() + 1, shape.end(), kBatch) != 0) return false;
     switch (condition.from) {
       case From::class_label: return spec.dtype == DType::int64 && shape.size() == 1;
       case From::text_mask: return shape.size() == 2 && shape[1] == length(condition);
@@ -114,17 +116,14 @@ class ProgramRules {
 
   static bool fits_constant(const Shape& shape, const Condition& condition) {
     std::size_t elements = 1;
-    for (const std::int32_t size : inner(shape)) {
-      if (size == kBatch) return false;
-      elements *= static_cast<std::size_t>(size);
-    }
+    for (const std::int32_t size : inner(shape)) elements *= static_cast<std::size_t>(size);
     return condition.values.size() == elements && (!condition.empty || condition.empty->size() == elements);
   }
 
   /// Whether a shape is that of the joined outputs.
   bool fits_text(const Shape& shape, const Condition& condition) const {
     Shape wanted = inner(shape);
-    if (wanted.empty() || wanted.back() == kBatch) return false;
+    if (wanted.empty()) return false;
     std::int64_t joined = 0;
     for (const TextOutput& output : condition.outputs) {
       const Graph& graph = find_graph(manifest_, manifest_.encoders.find(output.encoder)->graph);
@@ -158,16 +157,39 @@ class ProgramRules {
       const Graph& graph = find_graph(manifest_, *decoder.graph);
       const TensorSpec& read = find_named(*decoder.graph, graph.inputs, *decoder.input);
       if (!is_float(read.dtype) || !is_latent(read.shape, program_)) {
-        throw Refused("shape", "the decoder reads " + shape_text(read.shape) + "; the latent is " +
-                                   shape_text(program_.latent));
+        throw Refused("shape",
+                      "the decoder reads " + shape_text(read.shape) + "; the latent is " + shape_text(program_.latent));
       }
       result = inner(find_named(*decoder.graph, graph.outputs, *decoder.output).shape);
     }
     const bool good =
         manifest_.is_audio ? result.size() == 2 : result.size() == 3 && (result[0] == 1 || result[0] == 3);
-    if (good) return;
-    throw Refused("shape", "what is decoded is " + shape_text(result) +
-                               "; a picture has 1 or 3 channels, height and width, a sound channels and samples");
+    if (!good) {
+      throw Refused("shape", "what is decoded is " + shape_text(result) +
+                                 "; a picture has 1 or 3 channels, height and width, a sound channels and samples");
+    }
+    if (manifest_.preview) check_preview(*manifest_.preview);
+  }
+
+  /// The end of rule 16.
+  void check_preview(const Preview& preview) const {
+    if (!preview.graph) {
+      const std::size_t channels = preview.weights->size();
+      if (program_.latent.size() == 3 && channels == static_cast<std::size_t>(program_.latent[0])) return;
+      throw Refused("shape", "the preview has weights for " + std::to_string(channels) + " channels; the latent is " +
+                                 shape_text(program_.latent));
+    }
+    const Graph& graph = find_graph(manifest_, *preview.graph);
+    const TensorSpec& read = find_named(*preview.graph, graph.inputs, *preview.input);
+    const Shape& made = find_named(*preview.graph, graph.outputs, *preview.output).shape;
+    if (!is_float(read.dtype) || !is_latent(read.shape, program_)) {
+      throw Refused("shape",
+                    "the preview reads " + shape_text(read.shape) + "; the latent is " + shape_text(program_.latent));
+    }
+    if (made.size() != 4 || (made[1] != 1 && made[1] != 3)) {
+      throw Refused("shape",
+                    "the preview puts out " + shape_text(made) + "; a picture has 1 or 3 channels, height and width");
+    }
   }
 
   bool reads(From from) const {
@@ -305,6 +327,7 @@ class ProgramRules {
   const Manifest& manifest_;
   const Program& program_;
   const std::vector<std::string> graphs_;
+  std::set<std::string> guided_;
   std::map<std::string, const Condition*> conditions_;  // those that this program's graphs read
 };
 

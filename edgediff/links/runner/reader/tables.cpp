@@ -52,11 +52,9 @@ Tokenizer read_tokenizer(const Value& value, const Where& where) {
 }
 
 DType read_dtype(const Value& value, const Where& where) {
-  return word<DType>(value, where,
-                     {{"float32", DType::float32},
-                      {"float16", DType::float16},
-                      {"int64", DType::int64},
-                      {"int32", DType::int32}});
+  return word<DType>(
+      value, where,
+      {{"float32", DType::float32}, {"float16", DType::float16}, {"int64", DType::int64}, {"int32", DType::int32}});
 }
 
 std::int32_t read_size(const Value& value, const Where& where) {

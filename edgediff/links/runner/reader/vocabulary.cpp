@@ -103,7 +103,6 @@ SpecialIds read_tokenizer(const std::filesystem::path& folder, const Tokenizer& 
   check_merges(folder / tokenizer.merges, vocabulary);
   const auto find = [&](const std::string& token) { return find_id(file, tokenizer, vocabulary, token); };
   const SpecialIds ids{find(tokenizer.begin), find(tokenizer.end), find(tokenizer.pad)};
-  find(tokenizer.unknown);
   if (vocabulary.count(tokenizer.unknown) == 0) refuse(file, "'" + tokenizer.unknown + "' must be in the vocabulary");
   return ids;
 }
