@@ -133,13 +133,21 @@ void profile(const Options& options, const Manifest& manifest) {
   say({{"warm_load_ms", rounded_ms(load(manifest, program, options).milliseconds)}});
 }
 
+Manifest open(const Options& options) {
+  const auto backend = options.pushed ? std::optional<std::string>(kBackend) : std::nullopt;
+  try {
+    return open_bundle(options.bundle, {options.verify, backend});
+  } catch (const Refused& error) {
+    throw Refused(error.code, options.bundle.string() + ": " + error.what());
+  }
+}
+
 int run(const Options& options) {
   if (options.read_manifests) {
     read_manifests(std::cin, std::cout);
     return 0;
   }
-  const auto backend = options.pushed ? std::optional<std::string>(kBackend) : std::nullopt;
-  const Manifest manifest = open_bundle(options.bundle, {options.verify, backend});
+  const Manifest manifest = open(options);
   const std::size_t threads = set_threads(static_cast<std::size_t>(options.threads));
   say({{"runtime", "executorch " EDGEDIFF_EXECUTORCH}, {"threads", threads}, {"affinity", affinity()}});
   if (!options.check) {

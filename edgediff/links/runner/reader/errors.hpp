@@ -5,11 +5,13 @@
 #include <string>
 #include <utility>
 
+#include "printable.hpp"
+
 namespace edgediff {
 
-/// Something that the caller can put right: exit status 2.
+/// Something that the caller can put right: exit status 2. One line, whatever the message quotes.
 struct BadInput : std::runtime_error {
-  using std::runtime_error::runtime_error;
+  explicit BadInput(const std::string& message) : std::runtime_error(printable(message)) {}
 };
 
 /// What docs/format.md has a code for (section 9): exit status 2, the code printed before the sentence.

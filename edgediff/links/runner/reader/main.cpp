@@ -6,6 +6,7 @@
 #include "batch.hpp"
 #include "errors.hpp"
 #include "folder.hpp"
+#include "printable.hpp"
 
 int main(int count, char** words) {
   std::ios::sync_with_stdio(false);
@@ -20,7 +21,7 @@ int main(int count, char** words) {
     return 0;
   } catch (const edgediff::Refused& error) {
     std::cout << error.code << "\n";
-    std::cerr << "edgediff-read: " << words[1] << ": " << error.what() << "\n";
+    std::cerr << "edgediff-read: " << edgediff::printable(words[1]) << ": " << error.what() << "\n";
     return 2;
   } catch (const std::exception& error) {
     std::cerr << "edgediff-read: " << error.what() << "\n";

@@ -71,6 +71,7 @@ void check_merges(const std::filesystem::path& file, const Vocabulary& vocabular
     if (bytes == 0) refuse(file, "is not UTF-8");
     rest.remove_prefix(bytes);
   }
+  if (text.find('\r') != std::string::npos) refuse(file, "has a carriage return; \\n alone ends a line");
   std::string_view rest = text;
   bool first = true;
   while (!rest.empty()) {
