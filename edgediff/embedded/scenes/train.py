@@ -1,0 +1,80 @@
+"""Trains the model `scenes`: `python -m edgediff.embedded.scenes.train {vae,denoiser,detector,all}`.
+
+Every part goes on from its checkpoint in --work; Ctrl-C (SIGINT) ends the step and saves. The autoencoder's rate falls
+to 0 over its --vae-hours. The denoiser's rate is constant, so that it can be stopped and continued at any time: what is
+used is the average of its weights.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: idle threads must not take the workers' cores
+
+from edgediff.embedded.scenes.autoencoder import load_vae, tune_vae
+from edgediff.embedded.scenes.denoiser import train_scenes
+from edgediff.embedded.scenes.schedule import Endless
+from edgediff.embedded.training_settings import Budget, Settings
+from edgediff.errors import EdgeDiffError
+
+# part: samples per step, learning rate
+PARTS = {"vae": (16, 2e-3), "denoiser": (32, 1e-3), "detector": (32, 2e-3)}
+
+
+def make_settings(part: str, options: argparse.Namespace) -> Settings:
+    batch, rate = PARTS[part]
+    hours = {"vae": options.vae_hours, "denoiser": options.hours, "detector": options.detector_hours}[part]
+    budget = Endless(hours, options.steps) if part == "denoiser" else Budget(hours, options.steps)
+    return Settings(
+        part,
+        options.work,
+        budget,
+        options.batch or batch,
+        options.rate or rate,
+        "cpu",
+        options.seed,
+        options.workers,
+    )
+
+
+def run_vae(options: argparse.Namespace) -> None:
+    tune_vae(make_settings("vae", options))
+    load_vae(options.work, make_settings("vae", options))
+
+
+def run_denoiser(options: argparse.Namespace) -> None:
+    vae = load_vae(options.work, make_settings("vae", options))
+    train_scenes(vae, make_settings("denoiser", options))
+
+
+RUNS = {"vae": run_vae, "denoiser": run_denoiser}
+
+
+def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m edgediff.embedded.scenes.train", description=__doc__)
+    parser.add_argument("part", choices=[*RUNS, "all"])
+    parser.add_argument("--work", type=Path, default=Path("build/training-scenes"), help="checkpoints and latents")
+    parser.add_argument("--hours", type=float, default=1000.0, help="of the denoiser")
+    parser.add_argument("--vae-hours", type=float, default=0.4)
+    parser.add_argument("--detector-hours", type=float, default=0.5)
+    parser.add_argument("--steps", type=int, help="instead of hours: a run that can be repeated exactly")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch", type=int, help="samples per step")
+    parser.add_argument("--rate", type=float, help="learning rate")
+    parser.add_argument("--workers", type=int, default=min(4, os.cpu_count() or 1), help="threads that share a step")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = read_options(arguments)
+    options.work.mkdir(parents=True, exist_ok=True)
+    for part in RUNS if options.part == "all" else [options.part]:
+        RUNS[part](options)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except EdgeDiffError as error:
+        sys.exit(str(error))
