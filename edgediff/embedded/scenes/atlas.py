@@ -26,7 +26,7 @@ def load_atlas() -> NDArray[np.float32]:
     from PIL import Image
 
     sheet = np.asarray(Image.open(ATLAS).convert("LA"), np.float32) / 255
-    cells = sheet.reshape(CELL, len(NOUNS), CELL, 2).transpose(1, 0, 2, 3).copy()
+    cells: NDArray[np.float32] = sheet.reshape(CELL, len(NOUNS), CELL, 2).transpose(1, 0, 2, 3).copy()
     cells[..., 0] *= cells[..., 1]
     return cells
 
@@ -41,7 +41,7 @@ def load_stamp(noun: str, size: int) -> NDArray[np.float32]:
         Image.fromarray(np.ascontiguousarray(cell[..., channel])).resize((size, size), Image.Resampling.LANCZOS)
         for channel in range(2)
     ]
-    stamp = np.stack([np.asarray(plane) for plane in planes], axis=-1).clip(0, 1)
+    stamp: NDArray[np.float32] = np.stack([np.asarray(plane) for plane in planes], axis=-1).clip(0, 1)
     stamp.flags.writeable = False
     return stamp
 

@@ -52,11 +52,25 @@ def finish_vae(vae: AutoencoderKL) -> AutoencoderKL:
     return vae
 
 
-def load_vae(folder: Path, settings: Settings) -> AutoencoderKL:
-    """The frozen autoencoder of a work folder; its checkpoint is normalised once and kept as `vae-frozen.pt`."""
+def load_vae(folder: Path, settings: Settings, weights: Path | None = None) -> AutoencoderKL:
+    """The frozen autoencoder: that of `weights`, or a work folder's, normalised once and kept as `vae-frozen.pt`.
+
+    It is rounded to fp16 when it is frozen, so that the shipped one has the same latents.
+    """
     frozen, vae = folder / "vae-frozen.pt", start_vae()
     if not frozen.is_file():
-        vae.load_state_dict(load_average(settings))
-        torch.save(finish_vae(vae).state_dict(), frozen)
-    vae.load_state_dict(torch.load(frozen, weights_only=True))
+        if weights is not None:
+            vae = AutoencoderKL.from_pretrained(weights / "vae", dtype=torch.float32)
+        else:
+            vae.load_state_dict(load_average(settings))
+            vae = finish_vae(vae)
+        torch.save(vae.half().state_dict(), frozen)
+    vae.float().load_state_dict(torch.load(frozen, weights_only=True))
     return vae.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def decode_latents(vae: AutoencoderKL, latents: torch.Tensor, batch: int = 32) -> torch.Tensor:
+    """uint8 (n, 64, 64, 3) of latents (n, 4, 16, 16)."""
+    signal = torch.cat([vae.decode(part).sample for part in latents.split(batch)])
+    return ((signal.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgediff.embedded.package import MODEL as GLYPH
 from edgediff.embedded.scenes.scene import Scene, Thing
@@ -69,7 +70,7 @@ def caption_scene(
     )
 
 
-def _mention(thing: Thing, keep: np.ndarray, share: float) -> Mention:
+def _mention(thing: Thing, keep: NDArray[np.float64], share: float) -> Mention:
     return Mention(thing.noun, thing.hue if keep[0] < share else None, thing.size_word if keep[1] < share else None)
 
 

@@ -7,7 +7,9 @@ time a scene is seen, and where the times lie.
 from __future__ import annotations
 
 import csv
+import json
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,13 +31,14 @@ from edgediff.embedded.training_settings import Settings
 # and what it is between 250 and 700; above, only the mean of the caption is to be learnt, below, only sharpness.
 TIMES = ((0.0, 0), (0.15, 250), (0.75, 700), (1.0, 1000))
 LOG_STEPS = 50
+PROGRESS = "progress.json"
 
 
-def start_denoiser() -> Denoiser:
-    """Glyph's two networks, in fp32."""
-    unet = UNet2DConditionModel.from_pretrained(GLYPH / "unet", dtype=torch.float32)
+def start_denoiser(weights: Path = GLYPH) -> Denoiser:
+    """The two networks of a model folder, glyph's by default, in fp32."""
+    unet = UNet2DConditionModel.from_pretrained(weights / "unet", dtype=torch.float32)
     unet.set_attn_processor(AttnProcessor())  # plain matrix products: on a CPU their gradient is much the faster
-    return Denoiser(unet, CLIPTextModel.from_pretrained(GLYPH / "text_encoder", dtype=torch.float32)).train()
+    return Denoiser(unet, CLIPTextModel.from_pretrained(weights / "text_encoder", dtype=torch.float32)).train()
 
 
 def draw_times(count: int, generator: torch.Generator) -> torch.Tensor:
@@ -58,8 +61,9 @@ def draw_ids(scenes: list[Scene], stage: Stage, generator: torch.Generator) -> t
 class ScenesTraining(Training):
     """Glyph's loop, which before each step moves the pool and the stage to where the count of samples stands."""
 
-    def __init__(self, model: Denoiser, pool: Pool, settings: Settings) -> None:
-        self.pool, self.stage = pool, find_stage(0)
+    def __init__(self, model: Denoiser, pool: Pool, settings: Settings, before: int = 0) -> None:
+        """`before`: samples that the model's weights had seen when this work folder was begun."""
+        self.supply, self.stage, self.before = pool, find_stage(before), before
         self.alphas = make_scheduler().alphas_cumprod
         groups: list[dict[str, Any]] = [
             {"params": list(model.unet.parameters())},
@@ -69,18 +73,18 @@ class ScenesTraining(Training):
 
     @property
     def samples(self) -> int:
-        return self.step * self.settings.batch
+        return self.before + self.step * self.settings.batch
 
     def _scene_loss(self, generator: torch.Generator, count: int) -> torch.Tensor:
-        rows = torch.randint(len(self.pool.scenes), (count,), generator=generator)
-        ids = draw_ids([self.pool.scenes[row] for row in rows.tolist()], self.stage, generator)
+        rows = torch.randint(len(self.supply.scenes), (count,), generator=generator)
+        ids = draw_ids([self.supply.scenes[row] for row in rows.tolist()], self.stage, generator)
         times = draw_times(count, generator)
-        latents = self.pool.latents[rows]
+        latents = self.supply.latents[rows]
         noise = torch.randn(latents.shape, generator=generator)
         return denoiser_loss(self.module, latents, ids, times, noise, self.alphas)
 
     def _take_step(self, done: float) -> None:
-        self.pool.advance(self.samples)
+        self.supply.advance(self.samples)
         self.stage = find_stage(self.samples)
         super()._take_step(done)
         if self.step % LOG_STEPS == 0:
@@ -93,8 +97,17 @@ class ScenesTraining(Training):
             csv.writer(file).writerow(row)
 
 
-def train_scenes(vae: AutoencoderKL, settings: Settings) -> Weights:
-    """Trains until the budget or Ctrl-C; returns the averaged weights of `Denoiser`."""
+def train_scenes(vae: AutoencoderKL, settings: Settings, weights: Path | None = None) -> Weights:
+    """Trains until the budget or Ctrl-C; returns the averaged weights of `Denoiser`.
+
+    `weights`: a folder written by `export`, from which a new work folder begins; glyph where it is None. What had been
+    trained then is noted in the work folder, which from then on goes on from its own checkpoint.
+    """
     torch.manual_seed(settings.seed)
+    begun = settings.folder / "begun.json"
+    if not begun.is_file():
+        text = (weights / PROGRESS).read_text(encoding="utf-8") if weights else json.dumps({"samples": 0, "seconds": 0})
+        begun.write_text(text, encoding="utf-8")
+    before = int(json.loads(begun.read_text(encoding="utf-8"))["samples"])
     pool = Pool(vae, settings.folder / "pool", settings.seed)
-    return ScenesTraining(start_denoiser(), pool, settings).run()
+    return ScenesTraining(start_denoiser(weights or GLYPH), pool, settings, before).run()

@@ -20,7 +20,7 @@ def render_scene(scene: Scene) -> NDArray[np.uint8]:
         stamp = load_stamp(thing.noun, thing.size)
         area = picture[thing.y : thing.y + thing.size, thing.x : thing.x + thing.size]
         area *= 1 - stamp[..., 1:]
-        area += stamp[..., :1] * np.float32(HUES[thing.hue])
+        area += stamp[..., :1] * np.array(HUES[thing.hue], np.float32)
     return picture.round().clip(0, 255).astype(np.uint8)
 
 

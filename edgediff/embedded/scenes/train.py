@@ -1,4 +1,4 @@
-"""Trains the model `scenes`: `python -m edgediff.embedded.scenes.train {vae,denoiser,detector,all}`.
+"""Trains the model `scenes`: `python -m edgediff.embedded.scenes.train {vae,denoiser,detector,export}`.
 
 Every part goes on from its checkpoint in --work; Ctrl-C (SIGINT) ends the step and saves. The autoencoder's rate falls
 to 0 over its --vae-hours. The denoiser's rate is constant, so that it can be stopped and continued at any time: what is
@@ -14,6 +14,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: idle thread
 
 from edgediff.embedded.scenes.autoencoder import load_vae, tune_vae
 from edgediff.embedded.scenes.denoiser import train_scenes
+from edgediff.embedded.scenes.detector import WEIGHTS, save_detector
+from edgediff.embedded.scenes.detector_training import measure_detector, train_detector
+from edgediff.embedded.scenes.export import SCENES, export_model
 from edgediff.embedded.scenes.schedule import Endless
 from edgediff.embedded.training_settings import Budget, Settings
 from edgediff.errors import EdgeDiffError
@@ -44,21 +47,37 @@ def run_vae(options: argparse.Namespace) -> None:
 
 
 def run_denoiser(options: argparse.Namespace) -> None:
-    vae = load_vae(options.work, make_settings("vae", options))
-    train_scenes(vae, make_settings("denoiser", options))
+    vae = load_vae(options.work, make_settings("vae", options), options.from_weights)
+    train_scenes(vae, make_settings("denoiser", options), options.from_weights)
 
 
-RUNS = {"vae": run_vae, "denoiser": run_denoiser}
+def run_detector(options: argparse.Namespace) -> None:
+    vae = load_vae(options.work, make_settings("vae", options), options.from_weights)
+    network = train_detector(vae, make_settings("detector", options))
+    save_detector(network)
+    print(f"detector: wrote {WEIGHTS.name}; {measure_detector(network, vae)}")
+
+
+def run_export(options: argparse.Namespace) -> None:
+    vae = load_vae(options.work, make_settings("vae", options), options.from_weights)
+    print(f"export: {export_model(vae, make_settings('denoiser', options), options.out):,} bytes in {options.out}")
+
+
+RUNS = {"vae": run_vae, "denoiser": run_denoiser, "detector": run_detector, "export": run_export}
 
 
 def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m edgediff.embedded.scenes.train", description=__doc__)
-    parser.add_argument("part", choices=[*RUNS, "all"])
+    parser.add_argument("part", choices=list(RUNS))
     parser.add_argument("--work", type=Path, default=Path("build/training-scenes"), help="checkpoints and latents")
     parser.add_argument("--hours", type=float, default=1000.0, help="of the denoiser")
     parser.add_argument("--vae-hours", type=float, default=0.4)
     parser.add_argument("--detector-hours", type=float, default=0.5)
     parser.add_argument("--steps", type=int, help="instead of hours: a run that can be repeated exactly")
+    parser.add_argument(
+        "--from-weights", type=Path, nargs="?", const=SCENES, help="begin a new work folder with exported weights"
+    )
+    parser.add_argument("--out", type=Path, default=SCENES, help="where `export` writes the averaged fp16 weights")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, help="samples per step")
     parser.add_argument("--rate", type=float, help="learning rate")
@@ -69,8 +88,7 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     options = read_options(arguments)
     options.work.mkdir(parents=True, exist_ok=True)
-    for part in RUNS if options.part == "all" else [options.part]:
-        RUNS[part](options)
+    RUNS[options.part](options)
 
 
 if __name__ == "__main__":
