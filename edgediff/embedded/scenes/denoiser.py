@@ -21,7 +21,7 @@ from transformers import CLIPTextModel
 from edgediff.embedded.denoiser_training import TEXT_RATE, Denoiser, denoiser_loss, make_scheduler
 from edgediff.embedded.package import MODEL as GLYPH
 from edgediff.embedded.scenes.captions import caption_scene, encode_caption
-from edgediff.embedded.scenes.pool import Pool
+from edgediff.embedded.scenes.pool import CHUNK, Pool
 from edgediff.embedded.scenes.scene import Scene
 from edgediff.embedded.scenes.schedule import Stage, find_stage
 from edgediff.embedded.training_loop import Training, Weights
@@ -97,17 +97,18 @@ class ScenesTraining(Training):
             csv.writer(file).writerow(row)
 
 
-def train_scenes(vae: AutoencoderKL, settings: Settings, weights: Path | None = None) -> Weights:
+def train_scenes(vae: AutoencoderKL, settings: Settings, weights: Path | None = None, chunk: int = CHUNK) -> Weights:
     """Trains until the budget or Ctrl-C; returns the averaged weights of `Denoiser`.
 
     `weights`: a folder written by `export`, from which a new work folder begins; glyph where it is None. What had been
     trained then is noted in the work folder, which from then on goes on from its own checkpoint.
     """
     torch.manual_seed(settings.seed)
+    settings.folder.mkdir(parents=True, exist_ok=True)
     begun = settings.folder / "begun.json"
     if not begun.is_file():
         text = (weights / PROGRESS).read_text(encoding="utf-8") if weights else json.dumps({"samples": 0, "seconds": 0})
         begun.write_text(text, encoding="utf-8")
     before = int(json.loads(begun.read_text(encoding="utf-8"))["samples"])
-    pool = Pool(vae, settings.folder / "pool", settings.seed)
+    pool = Pool(vae, settings.folder / "pool", settings.seed, chunk)
     return ScenesTraining(start_denoiser(weights or GLYPH), pool, settings, before).run()

@@ -26,6 +26,7 @@ CELLS, STRIDE = 16, SIDE // 16
 FOUND = 0.5
 CLOSE = 10.0  # pixels: half of the smallest thing
 BATCH = 64
+PRIOR = 5.0  # of nothing, at the start: almost every cell holds nothing (RetinaNet's trick)
 _NOUNS, _HUES, _BACKGROUNDS = tuple(NOUNS), tuple(HUES), tuple(BACKGROUNDS)
 
 
@@ -53,6 +54,7 @@ class Detector(nn.Module):
         self.coarse = nn.Sequential(_stage(64, 128, 2), _stage(128, 128))
         self.joint = nn.Sequential(_stage(192, 96), _stage(96, 96))
         self.head = nn.Conv2d(96, len(_NOUNS) + 1 + len(_HUES) + 3, 1)
+        nn.init.constant_(self.head.bias[len(_NOUNS)], PRIOR)
         self.background = nn.Linear(128, len(_BACKGROUNDS))
 
     def forward(self, signal: torch.Tensor) -> Maps:

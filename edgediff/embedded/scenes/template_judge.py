@@ -1,10 +1,11 @@
 """The judge without training: normalised template matching, the second opinion that chooses no checkpoint.
 
 A render is linear in what is unknown. With D the picture minus its background (3 channels), and the template
-T = coverage luminance tint - coverage background of a noun, hue and size, the score at a place is the uncentred
-normalised correlation <T, D> / (|T| |D|), D over the template's square, and the gain <T, D> / <T, T> says how strong
-the object is there: 1 in a render, 1/16 for one of sixteen renders in their mean. Best matches are taken one by one,
-each closing its own square.
+T = coverage luminance tint - coverage background of a noun, hue and size, both a little smoothed, the score at a place
+is the normalised correlation of gradients <dT, dD> / (|dT| |dD|), dD over the template's square, and the gain
+<dT, dD> / <dT, dT> says how strong the object is there: 1 in a render, 1/16 for one of sixteen renders in their mean.
+Without the gradients, round things and blurred ones pass for each other. By Parseval <dT, dD> = <T, -laplacian D>, so
+two Fourier transforms give a score at every place. Best matches are taken one by one, each closing its own square.
 """
 
 from __future__ import annotations
@@ -14,16 +15,20 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
+from scipy import fft, ndimage
 
 from edgediff.embedded.scenes.atlas import load_stamp
 from edgediff.embedded.scenes.findings import Finding, Findings
 from edgediff.embedded.scenes.vocabulary import BACKGROUNDS, HUES, LARGEST, NOUNS, SIDE, SMALLEST
 
 SIZES = tuple(range(SMALLEST, LARGEST + 1, 2))
-FOUND = 0.80  # least correlation of an object
-GAIN = (0.6, 1.5)  # least and greatest strength of an object
+FOUND = 0.60  # least correlation of an object
+GAIN = (0.5, 1.6)  # least and greatest strength of an object
 MOST = 4  # objects looked for: one more than a picture with a duplicate and a stranger
+SMOOTH = 0.7  # pixels: deviation of the Gaussian before the gradient
+_EDGE = 4  # pixels of nothing around pictures and templates, so that they do not wrap around
+_GRID = SIDE + 2 * _EDGE
+_REACH = 2  # pixels around its square in which a template's gradients lie
 _FRAME = 2  # pixels of the border in which the background is read
 
 Planes = NDArray[np.float32]
@@ -31,10 +36,26 @@ Planes = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Templates:
-    """Spectra of luminance x coverage and of coverage, (nouns, sizes, 2, 64, 33); their inner products (..., 2, 2)."""
+    """Spectra of luminance x coverage and of coverage, (nouns, sizes, 2, _GRID, _GRID / 2 + 1), conjugated, and the
+    inner products of their gradients (nouns, sizes, 2, 2)."""
 
     spectra: NDArray[np.complex64]
     products: Planes
+
+
+def _prepare(planes: Planes) -> Planes:
+    """Planes (..., h, w) smoothed, on a larger grid (..., _GRID, _GRID), their corner at (_EDGE, _EDGE)."""
+    grid = np.zeros((*planes.shape[:-2], _GRID, _GRID), np.float32)
+    grid[..., _EDGE : _EDGE + planes.shape[-2], _EDGE : _EDGE + planes.shape[-1]] = planes
+    smooth: Planes = ndimage.gaussian_filter(grid, SMOOTH, axes=(-2, -1), truncate=3)
+    return smooth
+
+
+def _steepen(spectrum: NDArray[np.complex64]) -> NDArray[np.complex64]:
+    """The spectrum of minus the discrete Laplacian: |2 sin(f / 2)|^2 summed over both directions."""
+    rows, columns = fft.fftfreq(_GRID), fft.rfftfreq(_GRID)
+    symbol = 4 * np.sin(np.pi * rows)[:, None] ** 2 + 4 * np.sin(np.pi * columns) ** 2
+    return (spectrum * symbol.astype(np.float32)).astype(np.complex64)
 
 
 @lru_cache(maxsize=1)
@@ -43,8 +64,11 @@ def load_templates() -> Templates:
     for row, noun in enumerate(NOUNS):
         for column, size in enumerate(SIZES):
             planes[row, column, :, :size, :size] = load_stamp(noun, size).transpose(2, 0, 1)
-    spectra = np.conj(fft.rfft2(planes))
-    return Templates(spectra.astype(np.complex64), np.einsum("nsahw,nsbhw->nsab", planes, planes))
+    smooth = _prepare(planes)
+    spectra = fft.rfft2(smooth)
+    steep = fft.irfft2(_steepen(spectra), s=(_GRID, _GRID))
+    products = np.einsum("nsahw,nsbhw->nsab", smooth, steep, optimize=True)
+    return Templates(np.conj(spectra).astype(np.complex64), products.astype(np.float32))
 
 
 def read_background(picture: Planes) -> tuple[Planes, str]:
@@ -74,18 +98,19 @@ def find_things(picture: NDArray[np.uint8]) -> Findings:
 def _find_best(rest: Planes, colour: Planes) -> tuple[Finding, tuple[int, int, int]] | None:
     """The best match in what is left of a picture, and its square (x, y, size)."""
     templates = load_templates()
-    spectrum = fft.rfft2(rest.transpose(2, 0, 1)).astype(np.complex64)
-    energy = _window_energy(rest)
+    smooth = _prepare(rest.transpose(2, 0, 1))
+    spectrum = _steepen(fft.rfft2(smooth).astype(np.complex64))
+    energy = _window_energy(smooth)
     best: tuple[float, int, str, int, int] | None = None
     for column, size in enumerate(SIZES):
         last = SIDE - size + 1
-        maps = fft.irfft2(templates.spectra[:, column, :, None] * spectrum, s=(SIDE, SIDE))[..., :last, :last]
+        maps = fft.irfft2(templates.spectra[:, column, :, None] * spectrum, s=(_GRID, _GRID))[..., :last, :last]
         for hue, tint in HUES.items():
             weights = np.stack([np.array(tint, np.float32) / 255, -colour])  # of luminance x coverage, of coverage
             inner = np.einsum("ac,nachw->nhw", weights, maps)
             length = np.einsum("ac,bc,nab->n", weights, weights, templates.products[:, column])[:, None, None]
             gain = inner / length
-            score = inner / np.sqrt(length * energy[column] + 1e-9)
+            score = inner / np.sqrt(length * energy[column] + 1e-6)
             score[(gain < GAIN[0]) | (gain > GAIN[1])] = 0
             row, y, x = np.unravel_index(int(score.argmax()), score.shape)
             if score[row, y, x] >= max(FOUND, best[0] if best else 0):
@@ -99,10 +124,15 @@ def _find_best(rest: Planes, colour: Planes) -> tuple[Finding, tuple[int, int, i
     return Finding(tuple(NOUNS)[row_], hue_, size_, centre, score_), (x_, y_, size_)
 
 
-def _window_energy(rest: Planes) -> list[Planes]:
-    """Per size, the sum of squares over the square whose left upper corner is at (y, x)."""
-    total = np.zeros((SIDE + 1, SIDE + 1), np.float64)
-    total[1:, 1:] = np.square(rest).sum(axis=2).cumsum(0).cumsum(1)
-    return [
-        (total[s:, s:] - total[:-s, s:] - total[s:, :-s] + total[:-s, :-s]).clip(0).astype(np.float32) for s in SIZES
-    ]
+def _window_energy(smooth: Planes) -> list[Planes]:
+    """Per size, the squared gradients in the square whose left upper corner is at (y, x), and _REACH pixels around."""
+    total = np.zeros((_GRID + 1, _GRID + 1), np.float64)
+    for axis in (1, 2):
+        total[1:, 1:] += np.square(np.diff(smooth, axis=axis, append=0)).sum(axis=0)
+    total = total.cumsum(0).cumsum(1)
+    first = _EDGE - _REACH
+    energies = []
+    for size in SIZES:
+        low, high = slice(first, first + SIDE - size + 1), slice(first + size + 2 * _REACH, _GRID - first + 1)
+        energies.append((total[high, high] - total[low, high] - total[high, low] + total[low, low]).clip(0))
+    return [energy.astype(np.float32) for energy in energies]
