@@ -18,7 +18,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTextModel
 
-from edgediff.embedded.denoiser_training import TEXT_RATE, Denoiser, denoiser_loss, make_scheduler
+from edgediff.embedded.denoiser_training import Denoiser, denoiser_loss, make_scheduler
 from edgediff.embedded.package import MODEL as GLYPH
 from edgediff.embedded.scenes.captions import caption_scene, encode_caption
 from edgediff.embedded.scenes.pool import CHUNK, Pool
@@ -31,6 +31,7 @@ from edgediff.embedded.training_settings import Settings
 # and what it is between 250 and 700; above, only the mean of the caption is to be learnt, below, only sharpness.
 TIMES = ((0.0, 0), (0.15, 250), (0.75, 700), (1.0, 1000))
 LOG_STEPS = 50
+TEXT_RATE = 0.5  # of the U-Net's: glyph's text encoder knows nouns, but no relations
 PROGRESS = "progress.json"
 
 

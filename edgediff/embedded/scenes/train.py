@@ -26,6 +26,7 @@ PARTS = {"vae": (16, 2e-3), "denoiser": (32, 1e-3), "detector": (32, 2e-3)}
 
 
 def make_settings(part: str, options: argparse.Namespace) -> Settings:
+    """A part's settings, from its row in PARTS and the options that override it."""
     batch, rate = PARTS[part]
     hours = {"vae": options.vae_hours, "denoiser": options.hours, "detector": options.detector_hours}[part]
     budget = Endless(hours, options.steps) if part == "denoiser" else Budget(hours, options.steps)
@@ -42,16 +43,19 @@ def make_settings(part: str, options: argparse.Namespace) -> Settings:
 
 
 def run_vae(options: argparse.Namespace) -> None:
+    """Tunes the autoencoder and freezes it."""
     tune_vae(make_settings("vae", options))
     load_vae(options.work, make_settings("vae", options))
 
 
 def run_denoiser(options: argparse.Namespace) -> None:
+    """Trains the denoiser until the budget ends or it is interrupted."""
     vae = load_vae(options.work, make_settings("vae", options), options.from_weights)
     train_scenes(vae, make_settings("denoiser", options), options.from_weights)
 
 
 def run_detector(options: argparse.Namespace) -> None:
+    """Trains the detector, writes it beside this module and prints how it does."""
     vae = load_vae(options.work, make_settings("vae", options), options.from_weights)
     network = train_detector(vae, make_settings("detector", options))
     save_detector(network)
@@ -59,6 +63,7 @@ def run_detector(options: argparse.Namespace) -> None:
 
 
 def run_export(options: argparse.Namespace) -> None:
+    """Writes the averaged weights of the work folder's last checkpoint."""
     vae = load_vae(options.work, make_settings("vae", options), options.from_weights)
     print(f"export: {export_model(vae, make_settings('denoiser', options), options.out):,} bytes in {options.out}")
 
