@@ -92,8 +92,8 @@ class ScenesTraining(Training):
             self._write_row()
 
     def _write_row(self) -> None:
-        """A line of the learning curve: samples, seconds of training (waiting included), stage, running loss, Unix time,
-        and processor seconds since this process began."""
+        """A line of the learning curve: samples, seconds of training (waiting included), stage, running loss, Unix
+        time, and processor seconds since this process began."""
         with (self.settings.folder / "curve.csv").open("a", newline="", encoding="utf-8") as file:
             row = [self.samples, round(self.seconds), self.stage.name, f"{self.recent:.5f}", round(time.time())]
             row.append(round(time.process_time()))

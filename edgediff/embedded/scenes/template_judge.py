@@ -5,7 +5,8 @@ T = coverage luminance tint - coverage background of a noun, hue and size, both 
 is the normalised correlation of gradients <dT, dD> / (|dT| |dD|), dD over the template's square, and the gain
 <dT, dD> / <dT, dT> says how strong the object is there: 1 in a render, 1/16 for one of sixteen renders in their mean.
 Without the gradients, round things and blurred ones pass for each other. By Parseval <dT, dD> = <T, -laplacian D>, so
-two Fourier transforms give a score at every place. Best matches are taken one by one, each closing its own square.
+a Fourier transform gives the scores of all places. Matches are taken from the best on, where they overlap no better
+one.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from edgediff.embedded.scenes.vocabulary import BACKGROUNDS, HUES, LARGEST, NOUN
 SIZES = tuple(range(SMALLEST, LARGEST + 1, 2))
 FOUND = 0.60  # least correlation of an object
 GAIN = (0.5, 1.6)  # least and greatest strength of an object
-MOST = 4  # objects looked for: one more than a picture with a duplicate and a stranger
+OVERLAP = 0.2  # of the smaller square: more, and the weaker match is the same object or its neighbour's edge
 SMOOTH = 0.7  # pixels: deviation of the Gaussian before the gradient
 _EDGE = 4  # pixels of nothing around pictures and templates, so that they do not wrap around
+_NOUNS = tuple(NOUNS)
 _GRID = SIDE + 2 * _EDGE
 _REACH = 2  # pixels around its square in which a template's gradients lie
 _FRAME = 2  # pixels of the border in which the background is read
@@ -84,44 +86,41 @@ def find_things(picture: NDArray[np.uint8]) -> Findings:
     """What is in a picture (64, 64, 3) uint8."""
     signal = picture.astype(np.float32)
     colour, background = read_background(signal)
-    rest, things = (signal - colour) / 255, []
-    for _ in range(MOST):
-        found = _find_best(rest, colour / 255)
-        if found is None:
-            break
-        thing, (x, y, size) = found
-        things.append(thing)
-        rest[y : y + size, x : x + size] = 0
+    things: list[Finding] = []
+    for match in sorted(_list_matches((signal - colour) / 255, colour / 255), key=lambda m: -m.score):
+        if all(_shared(match, thing) <= OVERLAP for thing in things):
+            things.append(match)
     return Findings(tuple(things), background)
 
 
-def _find_best(rest: Planes, colour: Planes) -> tuple[Finding, tuple[int, int, int]] | None:
-    """The best match in what is left of a picture, and its square (x, y, size)."""
+def _list_matches(rest: Planes, colour: Planes) -> list[Finding]:
+    """Every place, size, noun and hue whose score reaches FOUND with a gain within GAIN."""
     templates = load_templates()
     smooth = _prepare(rest.transpose(2, 0, 1))
     spectrum = _steepen(fft.rfft2(smooth).astype(np.complex64))
-    energy = _window_energy(smooth)
-    best: tuple[float, int, str, int, int] | None = None
-    for column, size in enumerate(SIZES):
+    matches: list[Finding] = []
+    for column, (size, energy) in enumerate(zip(SIZES, _window_energy(smooth), strict=True)):
         last = SIDE - size + 1
         maps = fft.irfft2(templates.spectra[:, column, :, None] * spectrum, s=(_GRID, _GRID))[..., :last, :last]
         for hue, tint in HUES.items():
             weights = np.stack([np.array(tint, np.float32) / 255, -colour])  # of luminance x coverage, of coverage
             inner = np.einsum("ac,nachw->nhw", weights, maps)
             length = np.einsum("ac,bc,nab->n", weights, weights, templates.products[:, column])[:, None, None]
-            gain = inner / length
-            score = inner / np.sqrt(length * energy[column] + 1e-6)
-            score[(gain < GAIN[0]) | (gain > GAIN[1])] = 0
-            row, y, x = np.unravel_index(int(score.argmax()), score.shape)
-            if score[row, y, x] >= max(FOUND, best[0] if best else 0):
-                best = float(score[row, y, x]), int(row), hue, column, int(y) * SIDE + int(x)
-    if best is None:
-        return None
-    score_, row_, hue_, column_, place = best
-    y_, x_ = divmod(place, SIDE)
-    size_ = SIZES[column_]
-    centre = (x_ + size_ / 2, y_ + size_ / 2)
-    return Finding(tuple(NOUNS)[row_], hue_, size_, centre, score_), (x_, y_, size_)
+            score, gain = inner / np.sqrt(length * energy + 1e-6), inner / length
+            good = (score >= FOUND) & (gain >= GAIN[0]) & (gain <= GAIN[1])
+            for row, y, x in np.argwhere(good).tolist():
+                centre = (x + size / 2, y + size / 2)
+                matches.append(Finding(_NOUNS[row], hue, size, centre, float(score[row, y, x])))
+    return matches
+
+
+def _shared(a: Finding, b: Finding) -> float:
+    """The area that two squares share, as a share of the smaller one."""
+    sides = [
+        min(p + a.size / 2, q + b.size / 2) - max(p - a.size / 2, q - b.size / 2)
+        for p, q in zip(a.centre, b.centre, strict=True)
+    ]
+    return max(0.0, sides[0]) * max(0.0, sides[1]) / min(a.size, b.size) ** 2
 
 
 def _window_energy(smooth: Planes) -> list[Planes]:
