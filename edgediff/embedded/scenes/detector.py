@@ -54,6 +54,7 @@ class Detector(nn.Module):
         self.coarse = nn.Sequential(_stage(64, 128, 2), _stage(128, 128))
         self.joint = nn.Sequential(_stage(192, 96), _stage(96, 96))
         self.head = nn.Conv2d(96, len(_NOUNS) + 1 + len(_HUES) + 3, 1)
+        assert self.head.bias is not None
         nn.init.constant_(self.head.bias[len(_NOUNS)], PRIOR)
         self.background = nn.Linear(128, len(_BACKGROUNDS))
 

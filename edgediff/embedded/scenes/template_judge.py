@@ -57,7 +57,8 @@ def _steepen(spectrum: NDArray[np.complex64]) -> NDArray[np.complex64]:
     """The spectrum of minus the discrete Laplacian: |2 sin(f / 2)|^2 summed over both directions."""
     rows, columns = fft.fftfreq(_GRID), fft.rfftfreq(_GRID)
     symbol = 4 * np.sin(np.pi * rows)[:, None] ** 2 + 4 * np.sin(np.pi * columns) ** 2
-    return (spectrum * symbol.astype(np.float32)).astype(np.complex64)
+    steep: NDArray[np.complex64] = (spectrum * symbol).astype(np.complex64)
+    return steep
 
 
 @lru_cache(maxsize=1)
