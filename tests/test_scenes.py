@@ -10,6 +10,7 @@ from transformers import CLIPTokenizer
 from edgediff.embedded.package import MODEL as GLYPH
 from edgediff.embedded.scenes.atlas import load_atlas, load_stamp
 from edgediff.embedded.scenes.captions import Caption, Mention, caption_scene, encode_caption
+from edgediff.embedded.scenes.evaluation import draw_prompts
 from edgediff.embedded.scenes.render import render_scene, render_scenes
 from edgediff.embedded.scenes.scene import Scene, Thing, draw_scene, relate
 from edgediff.embedded.scenes.split import held_out_kinds, held_out_pairs, is_held_out_pair
@@ -141,6 +142,18 @@ def test_captions_never_say_where_in_the_picture_a_thing_is():
 )
 def test_the_text_of_a_caption(caption, text):
     assert str(caption) == text
+
+
+def test_held_out_prompts_name_what_is_held_out_and_the_others_never_do():
+    for held_out in (True, False):
+        prompts = draw_prompts(60, held_out)
+        assert [scene.held_out for scene, _ in prompts] == [held_out] * 60
+        for _, caption in prompts:
+            first, second = caption.mentions
+            kinds = {(m.noun, m.hue) for m in caption.mentions} & held_out_kinds()
+            assert bool(kinds or is_held_out_pair(first.noun, second.noun)) == held_out
+            assert caption.relation in RELATIONS
+    assert not Caption((Mention("car", None),)).held_out
 
 
 def test_token_ids_are_those_of_the_tokenizer_one_per_word():

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from edgediff.embedded.package import MODEL as GLYPH
 from edgediff.embedded.scenes.scene import Scene, Thing
+from edgediff.embedded.scenes.split import is_held_out_kind, is_held_out_pair
 from edgediff.embedded.scenes.vocabulary import OPPOSITE
 from edgediff.embedded.tokenizer_training import END, LENGTH, START, WORD_END
 
@@ -50,6 +51,13 @@ class Caption:
     def __str__(self) -> str:
         text = f" {self.relation or 'and'} ".join(map(str, self.mentions))
         return f"{text} on {self.background}" if self.background else text
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the words themselves name a held-out pair, or a noun in a held-out hue."""
+        nouns = [mention.noun for mention in self.mentions]
+        kinds = [(mention.noun, mention.hue) for mention in self.mentions if mention.hue]
+        return any(is_held_out_kind(*kind) for kind in kinds) or (len(nouns) == 2 and is_held_out_pair(*nouns))
 
 
 def caption_scene(

@@ -94,10 +94,14 @@ class ScenesTraining(Training):
     def _write_row(self) -> None:
         """A line of the learning curve: samples, seconds of training (waiting included), stage, running loss, Unix
         time, and processor seconds since this process began."""
-        with (self.settings.folder / "curve.csv").open("a", newline="", encoding="utf-8") as file:
+        path = self.settings.folder / "curve.csv"
+        begun = path.is_file()
+        with path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            if not begun:
+                writer.writerow(["samples", "seconds", "stage", "loss", "unix_time", "processor_seconds"])
             row = [self.samples, round(self.seconds), self.stage.name, f"{self.recent:.5f}", round(time.time())]
-            row.append(round(time.process_time()))
-            csv.writer(file).writerow(row)
+            writer.writerow([*row, round(time.process_time())])
 
 
 def train_scenes(vae: AutoencoderKL, settings: Settings, weights: Path | None = None, chunk: int = CHUNK) -> Weights:

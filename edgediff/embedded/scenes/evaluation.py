@@ -10,6 +10,7 @@ import argparse
 import textwrap
 import time
 from collections.abc import Sequence
+from itertools import count as count_up
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,9 +35,19 @@ CELL = (2 * SIDE + 12, SIDE + 42)  # pixels: a pair of pictures, and three lines
 
 
 def draw_prompts(count: int, held_out: bool = True, seed: int = SEED) -> list[tuple[Scene, Caption]]:
-    """Scenes of two things, and a caption of each that states the relation and half of the attributes."""
-    scenes = [draw_scene(seed, i, pairs=1.0, held_out=held_out) for i in range(count)]
-    return [(s, caption_scene(s, np.random.default_rng((seed, i)), relations=1.0)) for i, s in enumerate(scenes)]
+    """Scenes of two things, and a caption of each that states the relation and half of the attributes.
+
+    A held-out scene whose caption leaves out what is held out is passed over.
+    """
+    prompts: list[tuple[Scene, Caption]] = []
+    for index in count_up():
+        if len(prompts) == count:
+            break
+        scene = draw_scene(seed, index, pairs=1.0, held_out=held_out)
+        caption = caption_scene(scene, np.random.default_rng((seed, index, 1)), relations=1.0)
+        if caption.held_out == held_out:
+            prompts.append((scene, caption))
+    return prompts
 
 
 def read_pictures(pictures: NDArray[np.uint8], judge: str = "templates") -> list[Findings]:
