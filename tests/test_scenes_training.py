@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from edgediff.embedded.scenes import autoencoder, train
 from edgediff.embedded.scenes import pool as pools
 from edgediff.embedded.scenes.autoencoder import start_vae
 from edgediff.embedded.scenes.denoiser import draw_ids, draw_times, train_scenes
@@ -97,3 +98,17 @@ def test_exported_weights_begin_a_new_work_folder_where_they_had_come_to(tmp_pat
 def test_exporting_without_a_checkpoint_says_what_to_run(tmp_path):
     with pytest.raises(TrainingError, match="no checkpoint to export; run `python -m edgediff.embedded.scenes.train"):
         export_model(start_vae(), settings(tmp_path, 1), tmp_path / "weights")
+
+
+def test_the_program_trains_the_autoencoder_freezes_it_and_goes_on_to_the_denoiser(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(autoencoder, "TEST_COUNT", 4)
+    monkeypatch.setattr(autoencoder, "NORMAL_COUNT", 4)
+    monkeypatch.setattr(train_scenes, "__defaults__", (None, 8))
+    arguments = ["all", "--work", str(tmp_path), "--vae-steps", "1", "--steps", "1", "--batch", "4"]
+    train.main(arguments)
+    assert "dB over 4 scenes" in capsys.readouterr().out
+    frozen = (tmp_path / "vae-frozen.pt").read_bytes()
+    train.main([*arguments[:-3], "2", *arguments[-2:]])
+    assert "dB" not in capsys.readouterr().out and (tmp_path / "vae-frozen.pt").read_bytes() == frozen
+    state = torch.load(tmp_path / "vae-frozen.pt", weights_only=True)
+    assert all(tensor.dtype == torch.float16 for tensor in state.values())

@@ -16,6 +16,7 @@ from edgediff.embedded.training_settings import Settings
 from edgediff.embedded.vae_training import measure_psnr, normalise_latents, to_signal, vae_loss
 
 PAIRS = 0.85  # share of the scenes with two things
+NORMAL_COUNT = 2048  # scenes over which the latents get mean 0 and deviation 1
 TEST_SEED, TEST_COUNT = 999, 256  # the scenes on which dB are measured; nothing is trained on this seed
 
 
@@ -31,8 +32,8 @@ def start_vae() -> AutoencoderKL:
     return vae
 
 
-def tune_vae(settings: Settings) -> AutoencoderKL:
-    """Trains until the budget ends; returns the averaged network with normalised latents, and prints its dB."""
+def tune_vae(settings: Settings) -> None:
+    """Trains until the budget ends; `load_vae` reads what it leaves in its checkpoint."""
     vae = start_vae()
 
     def loss(generator: torch.Generator, count: int) -> torch.Tensor:
@@ -40,13 +41,12 @@ def tune_vae(settings: Settings) -> AutoencoderKL:
         noise = torch.randn(count, 4, 16, 16, generator=generator)
         return vae_loss(vae, to_signal(draw_pictures(settings.seed, first, count)), noise)
 
-    vae.load_state_dict(Training(vae, loss, settings).run())
-    return finish_vae(vae)
+    Training(vae, loss, settings).run()
 
 
 def finish_vae(vae: AutoencoderKL) -> AutoencoderKL:
     """Normalises the latents over scenes and prints what the autoencoder keeps of scenes it was not trained on."""
-    vae = normalise_latents(vae.eval().requires_grad_(False), draw_pictures(TEST_SEED, TEST_COUNT, 2048))
+    vae = normalise_latents(vae.eval().requires_grad_(False), draw_pictures(TEST_SEED, TEST_COUNT, NORMAL_COUNT))
     psnr = measure_psnr(vae, draw_pictures(TEST_SEED, 0, TEST_COUNT))
     print(f"vae: {psnr:.2f} dB over {TEST_COUNT} scenes", flush=True)
     return vae

@@ -1,8 +1,9 @@
-"""Trains the model `scenes`: `python -m edgediff.embedded.scenes.train {vae,denoiser,detector,export}`.
+"""Trains the model `scenes`: `python -m edgediff.embedded.scenes.train {all,vae,denoiser,detector,export}`.
 
-Every part goes on from its checkpoint in --work; Ctrl-C (SIGINT) ends the step and saves. The autoencoder's rate falls
-to 0 over its --vae-hours. The denoiser's rate is constant, so that it can be stopped and continued at any time: what is
-used is the average of its weights.
+`all` is the autoencoder and then the denoiser. Every part goes on from its checkpoint in --work; Ctrl-C (SIGINT) ends
+the step and saves. The autoencoder and the detector are trained for a number of steps, not for hours: on a machine that
+gives this program little time, hours pass without any training. The denoiser's rate is constant, so that it can be
+stopped and continued at any time: what is used is the average of its weights.
 """
 
 import argparse
@@ -28,8 +29,8 @@ PARTS = {"vae": (16, 2e-3), "denoiser": (32, 1e-3), "detector": (32, 2e-3)}
 def make_settings(part: str, options: argparse.Namespace) -> Settings:
     """A part's settings, from its row in PARTS and the options that override it."""
     batch, rate = PARTS[part]
-    hours = {"vae": options.vae_hours, "denoiser": options.hours, "detector": options.detector_hours}[part]
-    budget = Endless(hours, options.steps) if part == "denoiser" else Budget(hours, options.steps)
+    steps = {"vae": options.vae_steps, "denoiser": options.steps, "detector": options.detector_steps}[part]
+    budget = Endless(options.hours, steps) if part == "denoiser" else Budget(None, steps)
     return Settings(
         part,
         options.work,
@@ -68,7 +69,14 @@ def run_export(options: argparse.Namespace) -> None:
     print(f"export: {export_model(vae, make_settings('denoiser', options), options.out):,} bytes in {options.out}")
 
 
-RUNS = {"vae": run_vae, "denoiser": run_denoiser, "detector": run_detector, "export": run_export}
+def run_all(options: argparse.Namespace) -> None:
+    """The autoencoder, unless it is frozen already, and then the denoiser."""
+    if options.from_weights is None and not (options.work / "vae-frozen.pt").is_file():
+        run_vae(options)
+    run_denoiser(options)
+
+
+RUNS = {"all": run_all, "vae": run_vae, "denoiser": run_denoiser, "detector": run_detector, "export": run_export}
 
 
 def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -76,9 +84,9 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("part", choices=list(RUNS))
     parser.add_argument("--work", type=Path, default=Path("build/training-scenes"), help="checkpoints and latents")
     parser.add_argument("--hours", type=float, default=1000.0, help="of the denoiser")
-    parser.add_argument("--vae-hours", type=float, default=0.4)
-    parser.add_argument("--detector-hours", type=float, default=0.5)
-    parser.add_argument("--steps", type=int, help="instead of hours: a run that can be repeated exactly")
+    parser.add_argument("--steps", type=int, help="of the denoiser, instead of hours: a run that repeats exactly")
+    parser.add_argument("--vae-steps", type=int, default=2_000)
+    parser.add_argument("--detector-steps", type=int, default=4_000)
     parser.add_argument(
         "--from-weights", type=Path, nargs="?", const=SCENES, help="begin a new work folder with exported weights"
     )
