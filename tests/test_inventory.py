@@ -25,6 +25,12 @@ APP = {
     "android_demo/compile_app.sh names android_demo/app/src/android/kotlin",
     "android_demo/pom.xml names android_demo/app/src/main/kotlin",
 }
+# The second embedded model is being trained: its weights and its judge's are not here yet.
+SCENES = {
+    "edgediff/embedded/scenes/export.py names edgediff/embedded/scenes/weights",
+    "edgediff/embedded/scenes/detector.py names edgediff/embedded/scenes/detector.safetensors",
+}
+AWAITED = APP | SCENES
 # Rules without a slash in front: folders and files that only tools write, whatever lies beside them.
 TOOLS_ONLY = {
     "__pycache__/",
@@ -82,12 +88,12 @@ def on_disk() -> frozenset[str]:
 
 def missing_without(*removed: str) -> set[str]:
     """What is named and not there when these files are not tracked."""
-    return missing(set(tracked()) - set(removed), read) - APP
+    return missing(set(tracked()) - set(removed), read) - AWAITED
 
 
 def test_all_that_is_named_is_tracked():
-    """But for the app, exactly: this fails as soon as the app is here, or anything else is not."""
-    assert missing(set(tracked()), read) == APP
+    """But for what is awaited, exactly: this fails as soon as it is here, or anything else is not."""
+    assert missing(set(tracked()), read) == AWAITED
 
 
 def test_all_that_lies_here_is_tracked():
