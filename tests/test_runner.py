@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 from edgediff.bundle import Bundle, BundleWriter, open_bundle
 from edgediff.cli.main import main
-from edgediff.config import dump_json, read_json
+from edgediff.config import dump_json, read_outside
 from edgediff.documents.plan import BackendPlan
 from edgediff.errors import LinkError
 from edgediff.links import adb
@@ -444,7 +444,7 @@ def bundle(checked, tmp_path_factory) -> Bundle:
         **{f"executorch/{path.name}": path.read_bytes() for path in checked.glob("executorch/*")},
         **{f"golden/{path.name}": path.read_bytes() for path in checked.glob("golden/*")},
     }
-    ours = read_json(checked / "manifest.json", Manifest).graphs
+    ours = read_outside(checked / "manifest.json", Manifest).graphs
     manifest = make_manifest()
     graphs = {
         name: graph.model_copy(update={"artifacts": {**graph.artifacts, **ours[name].artifacts}})
