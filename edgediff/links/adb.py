@@ -131,10 +131,10 @@ def run(
     folder = push(bundle, device, backend=backend or None, progress=progress)
     program = push_runner(chosen, device, progress=progress)
     facts, before = _read_facts(device, backend), read_thermal(device)
-    start = [*chosen.facts.command, folder, *PUSHED, "--program", bundle.manifest.default]
+    start = [*chosen.facts.command, folder, "--program", bundle.manifest.default]
     start += ["--threads", str(threads)] if threads else []
     words = [*start, "--runs", str(runs), "--warmup", str(warmup)]
-    words += ["--sustained", f"{sustained:g}"] if sustained else []
+    words += [*(["--sustained", f"{sustained:g}"] if sustained else []), *PUSHED]
     log = f"{FOLDER}/{bundle.manifest.name}.jsonl"
     command = f"cd {shlex.quote(program)} && {{ {shlex.join(words)}; echo {STATUS} $?; }} 2>&1 | tee {shlex.quote(log)}"
     heard = Heard()
@@ -193,7 +193,7 @@ def _after(device: AdbDevice) -> Thermal | None:
 def _trace(device: AdbDevice, program: str, start: Sequence[str], graphs: Sequence[str]) -> dict[str, Any]:
     """`operators_ms` and `placement` of every graph, from pictures that are traced and not timed."""
     remote = f"{FOLDER}/traces"
-    words = shlex.join([*start, "--runs", "2", "--warmup", "0", "--etdump", remote])
+    words = shlex.join([*start, "--runs", "2", "--warmup", "0", "--etdump", remote, *PUSHED])
     heard = Heard()
     for line in _stream(device.serial, f"rm -rf {remote}; cd {shlex.quote(program)} && {words} 2>&1; echo {STATUS} $?"):
         heard.take(line)
