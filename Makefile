@@ -41,7 +41,7 @@ test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 	@PYTHON=$(BIN)/python bash android_demo/test.sh
 
 # Another seed, or other readers: make readers READERS="--seed 7 --count 1000000"

@@ -35,7 +35,7 @@ def test_each_program_is_that_of_a_bundle_of_its_own() -> None:
 
 def test_unknown_programs_and_strengths_name_those_there_are() -> None:
     manifest = make_manifest()
-    with pytest.raises(ConfigError, match=r"no program 'fst'; did you mean 'fast'.*it has main, fast") as caught:
+    with pytest.raises(ConfigError, match=r"no program 'fst'; did you mean 'fast'.*allowed: fast, main") as caught:
         choose_program(manifest, "fst", None)
     assert caught.value.code == "program"
     strong = manifest.programs["fast"].model_copy(update={"strength": 0.6})
