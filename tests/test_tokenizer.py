@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from edgediff.errors import ConfigError
-from edgediff.pipeline.tokenizers import load_tokenizer, read_tokenizer
+from edgediff.pipeline.tokenizers import load_tokenizer, read_length, read_tokenizer
 from edgediff.runtime.manifest import Added, TokenizerSpec
 from edgediff.runtime.tokenizer import Tokenizer
 
@@ -529,3 +529,16 @@ def test_the_embedded_model_s_tokenizer_agrees_with_transformers():
     for text in make_texts():
         expected = theirs(text, padding="max_length", truncation=True, max_length=24).input_ids
         assert ours.encode(text, 24) == expected, repr(text)
+
+
+def test_a_length_without_limit_is_the_encoders_own(tmp_path):
+    """transformers writes int(1e30) where a tokenizer has no limit."""
+    path = tmp_path / "tokenizer_config.json"
+    assert read_length(tmp_path) is None
+    for written, length in (("77", 77), ("1000000000000000019884624838656", 10**30 + 19884624838656), ("null", None)):
+        path.write_text(f'{{"model_max_length": {written}}}')
+        assert read_length(tmp_path) == length
+    for written in ("true", '"77"', "0", "-1", "[]"):
+        path.write_text(f'{{"model_max_length": {written}}}')
+        with pytest.raises(ConfigError, match="'model_max_length' = .*: it must be a number of tokens"):
+            read_length(tmp_path)

@@ -362,7 +362,7 @@ def _random_pipeline(architecture: str) -> Pipeline:
 
 
 def _token_count(folder: Path, text_encoder: Any) -> int:
-    path = folder / "tokenizer" / "tokenizer_config.json"
-    limit = json.loads(path.read_text(encoding="utf-8")).get("model_max_length") if path.is_file() else None
+    from edgediff.pipeline.tokenizers import read_length
+
     positions = int(text_encoder.config.max_position_embeddings)
-    return min(int(limit), positions) if limit else positions
+    return min(read_length(folder / "tokenizer") or positions, positions)

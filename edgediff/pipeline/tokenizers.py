@@ -14,11 +14,12 @@ from typing import Any
 
 from pydantic import RootModel
 
-from edgediff.config import dump_json, parse, read_outside
+from edgediff.config import Limits, dump_json, parse, read_outside
 from edgediff.errors import ConfigError
 from edgediff.runtime.manifest import Added, TokenizerSpec
 from edgediff.runtime.tokenizer import Merges, Tokenizer, check_vocab, read_merges, read_vocab
 
+_SAVED = Limits(whole=1e31)  # transformers writes 'no limit' as int(1e30)
 _DEFAULTS = {
     "bos_token": "<|startoftext|>",
     "eos_token": "<|endoftext|>",
@@ -157,6 +158,17 @@ _CLIP = ("BPE", "</w>", [["NFC", "Replace", "Lowercase"], ["Split", "ByteLevel"]
 _FLAGS = {"normalized": "normalized", "single_word": "single_word", "lstrip": "left_strip", "rstrip": "right_strip"}
 
 
+def read_length(folder: Path) -> int | None:
+    """`model_max_length`, in tokens; None where nothing limits it. Raises ConfigError for anything but a number."""
+    path = folder / "tokenizer_config.json"
+    length = _read_object(path, optional=True).get("model_max_length")
+    if length is None:
+        return None
+    if isinstance(length, bool) or not isinstance(length, int | float) or not length >= 1:
+        raise _damaged(f"'model_max_length' = {length!r:.60}: it must be a number of tokens, 1 or more", path)
+    return int(length)
+
+
 def _read_special(folder: Path) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
     """Begin, end, unk and padding, and all added tokens, as AddedToken arguments, by transformers' rules.
 
@@ -218,7 +230,7 @@ def _token(value: Any, path: Path) -> dict[str, Any]:
 def _read_object(path: Path, *, optional: bool = False) -> dict[str, Any]:
     if optional and not path.exists():
         return {}
-    found: dict[str, Any] = read_outside(path, RootModel[dict[str, Any]]).root
+    found: dict[str, Any] = read_outside(path, RootModel[dict[str, Any]], limits=_SAVED).root
     return found
 
 
