@@ -16,6 +16,7 @@ from edgediff.runtime import (
     choose_program,
 )
 from edgediff.runtime.manifest import Held
+from edgediff.runtime.pictures import PictureReader
 from edgediff.runtime.rng import Rng
 from tests.hostile import LATENT, make_manifest
 from tests.program_cases import Letters, ProgramCase, StandIn, make_cases
@@ -176,3 +177,15 @@ def test_safety_runs_on_the_one_decoding() -> None:
     assert not session.decode_judged(zeros(fill=-4.0))[1]
     assert len(decoder.inputs) == 2
     np.testing.assert_array_equal(pixels, session.decode(zeros(fill=4.0)))
+
+
+def test_a_posterior_is_drawn_in_the_means_shape() -> None:
+    """A condition's picture may have other channels than the latent; Kotlin and C++ draw as many numbers."""
+    made = {"mean": np.zeros((1, 5, 8, 8), np.float32), "deviation": np.ones((1, 5, 8, 8), np.float32)}
+    manifest = next(case.manifest for case in make_cases() if case.name == "picture_drawn")
+    encoder = PictureReader(manifest, manifest.program(), lambda graph, inputs, names: [made[name] for name in names])
+    latent = encoder.encode(np.zeros((3, 16, 16), np.float32), lambda shape: Rng(4).normal(shape))
+    assert manifest.picture is not None
+    np.testing.assert_allclose(
+        latent, (Rng(4).normal((1, 5, 8, 8)) - manifest.picture.shift) * manifest.picture.scale, rtol=1e-5
+    )

@@ -12,7 +12,7 @@ from edgediff.runtime.conditions import Pictures, RunOnce
 from edgediff.runtime.engine import Array
 from edgediff.runtime.manifest import Manifest, Program
 
-Draw = Callable[[], Array]
+Draw = Callable[[tuple[int, ...]], Array]  # shape -> standard normal noise
 
 
 class PictureReader:
@@ -43,14 +43,14 @@ class PictureReader:
         return values, None if painted is None else (painted >= 128).astype(np.float32)
 
     def encode(self, picture: Array, draw: Draw) -> Array:
-        """The latent `[1, c, h, w]` of a picture `[3, H, W]`; `draw` gives the posterior's noise where it has one."""
+        """The latent `[1, c, h, w]` of a picture `[3, H, W]`; `draw` gives a posterior's noise, of the mean's shape."""
         spec = self.manifest.picture
         assert spec is not None, "rule 18"
         names = (spec.mean, *([spec.deviation] if spec.deviation is not None else []))
         found = self.run(spec.graph, {spec.input: picture[None]}, names)
         value = found[0].astype(np.float32)
         if spec.deviation is not None:
-            value = value + found[1].astype(np.float32) * draw()
+            value = value + found[1].astype(np.float32) * draw(value.shape)
         latent: Array = (value - np.float32(spec.shift)) * np.float32(spec.scale)
         return latent
 

@@ -148,7 +148,7 @@ class Session:
         pixels, painted = self._pictures.check(picture, mask)
         given = {name: self._checked(name, value) for name, value in (given or {}).items()}
         drawn = _Drawn(rng, shape, noise, self._starts_from_noise())
-        pictures = self._pictures.read(pixels, painted, drawn.next, drawn.first)
+        pictures = self._pictures.read(pixels, painted, drawn.of, drawn.first)
         asked = Asked(prompt, negative_prompt, pictures, self._embedded(scale))
         values = {**self._conditions(asked, given), **given}
         init = self.program.init
@@ -291,7 +291,11 @@ class _Drawn:
 
     def next(self) -> Array:
         """The next draw of the latent's shape."""
-        return np.asarray(self._rng.normal(self._shape), np.float32)
+        return self.of(self._shape)
+
+    def of(self, shape: tuple[int, ...]) -> Array:
+        """The next draw of any shape: a posterior's is its mean's."""
+        return np.asarray(self._rng.normal(shape), np.float32)
 
     def first(self) -> None:
         """Draws x_0's where it is needed, or takes what was given: then the stream goes on without it."""
