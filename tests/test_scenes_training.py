@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from edgediff.embedded.scenes import autoencoder, train
+from edgediff.embedded.scenes import autoencoder, export, train
 from edgediff.embedded.scenes import pool as pools
 from edgediff.embedded.scenes.autoencoder import start_vae
 from edgediff.embedded.scenes.denoiser import draw_ids, draw_times, train_scenes
@@ -112,3 +112,21 @@ def test_the_program_trains_the_autoencoder_freezes_it_and_goes_on_to_the_denois
     assert "dB" not in capsys.readouterr().out and (tmp_path / "vae-frozen.pt").read_bytes() == frozen
     state = torch.load(tmp_path / "vae-frozen.pt", weights_only=True)
     assert all(tensor.dtype == torch.float16 for tensor in state.values())
+
+
+def test_an_autoencoder_that_was_exported_alone_is_tuned_further_and_is_not_frozen_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "TEST_COUNT", 4)
+    monkeypatch.setattr(autoencoder, "TEST_COUNT", 4)
+    monkeypatch.setattr(autoencoder, "NORMAL_COUNT", 4)
+    batch = ["--batch", "4", "--workers", "1"]
+    weights = str(tmp_path / "weights")
+    train.main(["vae", "--work", str(tmp_path / "old"), "--vae-steps", "2", *batch])
+    train.main(["export-vae", "--work", str(tmp_path / "old"), "--out", weights, *batch])
+    progress = json.loads((tmp_path / "weights" / "progress.json").read_text())
+    assert (progress["samples"], progress["vae_steps"], progress["vae_samples"]) == (0, 2, 8)
+    train.main(["vae", "--work", str(tmp_path / "new"), "--from-weights", weights, "--vae-steps", "1", *batch])
+    exported = autoencoder.start_vae(tmp_path / "weights").state_dict()
+    tuned = torch.load(tmp_path / "new" / "vae.pt", weights_only=True)["average"]
+    glyph = start_vae().state_dict()
+    name = "decoder.conv_out.weight"
+    assert 0 < (tuned[name] - exported[name]).abs().max() < (tuned[name] - glyph[name]).abs().max()

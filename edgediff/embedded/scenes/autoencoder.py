@@ -25,16 +25,16 @@ def draw_pictures(seed: int, first: int, count: int, pairs: float = PAIRS) -> to
     return torch.from_numpy(render_scenes([draw_scene(seed, first + i, pairs) for i in range(count)]))
 
 
-def start_vae() -> AutoencoderKL:
-    """Glyph's autoencoder in fp32, ready to be trained."""
-    vae = AutoencoderKL.from_pretrained(GLYPH / "vae", dtype=torch.float32)
+def start_vae(weights: Path = GLYPH) -> AutoencoderKL:
+    """The autoencoder of a model folder, glyph's by default, in fp32, ready to be trained."""
+    vae = AutoencoderKL.from_pretrained(weights / "vae", dtype=torch.float32)
     vae.set_attn_processor(AttnProcessor())  # plain matrix products: on a CPU their gradient is much the faster
     return vae
 
 
-def tune_vae(settings: Settings) -> None:
-    """Trains until the budget ends; `load_vae` reads what it leaves in its checkpoint."""
-    vae = start_vae()
+def tune_vae(settings: Settings, weights: Path = GLYPH) -> None:
+    """Trains from those of `weights` until the budget ends; `load_vae` reads what it leaves in its checkpoint."""
+    vae = start_vae(weights)
 
     def loss(generator: torch.Generator, count: int) -> torch.Tensor:
         first = int(torch.randint(2**40, (1,), generator=generator))

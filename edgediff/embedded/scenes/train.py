@@ -1,4 +1,4 @@
-"""Trains the model `scenes`: `python -m edgediff.embedded.scenes.train {all,vae,denoiser,detector,export}`.
+"""Trains the model `scenes`: `python -m edgediff.embedded.scenes.train {all,vae,denoiser,detector,export,export-vae}`.
 
 `all` is the autoencoder and then the denoiser. Every part goes on from its checkpoint in --work; Ctrl-C (SIGINT) ends
 the step and saves. The autoencoder and the detector are trained for a number of steps, not for hours: on a machine that
@@ -13,11 +13,12 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: idle threads must not take the workers' cores
 
+from edgediff.embedded.package import MODEL as GLYPH
 from edgediff.embedded.scenes.autoencoder import load_vae, tune_vae
 from edgediff.embedded.scenes.denoiser import train_scenes
 from edgediff.embedded.scenes.detector import WEIGHTS, save_detector
 from edgediff.embedded.scenes.detector_training import measure_detector, train_detector
-from edgediff.embedded.scenes.export import SCENES, export_model
+from edgediff.embedded.scenes.export import SCENES, export_model, export_vae
 from edgediff.embedded.scenes.schedule import Endless
 from edgediff.embedded.training_settings import Budget, Settings
 from edgediff.errors import EdgeDiffError
@@ -43,21 +44,27 @@ def make_settings(part: str, options: argparse.Namespace) -> Settings:
     )
 
 
+def _weights(options: argparse.Namespace) -> Path | None:
+    """The folder of --from-weights; None where it holds no denoiser, only an autoencoder that is still to be tuned."""
+    folder: Path | None = options.from_weights
+    return folder if folder is not None and (folder / "unet").is_dir() else None
+
+
 def run_vae(options: argparse.Namespace) -> None:
     """Tunes the autoencoder and freezes it."""
-    tune_vae(make_settings("vae", options))
+    tune_vae(make_settings("vae", options), options.from_weights or GLYPH)
     load_vae(options.work, make_settings("vae", options))
 
 
 def run_denoiser(options: argparse.Namespace) -> None:
     """Trains the denoiser until the budget ends or it is interrupted."""
-    vae = load_vae(options.work, make_settings("vae", options), options.from_weights)
-    train_scenes(vae, make_settings("denoiser", options), options.from_weights)
+    vae = load_vae(options.work, make_settings("vae", options), _weights(options))
+    train_scenes(vae, make_settings("denoiser", options), _weights(options))
 
 
 def run_detector(options: argparse.Namespace) -> None:
     """Trains the detector, writes it beside this module and prints how it does."""
-    vae = load_vae(options.work, make_settings("vae", options), options.from_weights)
+    vae = load_vae(options.work, make_settings("vae", options), _weights(options))
     network = train_detector(vae, make_settings("detector", options))
     save_detector(network)
     print(f"detector: wrote {WEIGHTS.name}; {measure_detector(network, vae)}")
@@ -65,18 +72,30 @@ def run_detector(options: argparse.Namespace) -> None:
 
 def run_export(options: argparse.Namespace) -> None:
     """Writes the averaged weights of the work folder's last checkpoint."""
-    vae = load_vae(options.work, make_settings("vae", options), options.from_weights)
+    vae = load_vae(options.work, make_settings("vae", options), _weights(options))
     print(f"export: {export_model(vae, make_settings('denoiser', options), options.out):,} bytes in {options.out}")
 
 
 def run_all(options: argparse.Namespace) -> None:
     """The autoencoder, unless it is frozen already, and then the denoiser."""
-    if options.from_weights is None and not (options.work / "vae-frozen.pt").is_file():
+    if _weights(options) is None and not (options.work / "vae-frozen.pt").is_file():
         run_vae(options)
     run_denoiser(options)
 
 
-RUNS = {"all": run_all, "vae": run_vae, "denoiser": run_denoiser, "detector": run_detector, "export": run_export}
+def run_export_vae(options: argparse.Namespace) -> None:
+    """Writes the averaged autoencoder alone, from which --from-weights goes on tuning."""
+    print(f"export-vae: {export_vae(make_settings('vae', options), options.out)}")
+
+
+RUNS = {
+    "all": run_all,
+    "vae": run_vae,
+    "denoiser": run_denoiser,
+    "detector": run_detector,
+    "export": run_export,
+    "export-vae": run_export_vae,
+}
 
 
 def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
