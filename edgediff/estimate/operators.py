@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,22 +31,7 @@ Kind = Literal[
     "gather",
     "other",
 ]
-KINDS: tuple[Kind, ...] = (
-    "conv",
-    "conv3d",
-    "pointwise",
-    "depthwise",
-    "linear",
-    "matmul",
-    "norm",
-    "softmax",
-    "elementwise",
-    "pool",
-    "resize",
-    "layout",
-    "gather",
-    "other",
-)
+KINDS: tuple[Kind, ...] = get_args(Kind)
 ARITHMETIC: tuple[Kind, ...] = ("conv", "conv3d", "pointwise", "depthwise", "linear", "matmul")
 COLUMNS = ("count", "macs", "parameters", "reads", "writes", "rows", "columns", "depth")
 

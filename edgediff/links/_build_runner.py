@@ -40,24 +40,8 @@ LIBRARIES = (
 )
 # What a program on this C library needs of it and of the compiler. The loader comes first: it starts the program.
 SYSTEM = {
-    "aarch64": (
-        "ld-linux-aarch64.so.1",
-        "libc.so.6",
-        "libm.so.6",
-        "libdl.so.2",
-        "libpthread.so.0",
-        "libgcc_s.so.1",
-        "libstdc++.so.6",
-    ),
-    "x86_64": (
-        "ld-linux-x86-64.so.2",
-        "libc.so.6",
-        "libm.so.6",
-        "libdl.so.2",
-        "libpthread.so.0",
-        "libgcc_s.so.1",
-        "libstdc++.so.6",
-    ),
+    architecture: (loader, "libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "libgcc_s.so.1", "libstdc++.so.6")
+    for architecture, loader in (("aarch64", "ld-linux-aarch64.so.1"), ("x86_64", "ld-linux-x86-64.so.2"))
 }
 # The wheel's headers include one that only a build of PyTorch generates, unless the first is defined; its libraries are
 # compiled with the second. Multiplications and additions are not fused, so that the program's own arithmetic gives the

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgediff.report.markup import Html, join, tag
+from edgediff.report.markup import Html, svg, tag
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def dot_strip(marks: Sequence[Mark], label: str, top: float, *, width: int = 170
             y = lanes[mark.kind]
             parts.append(tag("line", x1=start, x2=end, y1=y, y2=y, class_=f"whisker {mark.kind}"))
     parts += [_shape(mark.kind, x(mark.value), lanes[mark.kind]) for mark in marks]
-    return _svg(parts, width, height, label, "strip")
+    return svg(parts, width, height, "strip", label=label)
 
 
 def bars(rows: Sequence[tuple[str, str, float, str]], label: str, *, width: int = 640) -> Html:
@@ -77,7 +77,7 @@ def ticks(samples: Sequence[float], low: float, high: float, label: str, *, widt
     places = [4 + (value - low) / span * (width - 8) for value in samples]
     lines = [tag("line", x1=4, x2=width - 4, y1=16, y2=16, class_="axis")]
     path = "".join(f"M{place:.1f} 4V14" for place in places)
-    return _svg([*lines, tag("path", d=path, class_="tick")], width, 20, label, "ticks")
+    return svg([*lines, tag("path", d=path, class_="tick")], width, 20, "ticks", label=label)
 
 
 def floor_bar(value: float, floor: float | None, top: float, state: str, label: str, *, width: int = 180) -> Html:
@@ -90,12 +90,12 @@ def floor_bar(value: float, floor: float | None, top: float, state: str, label: 
     if floor is not None:
         at = min(floor, top) / top * width
         parts.append(tag("line", x1=at, x2=at, y1=1, y2=17, class_="floor"))
-    return _svg(parts, width, 18, label, "floor-bar")
+    return svg(parts, width, 18, "floor-bar", label=label)
 
 
 def key(entries: Sequence[tuple[str, str]]) -> Html:
     """The legend of `reference`, `bundle` and `equal` marks: (class, words)."""
-    made = [tag("li", _svg([_shape(kind, 8, 8)], 16, 16, "", "mark"), words) for kind, words in entries]
+    made = [tag("li", svg([_shape(kind, 8, 8)], 16, 16, "mark"), words) for kind, words in entries]
     return tag("ul", *made, class_="key")
 
 
@@ -106,18 +106,3 @@ def _shape(kind: str, x: float, y: float) -> Html:
     if SHAPES[kind] == "diamond":
         return tag("path", d=f"M{x:.1f} {y - 5.5:.1f}l5.5 5.5l-5.5 5.5l-5.5 -5.5z", class_=f"dot {kind}")
     return tag("circle", cx=x, cy=y, r=5, class_=f"dot {kind}")
-
-
-def _svg(parts: Sequence[Html], width: float, height: float, label: str, kind: str) -> Html:
-    hidden = not label
-    return tag(
-        "svg",
-        join(parts),
-        viewBox=f"0 0 {width:g} {height:g}",
-        width=f"{width:g}",
-        height=f"{height:g}",
-        class_=kind,
-        role=None if hidden else "img",
-        aria_label=label or None,
-        aria_hidden="true" if hidden else None,
-    )

@@ -8,7 +8,7 @@ from typing import Any
 
 from edgediff.documents.plan import Plan
 from edgediff.graph.schedule import HOLD
-from edgediff.report.markup import Html, join, tag
+from edgediff.report.markup import Html, join, svg, tag
 
 CELL, LABELS, TOP, SHARES = 13, 132, 40, 74
 # State -> letter and words; the letter is written into the cells, so that nobody has to tell colours apart.
@@ -41,8 +41,8 @@ def draw_schedule(plan: Plan, layers: Sequence[Mapping[str, Any]]) -> Html:
     seen = {state for row in rows for state in row}
     legend = tag("ul", *(_legend_entry(state) for state in STATES if state in seen), class_="states")
     height = TOP + CELL * len(rows) + 8
-    labels = _frame([*_labels(layers)], LABELS, height, "map-labels")
-    body = _frame(
+    labels = svg([*_labels(layers)], LABELS, height, "map-labels")
+    body = svg(
         [*_calls(plan), *_cells(rows), *_shares(layers, CELL * len(plan.schedule.calls) + 10)],
         CELL * len(plan.schedule.calls) + 10 + SHARES,
         height,
@@ -61,7 +61,7 @@ def draw_calls(plan: Plan) -> Html:
         tall = 0.0 if name == HOLD else plan.graphs[name].macs / full * 52
         parts.append(tag("rect", x=index * CELL + 1, width=CELL - 2, y=TOP + 54 - tall, height=tall, class_="cell run"))
     width = CELL * len(plan.schedule.calls) + 10
-    drawn = _frame(parts, width, height, "map-body", label=f"Cost of each call: {plan.schedule}")
+    drawn = svg(parts, width, height, "map-body", label=f"Cost of each call: {plan.schedule}")
     return tag("div", drawn, class_="map wide", tabindex="0")
 
 
@@ -150,18 +150,4 @@ def _legend_entry(state: str) -> Html:
     parts = [tag("rect", x=0.5, y=0.5, width=CELL, height=CELL, class_=f"cell {state}")]
     if letter:
         parts.append(tag("text", letter, x=CELL / 2 + 0.5, y=CELL / 2 + 3.7, class_=f"letter {state}"))
-    return tag("li", _frame(parts, CELL + 1, CELL + 1, "swatch"), words)
-
-
-def _frame(parts: Sequence[Html], width: float, height: float, kind: str, *, label: str = "") -> Html:
-    return tag(
-        "svg",
-        join(parts),
-        viewBox=f"0 0 {width:g} {height:g}",
-        width=f"{width:g}",
-        height=f"{height:g}",
-        class_=kind,
-        role="img" if label else None,
-        aria_label=label or None,
-        aria_hidden=None if label else "true",
-    )
+    return tag("li", svg(parts, CELL + 1, CELL + 1, "swatch"), words)

@@ -48,6 +48,21 @@ def tag(element: str, *children: Child, **attributes: object) -> Html:
     return Html(f"{start}>{join(children)}</{element}>")
 
 
+def svg(parts: Iterable[Child], width: float, height: float, kind: str, *, label: str = "") -> Html:
+    """A drawing of this size in pixels. `label` says what it shows; without one, screen readers pass over it."""
+    return tag(
+        "svg",
+        join(parts),
+        viewBox=f"0 0 {width:g} {height:g}",
+        width=f"{width:g}",
+        height=f"{height:g}",
+        class_=kind,
+        role="img" if label else None,
+        aria_label=label or None,
+        aria_hidden=None if label else "true",
+    )
+
+
 def name(value: object) -> Html:
     """A name that somebody else chose: kept apart from the direction of the text around it."""
     return tag("bdi", str(value))
