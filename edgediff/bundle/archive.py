@@ -91,8 +91,7 @@ def unpack_bundle(file: str | Path, out: str | Path, *, overwrite: bool = False)
                         _extract(archive, info, info.orig_filename.removeprefix(top), writer, shown)
             except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
                 raise broken("archive", shown, f"is damaged: {error}; copy it again") from error
-        check_folder(writer.folder, shown, verify=True)
-        return writer.publish()
+        return writer.publish(check_folder(writer.folder, shown, verify=True))
 
 
 def _check_directory_size(file: Path, shown: str) -> None:

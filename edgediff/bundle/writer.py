@@ -85,11 +85,11 @@ class BundleWriter:
             sizes.pop(MANIFEST, None)
             entries = tuple(self._entry(path, sizes[path]) for path in sorted(sizes))
             _write_manifest(self.folder, manifest.model_copy(update={"files": entries}), self._shown)
-            check_folder(self.folder, self._shown, verify=False)
-        return self.publish()
+            written = check_folder(self.folder, self._shown, verify=False)
+        return self.publish(written)
 
-    def publish(self) -> Bundle:
-        """Renames `folder`, which holds a checked bundle, to `out`; an old one goes once it is there."""
+    def publish(self, manifest: Manifest) -> Bundle:
+        """Renames `folder`, where `check_folder` found this manifest, to `out`; an old one goes once it is there."""
         from edgediff.bundle import Bundle
 
         check_output(self.out, self.overwrite, self._shown)
@@ -99,7 +99,6 @@ class BundleWriter:
             with locked(self.out):
                 self._swap()
             _fsync_folder(self.out.parent)
-        manifest = check_folder(self.out, self._shown, verify=False)
         return Bundle(self.out.resolve(), manifest)
 
     def _swap(self) -> None:
@@ -202,12 +201,8 @@ def update_manifest(
         current = read_manifest(bundle.folder, shown)
         merged = merge_evidence(read_evidence(current.evidence, where), new)
         manifest = current.model_copy(update={"evidence": json.loads(merged.to_json())})
-        beside = bundle.folder.with_name(f".{bundle.folder.name}.manifest-{secrets.token_hex(4)}")
-        try:
-            write_text_atomic(beside, _checked_text(manifest, where))
-            os.replace(beside, bundle.folder / MANIFEST)
-        finally:
-            beside.unlink(missing_ok=True)
+        unfinished = bundle.folder.with_name(f".{bundle.folder.name}.manifest-")
+        write_text_atomic(bundle.folder / MANIFEST, _checked_text(manifest, where), unfinished=unfinished)
         _fsync_folder(bundle.folder)
     return replace(bundle, manifest=manifest)
 

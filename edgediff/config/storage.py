@@ -9,18 +9,20 @@ from pathlib import Path
 from edgediff.errors import OutputError
 
 
-def write_text_atomic(path: Path, text: str) -> None:
+def write_text_atomic(path: Path, text: str, *, unfinished: Path | None = None) -> None:
     """`write_bytes_atomic` of text in UTF-8."""
-    write_bytes_atomic(path, text.encode("utf-8"))
+    write_bytes_atomic(path, text.encode("utf-8"), unfinished=unfinished)
 
 
-def write_bytes_atomic(path: Path, data: bytes) -> None:
+def write_bytes_atomic(path: Path, data: bytes, *, unfinished: Path | None = None) -> None:
     """Writes `data` beside `path`, flushes it to the disk, then renames: never a half-written file.
 
-    Raises OutputError when the folder is missing, read-only or full; `path` then is as it was.
+    `unfinished` is what the unfinished file's path begins with instead, on the same disk: for a folder in which no
+    other file may be seen. Raises OutputError when the folder is missing, read-only or full; `path` then is as it was.
     """
+    unfinished = unfinished or path.with_name(f".{path.name}.")
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, name = tempfile.mkstemp(dir=unfinished.parent, prefix=unfinished.name)
     except OSError as error:
         raise OutputError(f"cannot be written: {error.strerror}", where=str(path)) from error
     try:
@@ -31,11 +33,9 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
         os.chmod(name, 0o644)
         os.replace(name, path)
     except OSError as error:
-        Path(name).unlink(missing_ok=True)
         raise OutputError(f"cannot be written: {error.strerror}", where=str(path)) from error
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    finally:
+        Path(name).unlink(missing_ok=True)  # there only where the renaming was not reached
 
 
 def cache_folder() -> Path:
