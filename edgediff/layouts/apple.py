@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgediff.errors import BackendError
+from edgediff.layouts._denoiser import LEGACY_EOS, find_whole_row
 from edgediff.runtime.manifest import Artifact, Graph, Manifest
 from edgediff.verify import check_source, load_source
 
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from edgediff.pipeline import Pipeline
 
 BACKEND = "coreml"
-LEGACY_EOS = 2  # CLIP configs from before 2023 give 2; there the end of the text is the largest id
-UNET_INPUTS = ("sample", "timestep", "encoder_hidden_states")
 GUIDED = 2
 CACHE_OUT = "cache_out_"  # features for the bundle's other graphs
 COMPILE = """#!/bin/sh
@@ -81,19 +80,11 @@ def write(bundle: Bundle, out: Path, pipeline: Pipeline | None) -> None:
 
 def _whole_denoiser(manifest: Manifest) -> str:
     """The graph that reads no carries and is run guided, in one batch."""
-    program = manifest.program()
-    for row in program.rows:
-        if row.graph is None or manifest.graphs[row.graph].carries_in:
-            continue
-        names = tuple(spec.name for spec in manifest.graphs[row.graph].inputs)
-        if names != UNET_INPUTS:
-            message = f"graph '{row.graph}' reads {names}; the layout 'apple' covers {UNET_INPUTS}"
-            raise BackendError(message, code="layout")
-        if row.guidance is None or program.mode != "batched":
-            message = 'Apple\'s package runs both prompts in one batch; build for a target with guidance = "batched"'
-            raise BackendError(message, code="layout")
-        return row.graph
-    raise BackendError("the bundle has no denoiser graph without carries, which Apple's package needs", code="layout")
+    row = find_whole_row(manifest, "apple", "Apple's package")
+    if row.guidance is None or manifest.program().mode != "batched":
+        message = 'Apple\'s package runs both prompts in one batch; build for a target with guidance = "batched"'
+        raise BackendError(message, code="layout")
+    return str(row.graph)
 
 
 def _artifact(manifest: Manifest, name: str) -> Artifact:

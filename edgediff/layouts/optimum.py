@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgediff.config import dump_json
 from edgediff.errors import BackendError
+from edgediff.layouts._denoiser import LEGACY_EOS, find_whole_row
 from edgediff.plugins import import_or_explain
 from edgediff.runtime.manifest import BATCH, Artifact, Graph, Manifest
 from edgediff.verify import check_source, load_source
@@ -25,15 +26,13 @@ if TYPE_CHECKING:
     from edgediff.pipeline import Pipeline
 
 BACKEND = "onnxruntime"
-UNET_INPUTS = ("sample", "timestep", "encoder_hidden_states")
-LEGACY_EOS = 2  # CLIP configs from before 2023 give 2; there the end of the text is the largest id
 
 
 def write(bundle: Bundle, out: Path, pipeline: Pipeline | None) -> None:
     """`{unet,text_encoder,vae_decoder}/{model.onnx,weights.bin,config.json}`, tokenizer, scheduler, index."""
     import_or_explain("onnxscript", needed_by="layout 'optimum'")
     manifest = bundle.manifest
-    denoiser = _whole_denoiser(manifest)
+    denoiser = str(find_whole_row(manifest, "optimum", "optimum").graph)
     artifacts = {
         folder: _onnx_artifact(manifest, graph)
         for folder, graph in (("unet", denoiser), ("text_encoder", "text_encoder"), ("vae_decoder", "vae_decoder"))
@@ -46,18 +45,6 @@ def write(bundle: Bundle, out: Path, pipeline: Pipeline | None) -> None:
     _sew(bundle, artifacts["unet"], out / "unet", _sew_denoiser)
     _sew(bundle, artifacts["text_encoder"], out / "text_encoder", lambda model: _sew_text_encoder(model, eos))
     _sew(bundle, artifacts["vae_decoder"], out / "vae_decoder", _sew_decoder)
-
-
-def _whole_denoiser(manifest: Manifest) -> str:
-    """The name of the graph that reads no carries. Raises BackendError for inputs that optimum cannot feed."""
-    for row in manifest.program().rows:
-        if row.graph is not None and not manifest.graphs[row.graph].carries_in:
-            names = tuple(spec.name for spec in manifest.graphs[row.graph].inputs)
-            if names != UNET_INPUTS:
-                message = f"graph '{row.graph}' reads {names}; the layout 'optimum' covers {UNET_INPUTS}"
-                raise BackendError(message, code="layout")
-            return row.graph
-    raise BackendError("the bundle has no denoiser graph without carries, which optimum needs", code="layout")
 
 
 def _onnx_artifact(manifest: Manifest, name: str) -> Artifact:
