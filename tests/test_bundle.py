@@ -44,17 +44,6 @@ def folder(tmp_path: Path) -> Path:
     return valid_tree().write(tmp_path / "red-panda.edgediff")
 
 
-def write(out: Path, *, overwrite: bool = False, parts: dict[str, bytes] | None = None) -> Bundle:
-    with BundleWriter(out, overwrite) as writer:
-        for path, data in (valid_parts() if parts is None else parts).items():
-            writer.path(path).write_bytes(data)
-        return writer.commit(make_manifest())
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 # Reading
 
 
